@@ -1,0 +1,47 @@
+"""The one public op."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .backends import BACKENDS
+from .chunks import ChunkTable
+from .config import RoutingConfig
+from .errors import MoCError
+
+
+def moc_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: ChunkTable,
+    routing: RoutingConfig,
+    *,
+    backend: str = "auto",
+    scale: float | None = None,
+    training: bool = False,
+    record=None,
+) -> Tensor:
+    """Mixture of Contexts self-attention (arXiv 2508.21058, eq. 1).
+
+    q, k, v   [B, H, N, D] in the model's own token order, any strides; routing differs per sample, head and token
+    table     chunks of this sequence, from `build_table`
+    scale     of q.k; D**-0.5 by default
+    training  applies drop-off and drop-in
+    record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
+    Returns [B, H, N, D] like q. Gradients flow to q, k and v through the selected keys; the choice itself has none.
+    """
+    if q.shape != k.shape or q.shape != v.shape or q.shape[-2] != table.length:
+        raise MoCError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} must agree and hold {table.length} tokens."
+        )
+    if backend not in ("auto", *BACKENDS):
+        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
+    attend = BACKENDS["eager" if backend == "auto" else backend]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if table.identity:
+        return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
+    t = table.tensors(q.device)
+    q, k, v = (x.index_select(-2, t.order) for x in (q, k, v))
+    out = attend(q, k, v, table, routing, scale=scale, training=training, record=record)
+    return out.index_select(-2, t.inverse)

@@ -1,0 +1,10 @@
+"""Ways to compute the same attention. One file each, one line here.
+
+A backend has `attend(q, k, v, table, routing, *, scale, training, record)` on sorted [B, H, N, D] tensors.
+"""
+
+from __future__ import annotations
+
+from . import eager, reference
+
+BACKENDS = {"eager": eager.attend, "reference": reference.attend}

@@ -1,0 +1,53 @@
+"""The method in one page: slow, obvious, any dtype. Every other backend is tested against this one.
+
+It builds the full [N, N] mask, so it is for tests and small inputs only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..chunks import ChunkTable
+from ..config import RoutingConfig
+from ..routing import candidates, disturb, kept_shots, narrow, wide
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
+) -> Tensor:
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    t = table.tensors(q.device)
+    rows = slice(0, table.length)
+    mandatory, candidate = candidates(table, routing, rows, q.device)
+
+    # What describes a chunk, and how well it fits each query (eq. 2 and 3)
+    pieces = [(c.start, c.stop) for c in table.chunks]
+    mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
+    mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
+    if routing.descriptor == "mean":
+        score = wide(q) @ mean_k.mT
+    else:
+        high = torch.stack([wide(k[..., a:b, :]).amax(-2) for a, b in pieces], -2)
+        low = torch.stack([wide(k[..., a:b, :]).amin(-2) for a, b in pieces], -2)
+        score = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
+
+    # Top-k of the candidates; a stable sort puts the lower chunk first among equals
+    open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
+    best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
+    if training:
+        chosen = disturb(chosen, open_to, routing, t.order)
+    if record is not None:
+        record.add(rows, chosen)
+
+    # One softmax over the tokens of all kept chunks (eq. 1), and over one summary of every chunk that was left out
+    logits = (wide(q) @ wide(k).mT) * scale
+    logits = logits.masked_fill(~(mandatory | chosen)[..., t.chunk_of], -torch.inf)
+    values = wide(v)
+    if routing.tail == "pooled":
+        skipped = candidate & ~chosen
+        summary = (wide(q) @ mean_k.mT) * scale + t.lengths.to(logits.dtype).log()
+        logits = torch.cat([logits, summary.masked_fill(~skipped, -torch.inf)], -1)
+        values = torch.cat([values, mean_v], -2)
+    return (logits.softmax(-1) @ values).to(q.dtype)

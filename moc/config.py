@@ -1,0 +1,143 @@
+"""How MoC routes: the method's settings (`RoutingConfig`), when it is on (`Schedule`), and named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from .errors import MoCError
+
+OWN = ("shot", "frame", "chunk")
+DESCRIPTORS = ("mean", "minmax")
+TAILS = ("none", "pooled")
+STATIC = ("none", "first frame", "first tokens")
+REFERENCES = ("routed", "linked")
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise MoCError(message)
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """Settings of one Mixture of Contexts attention (arXiv 2508.21058, section 3).
+
+    top_k           routed chunks per query token and head; mandatory links are not counted
+    density         aim for this share of (query, key) pairs instead of a fixed top_k, in (0, 1]
+    chunk_tokens    wanted chunk size in tokens; None means one latent frame
+    tile            chunk size as (frames, rows, columns) of tokens; wins over chunk_tokens
+    own             what every query sees densely: its "shot", its "frame" or its "chunk"
+    window          with own="frame": this many neighbouring frames of the shot on either side as well
+    causal          routed links never point to a later shot, so that the shots form a DAG
+    descriptor      "mean": q . mean(K) (the paper); "minmax": an upper bound of q . k over the chunk
+    tail            "pooled": every skipped chunk still counts once, as its mean key and value times its length
+    static          memory without routing: the "first frame" or "first tokens" of every shot, seen by all
+    static_tokens   how many tokens "first tokens" means
+    references      reference images/clips in the sequence compete for top_k ("routed") or are always seen ("linked")
+    shots_kept      outer loop: route only into this many best other shots; None means all
+    drop_off        training: at most this share of the chosen chunks is removed at random (p_max)
+    drop_in         training: mean number of random chunks added (Poisson lambda)
+    seed            of drop_off and drop_in; the same seed always drops the same chunks
+    """
+
+    top_k: int = 5
+    density: float | None = None
+    chunk_tokens: int | None = None
+    tile: tuple[int, int, int] | None = None
+    own: str = "shot"
+    window: int = 0
+    causal: bool = False
+    descriptor: str = "mean"
+    tail: str = "none"
+    static: str = "none"
+    static_tokens: int = 64
+    references: str = "routed"
+    shots_kept: int | None = None
+    drop_off: float = 0.0
+    drop_in: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.top_k >= 0, f"top_k is {self.top_k}; it counts chunks, so use 0 or more.")
+        _check(
+            self.density is None or 0.0 < self.density <= 1.0,
+            f"density is {self.density}; it is a share of all pairs: use more than 0 and at most 1 (1 is dense).",
+        )
+        _check(
+            self.chunk_tokens is None or self.chunk_tokens >= 1,
+            f"chunk_tokens is {self.chunk_tokens}; a chunk holds at least 1 token.",
+        )
+        _check(
+            self.tile is None or (len(self.tile) == 3 and min(self.tile) >= 1),
+            f"tile is {self.tile}; give three sizes (frames, rows, columns), each 1 or more, like 1x4x4.",
+        )
+        _check(self.window >= 0, f"window is {self.window}; it counts neighbouring frames, so use 0 or more.")
+        _check(self.static_tokens >= 1, f"static_tokens is {self.static_tokens}; use 1 or more.")
+        _check(
+            self.shots_kept is None or self.shots_kept >= 1,
+            f"shots_kept is {self.shots_kept}; keep at least 1 shot, or leave it off to keep all.",
+        )
+        _check(0.0 <= self.drop_off <= 1.0, f"drop_off is {self.drop_off}; it is a share: use 0 to 1.")
+        _check(self.drop_in >= 0.0, f"drop_in is {self.drop_in}; it is a mean count: use 0 or more.")
+        for name, allowed in (
+            ("own", OWN),
+            ("descriptor", DESCRIPTORS),
+            ("tail", TAILS),
+            ("static", STATIC),
+            ("references", REFERENCES),
+        ):
+            value = getattr(self, name)
+            _check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When and where MoC is on; everything else runs dense.
+
+    start_percent, end_percent   part of the denoising (0 is the first, noisiest step)
+    dense_first, dense_last      transformer blocks at either end that stay dense
+    min_tokens                   shorter sequences stay dense: below it dense attention is faster
+    """
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    dense_first: int = 0
+    dense_last: int = 0
+    min_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _check(
+            0.0 <= self.start_percent <= self.end_percent <= 1.0,
+            f"MoC is on from {self.start_percent} to {self.end_percent} of the sampling; "
+            "both must lie between 0 and 1, start first.",
+        )
+        _check(
+            min(self.dense_first, self.dense_last, self.min_tokens) >= 0,
+            "dense_first, dense_last and min_tokens are counts; use 0 or more.",
+        )
+
+
+@dataclass(frozen=True)
+class MoCSettings:
+    """What the MOC_ROUTING socket carries."""
+
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def with_routing(self, **changes: object) -> MoCSettings:
+        return replace(self, routing=replace(self.routing, **changes))  # type: ignore[arg-type]
+
+    def with_schedule(self, **changes: object) -> MoCSettings:
+        return replace(self, schedule=replace(self.schedule, **changes))  # type: ignore[arg-type]
+
+
+PRESETS: dict[str, MoCSettings] = {
+    # The paper's settings, section 4: chunks of 1280 tokens at the end of training, k = 5, own shot dense, causal.
+    "paper multi-shot": MoCSettings(RoutingConfig(top_k=5, chunk_tokens=1280, own="shot", causal=True)),
+    # Chunks of 256 tokens, k = 3, own chunk, no causality.
+    "paper single-shot": MoCSettings(RoutingConfig(top_k=3, chunk_tokens=256, own="chunk")),
+    "recommended": MoCSettings(
+        RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled")
+    ),
+    "fast": MoCSettings(RoutingConfig(top_k=10, tile=(1, 4, 4), own="frame", descriptor="mean", tail="pooled")),
+}
