@@ -260,7 +260,7 @@ def build_table(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingCo
     tiles = (int(rows[-1]) + 1) * (int(columns[-1]) + 1)
     # +1: place 0 of every slab is for the shot's first tokens, when these are a memory of their own
     cell = slab[:, None, None] * (tiles + 1) + 1 + rows[None, :, None] * (int(columns[-1]) + 1) + columns[None, None, :]
-    cell = np.ascontiguousarray(np.broadcast_to(cell, layout.grid)).reshape(frames_t, -1)
+    cell = np.broadcast_to(cell, layout.grid).reshape(frames_t, -1).copy()
     first_slabs = {int(slab[by_shot[np.flatnonzero(shots[by_shot] == s)[0]]]) for s in set(shots)}
     if routing.static == "first tokens":
         for index in first_slabs:

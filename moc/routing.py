@@ -157,7 +157,7 @@ def disturb(chosen: Tensor, candidate: Tensor, routing: RoutingConfig, tokens: T
 
 def _lowest(noise: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Mask of the `count` [..., 1] smallest noises among a mask [..., C]."""
-    rank = noise.masked_fill(~among, torch.inf).argsort(-1, stable=True).argsort(-1)
+    rank = noise.masked_fill(~among, torch.inf).argsort(dim=-1, stable=True).argsort(-1)
     return among & (rank < count)
 
 
