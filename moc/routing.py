@@ -110,7 +110,7 @@ def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slic
 
 
 def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
-    """The k best candidates of every row as a mask [..., R, C]; ties go to the lower chunk, fewer candidates all win."""
+    """The k best candidates of every row as a mask [..., R, C]. Ties go to the lower chunk; too few all win."""
     k = min(k, score.shape[-1])
     if k == 0:
         return torch.zeros_like(score, dtype=torch.bool)

@@ -53,7 +53,9 @@ class Shots:
             if cut <= 0:
                 raise MoCError(f"cut {number} is at frame {cut}; the first shot starts at 0, so cuts start at frame 1.")
             if cut <= previous:
-                raise MoCError(f"cut {number} (frame {cut}) does not come after frame {previous}: put the cuts in order.")
+                raise MoCError(
+                    f"cut {number} (frame {cut}) does not come after frame {previous}: put the cuts in order."
+                )
             previous = cut
         if self.length is not None and self.cuts and self.cuts[-1] >= self.length:
             raise MoCError(
@@ -71,7 +73,7 @@ class Shots:
         return self.even or len(self.cuts) + 1
 
     def starts(self, frames: int, stride: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """First latent frame of every shot of a video of `frames` latent frames, and what had to be moved to get there."""
+        """(first latent frame of every shot of a video of `frames` latent frames, what had to be moved for it)."""
         if self.even:
             if self.even > frames:
                 raise MoCError(f"{self.even} shots do not fit into {frames} latent frames: use fewer shots.")
@@ -102,7 +104,10 @@ def shot_of(frame: int, starts: tuple[int, ...]) -> int:
 
 
 def parse_times(text: str, unit: str, fps: float) -> tuple[int, ...]:
-    """Numbers separated by commas, spaces or lines -> video frames. `unit` is "frames" or "seconds"; a trailing s or f wins."""
+    """Numbers separated by commas, spaces or lines -> video frames.
+
+    unit is "frames" or "seconds"; a trailing s or f on a number wins.
+    """
     if unit not in ("frames", "seconds"):
         raise MoCError(f"unit is {unit!r}; choose frames or seconds.")
     if fps <= 0:

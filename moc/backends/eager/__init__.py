@@ -54,9 +54,7 @@ def attend(
     return out
 
 
-def _route(
-    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record
-) -> Iterator[Block]:
+def _route(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record) -> Iterator[Block]:
     described = describe(k, table, routing.descriptor)
     keep = kept_shots(q, k, table, routing)
     top_k = table.top_k(routing)

@@ -35,7 +35,9 @@ class _Attend(torch.autograd.Function):
                 keys, values = _gather(k, ranges), _gather(v, ranges)
                 out[:, :, rows], lse[:, :, rows] = softmax_part(q[:, :, rows], keys, values, scale)
             for b, h, rows, keys in _routed(table, block):
-                part = softmax_part(q[b, h, rows][None, None], k[None, None, b, h, keys], v[None, None, b, h, keys], scale)
+                part = softmax_part(
+                    q[b, h, rows][None, None], k[None, None, b, h, keys], v[None, None, b, h, keys], scale
+                )
                 old_out, old_lse = out[b, h, rows], lse[b, h, rows]
                 out[b, h, rows], lse[b, h, rows] = merge(old_out, old_lse, part[0][0, 0], part[1][0, 0])
             if block.skipped is not None:

@@ -112,7 +112,7 @@ def _softmax(parts: list[tuple[Tensor, Tensor]], routed: tuple[Tensor, Tensor, T
 
 
 def _union(keep: Tensor, t, table: ChunkTable) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """keep [T, R, C] -> tokens, valid, chunk [T, U*L]: the chunks any row of the tile keeps, padded to the longest list."""
+    """keep [T, R, C] -> tokens, valid, chunk [T, U*L]: the chunks any row of a tile keeps, padded to the longest."""
     tile, which = keep.any(1).nonzero(as_tuple=True)
     if not len(tile):
         return None, None, None
@@ -122,6 +122,8 @@ def _union(keep: Tensor, t, table: ChunkTable) -> tuple[Tensor | None, Tensor | 
     lists = torch.zeros(len(keep), width, dtype=torch.int64, device=keep.device)
     lists[tile, place] = which
     inside = torch.arange(longest, device=keep.device)
-    valid = (torch.arange(width, device=keep.device) < count[:, None])[..., None] & (inside < t.lengths[lists][..., None])
+    valid = (torch.arange(width, device=keep.device) < count[:, None])[..., None] & (
+        inside < t.lengths[lists][..., None]
+    )
     tokens = torch.where(valid, t.starts[lists][..., None] + inside, 0)
     return tokens.flatten(1), valid.flatten(1), lists[..., None].expand(-1, -1, longest).flatten(1)

@@ -1,0 +1,110 @@
+"""Mixture of Contexts from first principles: Python loops over single queries in float64, sharing no code with moc/.
+
+A token's chunk is a label worked out from its own (t, h, w); nothing is sorted, pooled or masked in bulk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def labels(layout, starts, routing):
+    """One label per token: (kind, span number) or ("video", shot, piece of the shot, row, column, static?)."""
+    t_count, height, width = layout.grid
+    tile_t, tile_h, tile_w = routing.tile or (1, height, width)
+    frames = list(layout.frames)
+    shot_of = {t: sum(1 for s in starts if s <= frames[t]) - 1 for t in range(t_count)}
+    result = [None] * layout.length
+    for number, span in enumerate(layout.spans):
+        for i in range(span.start, span.stop):
+            result[i] = (span.kind, number)
+    for t in range(t_count):
+        siblings = sorted((u for u in range(t_count) if shot_of[u] == shot_of[t]), key=lambda u: frames[u])
+        place, piece_offset = siblings.index(t), 0
+        if routing.static == "first frame" and tile_t > 1:
+            if place:
+                siblings, place, piece_offset = siblings[1:], place - 1, 1
+            else:
+                siblings = siblings[:1]
+        pieces = -(-len(siblings) // tile_t)
+        piece = piece_offset + place * pieces // len(siblings)
+        first = t == min((u for u in range(t_count) if shot_of[u] == shot_of[t]), key=lambda u: frames[u])
+        for h in range(height):
+            for w in range(width):
+                raster = h * width + w
+                anchor = routing.static == "first tokens" and first and raster < routing.static_tokens
+                static = anchor or (routing.static == "first frame" and piece == 0)
+                cell = ("anchor",) if anchor else (h // tile_h, w // tile_w)
+                result[layout.video_start + t * height * width + raster] = (
+                    "video", shot_of[t], piece, *cell, "static" if static else "",
+                )  # fmt: skip
+    return result
+
+
+def attend(q, k, v, layout, starts, routing, scale):
+    """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels})."""
+    label = labels(layout, starts, routing)
+    members: dict = {}
+    for token, name in enumerate(label):
+        members.setdefault(name, []).append(token)
+    out, chosen_by = np.zeros_like(q), {}
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            keep_shots = _outer(q[b, h], k[b, h], label, routing)
+            for i, mine in enumerate(label):
+                result, chosen = _one(q[b, h, i], k[b, h], v[b, h], mine, members, routing, scale, keep_shots)
+                out[b, h, i], chosen_by[b, h, i] = result, chosen
+    return out, chosen_by
+
+
+def _one(query, keys, values, mine, members, routing, scale, keep_shots):
+    mandatory = {name for name in members if _mandatory(mine, name, routing)}
+    visible = {n for n in members if n not in mandatory and not (routing.causal and _shot(n) > _shot(mine))}
+    open_to = [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
+
+    def score(name):
+        block = keys[members[name]]
+        if routing.descriptor == "mean":
+            return query @ block.mean(0)
+        return sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
+
+    chosen = set(sorted(open_to, key=score, reverse=True)[: routing.top_k])
+    terms = [(query @ keys[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
+    if routing.tail == "pooled":
+        for name in visible - chosen:
+            block = members[name]
+            terms.append((query @ keys[block].mean(0) * scale + np.log(len(block)), values[block].mean(0)))
+    top = max(logit for logit, _ in terms)
+    weights = [np.exp(logit - top) for logit, _ in terms]
+    return sum(w * value for w, (_, value) in zip(weights, terms, strict=True)) / sum(weights), chosen
+
+
+def _shot(name):
+    return name[1] if name[0] == "video" else -1
+
+
+def _mandatory(mine, name, routing):
+    if mine[0] != "video" or name[0] == "text" or name[-1] == "static":
+        return True
+    if name[0] != "video":
+        return routing.references == "linked"
+    if routing.own == "shot":
+        return name[1] == mine[1]
+    if routing.own == "frame":
+        reach = -(-routing.window // (routing.tile or (1,))[0])
+        return name[1] == mine[1] and abs(name[2] - mine[2]) <= reach
+    return name == mine
+
+
+def _outer(q, k, label, routing):
+    """Shots that each shot may route into."""
+    if routing.shots_kept is None:
+        return None
+    shots = sorted({n[1] for n in label if n[0] == "video"})
+    rows = {s: [i for i, n in enumerate(label) if n[0] == "video" and n[1] == s] for s in shots}
+    keep = {}
+    for s in shots:
+        others = [o for o in shots if o != s and not (routing.causal and o > s)]
+        others.sort(key=lambda o, s=s: q[rows[s]].mean(0) @ k[rows[o]].mean(0), reverse=True)
+        keep[s] = {s, *others[: routing.shots_kept]}
+    return keep

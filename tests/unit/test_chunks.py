@@ -1,0 +1,78 @@
+"""Chunks follow the content: frames, shots and kinds of token, whatever the grid and the window."""
+
+import brute
+import numpy as np
+import pytest
+from cases import layouts, routings, shot_starts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moc.chunks import build_table, tile_shape
+from moc.config import RoutingConfig
+from moc.errors import MoCError
+from moc.layout import Span, TokenLayout
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), layout=layouts(), routing=routings)
+def test_every_token_has_one_place_and_chunks_are_what_brute_force_labels(data, layout, routing):
+    starts = data.draw(shot_starts(layout.grid[0]))
+    table = build_table(layout, starts, routing)
+    assert sorted(table.order) == list(range(layout.length))
+    assert table.chunks[0].start == 0 and table.chunks[-1].stop == layout.length
+    assert all(a.stop == b.start for a, b in zip(table.chunks, table.chunks[1:], strict=False))
+    assert all(a.stop == b.start for a, b in zip(table.groups, table.groups[1:], strict=False))
+    label = brute.labels(layout, starts, routing)
+    seen = [{label[t] for t in table.order[c.start : c.stop]} for c in table.chunks]
+    assert all(len(names) == 1 for names in seen)
+    assert len(set.union(*seen)) == len(table.chunks)
+
+
+def test_frame_chunks_leave_the_sequence_as_it_is():
+    table = build_table(TokenLayout(7 + 60, (5, 3, 4), 7, (Span("text", 0, 7),)), (0, 2), RoutingConfig())
+    assert table.identity
+    assert [c.length for c in table.chunks] == [7, 12, 12, 12, 12, 12]
+    assert [c.shot for c in table.chunks] == [-1, 0, 0, 1, 1, 1]
+    assert [(g.start, g.stop) for g in table.groups] == [(0, 7), (7, 31), (31, 67)]
+
+
+def test_a_wrapped_context_window_brings_a_shot_together():
+    """Frames 6, 7, 0, 1 of a film cut at frame 4: the second shot's frames come last in sorted order, not first."""
+    layout = TokenLayout(8, (4, 1, 2), frame_ids=(6, 7, 0, 1))
+    table = build_table(layout, (0, 4), RoutingConfig())
+    assert table.order.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert [c.shot for c in table.chunks] == [0, 0, 1, 1]
+    assert table.frames.tolist() == [2, 2, 3, 3, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (1560, (1, 30, 52)),  # the paper's Wan chunk: one latent frame at 480p
+        (1280, (1, 30, 52)),  # nearer to a frame than to half a frame
+        (5000, (3, 30, 52)),  # several whole frames
+        (None, (1, 30, 52)),
+    ],
+)
+def test_a_wanted_size_meets_frame_borders(wanted, expected):
+    assert tile_shape((21, 30, 52), RoutingConfig(chunk_tokens=wanted)) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(4, 60), st.integers(4, 90), st.integers(16, 4000))
+def test_a_wanted_size_is_met_within_a_factor_of_two(height, width, wanted):
+    t, h, w = tile_shape((10, height, width), RoutingConfig(chunk_tokens=wanted))
+    size = t * height * width if wanted >= height * width else height * width / (-(-height // h) * -(-width // w))
+    assert wanted / 2 <= size <= 2 * wanted
+
+
+def test_a_big_video_is_cut_quickly_and_whole():
+    layout = TokenLayout(180_000, (120, 30, 50))
+    table = build_table(layout, tuple(range(0, 120, 15)), RoutingConfig(tile=(1, 8, 8), own="frame"))
+    assert len(table.chunks) == 120 * 4 * 7
+    assert np.array_equal(np.sort(table.order), np.arange(180_000))
+
+
+def test_spans_that_leave_a_gap_are_refused():
+    with pytest.raises(MoCError, match="do not tile"):
+        TokenLayout(20, (2, 2, 2), 4, (Span("text", 0, 3),))

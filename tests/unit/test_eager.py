@@ -1,0 +1,116 @@
+"""The eager backend computes what the reference computes, on both of its engines, forward and backward."""
+
+import pytest
+import torch
+from cases import layouts, qkv, routings, shot_starts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moc.attention import moc_attention
+from moc.backends import eager
+from moc.chunks import build_table
+from moc.config import RoutingConfig
+from moc.errors import MoCError
+from moc.layout import TokenLayout
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+ENGINES = {"chunk_major": 0, "tile_major": 10**9}
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request, monkeypatch):
+    monkeypatch.setattr(eager, "LARGE_CHUNK", ENGINES[request.param])
+    return request.param
+
+
+def close(a, b, rtol):
+    assert not a.isnan().any()
+    error, size = (a.double() - b.double()).norm(), b.double().norm()
+    assert error <= rtol * size + 1e-12, f"relative error {error / size:.2e}"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), layout=layouts(), routing=routings)
+def test_it_equals_the_reference_in_float64(name, data, layout, routing):
+    before, eager.LARGE_CHUNK = eager.LARGE_CHUNK, ENGINES[name]
+    try:
+        starts = data.draw(shot_starts(layout.grid[0]))
+        table = build_table(layout, starts, routing)
+        q, k, v = qkv(layout)
+        expected = moc_attention(q, k, v, table, routing, backend="reference")
+        close(moc_attention(q, k, v, table, routing, backend="eager"), expected, 1e-10)
+    finally:
+        eager.LARGE_CHUNK = before
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dim", [64, 128])
+def test_half_precision_stays_within_rounding(engine, dtype, dim):
+    """The reference gets the same rounded inputs in float64, and the choice of the tested dtype's own scores."""
+    layout = TokenLayout(6 * 5 * 7, (6, 5, 7))
+    routing = RoutingConfig(top_k=4, tile=(1, 2, 3), own="frame", tail="pooled")
+    table = build_table(layout, (0, 3), routing)
+    q, k, v = qkv(layout, dim=dim, dtype=dtype, seed=1)
+    expected = moc_attention(*(x.double() for x in (q, k, v)), table, routing, backend="reference")
+    out = moc_attention(q, k, v, table, routing, backend="eager")
+    assert out.dtype == dtype
+    close(out, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("own", ["shot", "frame", "chunk"])
+@pytest.mark.parametrize("tail", ["none", "pooled"])
+def test_gradients_equal_the_reference(engine, own, tail):
+    layout = TokenLayout(6 * 12, (6, 3, 4))
+    routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own=own, tail=tail, drop_off=0.5, drop_in=1.0, seed=3)
+    table = build_table(layout, (0, 2, 4), routing)
+    inputs = qkv(layout, grad=True)
+    weight = torch.randn_like(inputs[0])
+    grads = []
+    for backend in ("reference", "eager"):
+        out = moc_attention(*inputs, table, routing, backend=backend, training=True)
+        grads.append(torch.autograd.grad((out * weight).sum(), inputs))
+    for got, expected in zip(grads[1], grads[0], strict=True):
+        close(got, expected, 1e-10)
+
+
+def test_strided_inputs_and_a_split_batch_change_nothing(engine):
+    layout = TokenLayout(6 * 12, (6, 3, 4))
+    routing = RoutingConfig(top_k=2, own="frame")
+    table = build_table(layout, (0, 3), routing)
+    q, k, v = qkv(layout, dtype=torch.float32)
+    whole = moc_attention(q, k, v, table, routing)
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    torch.testing.assert_close(moc_attention(*strided, table, routing), whole, rtol=1e-5, atol=1e-6)
+    rows = [moc_attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], table, routing) for i in range(2)]
+    torch.testing.assert_close(torch.cat(rows), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_small_row_blocks_change_nothing(engine, monkeypatch):
+    layout = TokenLayout(4 * 10 * 10, (4, 10, 10))
+    routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own="shot", tail="pooled")
+    table = build_table(layout, (0,), routing)
+    q, k, v = qkv(layout)
+    whole = moc_attention(q, k, v, table, routing)
+    monkeypatch.setattr(eager, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(eager.tile_major, "GATHERED", 1)
+    close(moc_attention(q, k, v, table, routing), whole, 1e-10)
+
+
+def test_a_small_k_differs_from_dense():
+    layout = TokenLayout(8 * 16, (8, 4, 4))
+    q, k, v = qkv(layout)
+    routing = RoutingConfig(top_k=1, own="chunk")
+    out = moc_attention(q, k, v, build_table(layout, (0,), routing), routing)
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert (out - dense).norm() > 0.1 * dense.norm()
+
+
+def test_wrong_shapes_and_unknown_backends_are_named():
+    layout = TokenLayout(16, (1, 4, 4))
+    table = build_table(layout, (0,), RoutingConfig())
+    q, k, v = qkv(layout)
+    with pytest.raises(MoCError, match="16 tokens"):
+        moc_attention(q[..., :8, :], k, v, table, RoutingConfig())
+    with pytest.raises(MoCError, match="unknown backend"):
+        moc_attention(q, k, v, table, RoutingConfig(), backend="cuda")
