@@ -1,0 +1,16 @@
+"""Mixture of Contexts: routed attention for long, multi-shot video. Entry point of the node pack."""
+
+WEB_DIRECTORY = "./js"
+
+
+async def comfy_entrypoint():
+    # Imported here and not above: test runners import this file too, where there is no ComfyUI.
+    from comfy_api.latest import ComfyExtension
+
+    from .nodes import heatmap, patch, routing, shots
+
+    class MoCExtension(ComfyExtension):
+        async def get_node_list(self):
+            return [*shots.NODES, *routing.NODES, *patch.NODES, *heatmap.NODES]
+
+    return MoCExtension()

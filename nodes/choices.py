@@ -1,0 +1,163 @@
+"""What a person chose in the widgets -> Shots and MoCSettings. No ComfyUI here, so that it is tested without."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from ..moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
+from ..moc.errors import MoCError
+from ..moc.shots import Shots, from_durations, parse_times, split_prompt
+
+PRESET = "preset"
+HOW = ("cuts", "durations", "equal shots", "prompt")
+UNITS = ("frames", "seconds")
+BUDGETS = (PRESET, "top-k", "density")
+CHUNKING = (PRESET, "frame", "tokens", "tile")
+OUTER_LOOP = (PRESET, "all shots", "best shots")
+SCHEDULE = (PRESET, "custom")
+
+
+def read_shots(
+    how: str,
+    times: str = "",
+    unit: str = "frames",
+    fps: float = 16.0,
+    shot_count: int = 3,
+    prompt: str = "",
+    length: int = 0,
+) -> tuple[Shots, str, list[str]]:
+    """(shots, the whole prompt without marks, every shot's prompt: what is common to all, then its own)."""
+    if shot_count < 1:
+        raise MoCError(f"shot_count is {shot_count}: a film has 1 shot or more.")
+    if length < 0:
+        raise MoCError(f"length is {length}: use the number of frames, or 0 for whatever the latent holds.")
+    if how == "prompt" and not prompt.strip():
+        raise MoCError("the prompt is empty: write one text per shot with [shot cut] between, or choose another how.")
+    common, texts = split_prompt(prompt)
+    if how != "prompt" and len(texts) == 1:
+        common, texts = f"{common}\n{texts[0]}".strip(), ()
+    end = length or None
+    if how == "cuts":
+        shots = Shots(cuts=parse_times(times, unit, fps), length=end, texts=texts)
+    elif how == "equal shots":
+        shots = Shots(even=shot_count, length=end, texts=texts)
+    elif how == "prompt" and not times.strip():
+        shots = Shots(even=len(texts), length=end, texts=texts)
+    elif how in HOW:
+        shots = from_durations(parse_times(times, unit, fps), texts)
+        if end not in (None, shots.length):
+            raise MoCError(
+                f"the shots last {shots.length} frames together, but length is {end}: change the durations, "
+                "or set length to 0."
+            )
+    else:
+        raise MoCError(f"how is {how!r}; choose one of: {', '.join(HOW)}.")
+    whole = "\n".join(filter(None, (common, *shots.texts)))
+    return shots, whole, [f"{common}\n{text}".strip() for text in shots.texts or ("",) * shots.count]
+
+
+def tell_shots(shots: Shots) -> str:
+    """The shots in one sentence."""
+    if shots.count == 1:
+        return "1 shot."
+    if shots.even:
+        return f"{shots.count} shots of equal length."
+    ends = [*(cut - 1 for cut in shots.cuts), shots.length - 1 if shots.length else "the end"]
+    spans = (f"{first}-{last}" for first, last in zip((0, *shots.cuts), ends, strict=True))
+    return f"{shots.count} shots, frames {', '.join(spans)}.".replace("-the end", " to the end")
+
+
+def read_tile(text: str) -> tuple[int, int, int]:
+    """ "1x4x4" -> (1, 4, 4)."""
+    sizes = re.split(r"[x×*,\s]+", text.strip().lower())
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise MoCError(f"tile is {text!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
+    frames, rows, columns = map(int, sizes)
+    return frames, rows, columns
+
+
+def read_routing(
+    *,
+    preset: str,
+    budget: str = PRESET,
+    top_k: int = 20,
+    density: float = 0.2,
+    chunking: str = PRESET,
+    chunk_tokens: int = 1280,
+    tile: str = "1x4x4",
+    own: str = PRESET,
+    window: int = 0,
+    causal: str = PRESET,
+    descriptor: str = PRESET,
+    tail: str = PRESET,
+    memory: str = PRESET,
+    memory_tokens: int = 64,
+    references: str = PRESET,
+    outer_loop: str = PRESET,
+    shots_kept: int = 2,
+    schedule: str = PRESET,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    dense_first: int = 0,
+    dense_last: int = 0,
+    min_tokens: int = 0,
+    drop_off: float = 0.0,
+    drop_in: float = 0.0,
+    drop_seed: int = 0,
+) -> MoCSettings:
+    """The preset, with everything replaced that is not left at "preset"."""
+    if preset not in PRESETS:
+        raise MoCError(f"preset is {preset!r}; choose one of: {', '.join(PRESETS)}.")
+    changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed}
+    if budget != PRESET:
+        changes |= {"top_k": top_k, "density": None} if budget == "top-k" else {"density": density}
+    if chunking != PRESET:
+        changes |= {
+            "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
+            "tile": read_tile(tile) if chunking == "tile" else None,
+        }
+    if own != PRESET:
+        changes |= {"own": own, "window": window if own == "frame" else 0}
+    if causal != PRESET:
+        changes["causal"] = causal == "on"
+    if memory != PRESET:
+        changes |= {"static": memory, "static_tokens": memory_tokens}
+    if outer_loop != PRESET:
+        changes["shots_kept"] = shots_kept if outer_loop == "best shots" else None
+    same_name = {"descriptor": descriptor, "tail": tail, "references": references}
+    changes |= {name: value for name, value in same_name.items() if value != PRESET}
+    settings = PRESETS[preset].with_routing(**changes)
+    if schedule == PRESET:
+        return settings
+    return replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
+
+
+def check_routing(
+    top_k: int | None, density: float | None, tile: str | None, start_percent: float | None, end_percent: float | None
+) -> None:
+    """Raise what can be said of the values before anything runs; None is a value that another node will give."""
+    given = {"top_k": top_k, "density": density, "tile": read_tile(tile) if tile is not None else None}
+    RoutingConfig(**{name: value for name, value in given.items() if value is not None})
+    Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
+
+
+def tell_routing(settings: MoCSettings) -> str:
+    """The settings in one sentence."""
+    r, s = settings.routing, settings.schedule
+    budget = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+    if r.tile:
+        chunk = f"tiles of {'x'.join(map(str, r.tile))} tokens"
+    else:
+        chunk = f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
+    own = f"its own {r.own}" + (f" and {r.window} frames on either side" if r.window else "")
+    parts = [f"Every token sees {own} and {budget} ({chunk}, {r.descriptor})"]
+    parts += ["earlier shots only"] * r.causal
+    parts += ["the rest pooled"] * (r.tail == "pooled")
+    parts += [f"the {r.static} of every shot always"] * (r.static != "none")
+    parts += [f"from the {r.shots_kept} best other shots"] * (r.shots_kept is not None)
+    if (s.start_percent, s.end_percent) != (0.0, 1.0):
+        parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
+    if s.dense_first or s.dense_last:
+        parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
+    return ", ".join(parts) + "."

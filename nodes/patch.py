@@ -1,0 +1,43 @@
+"""MoC on a model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..moc.config import PRESETS
+from ..moc.host.patch import apply_moc
+from ..moc.trace import Trace
+from .types import MocRouting, MocShots, MocTrace
+
+
+class MoCApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCApply",
+            display_name="MoC Apply",
+            category="MoC",
+            description="Turns Mixture of Contexts on: the video model reads only the parts of the film that matter to "
+            "what it draws. Put it last before the sampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="A video model. What MoC cannot route runs as before."),
+                MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),
+                MocRouting.Input(
+                    "routing", optional=True, tooltip="How to route. Not connected: the recommended preset."
+                ),
+            ],
+            outputs=[
+                io.Model.Output("patched_model", display_name="model", tooltip="The model with MoC on."),
+                MocTrace.Output(
+                    "trace", display_name="trace", tooltip="What was routed where, for MoC Routing Heatmap."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, shots=None, routing=None) -> io.NodeOutput:
+        trace = Trace()
+        return io.NodeOutput(apply_moc(model, shots, routing or PRESETS["recommended"], trace), trace)
+
+
+NODES = [MoCApply]

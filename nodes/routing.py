@@ -1,0 +1,243 @@
+"""How MoC routes: the node that makes MOC_ROUTING."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..moc.config import DESCRIPTORS, OWN, PRESETS, REFERENCES, STATIC, TAILS
+from ..moc.errors import MoCError
+from .choices import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
+from .types import MocRouting, advanced
+
+
+def choice(name: str, options: tuple[str, ...], tooltip: str) -> io.Combo.Input:
+    options = options if options[0] == PRESET else (PRESET, *options)
+    return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=f"{tooltip} preset: as the preset says.")
+
+
+class MoCRouting(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCRouting",
+            display_name="MoC Routing",
+            category="MoC",
+            description="Chooses how much of the film every part of a frame may look at, and how it finds it.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="recommended",
+                    tooltip="recommended: closest to full attention. fast: fewer and coarser looks. paper multi-shot, "
+                    "paper single-shot: the settings of the Mixture of Contexts paper, for models trained with them.",
+                ),
+                choice(
+                    "budget",
+                    BUDGETS,
+                    "How much may be read beside what is always seen. top-k: a number of chunks. density: a share of "
+                    "the work of full attention.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    optional=True,
+                    default=20,
+                    min=0,
+                    max=4096,
+                    tooltip="Chunks that every token reads, when budget is top-k. More is closer to full attention "
+                    "and slower; 0 remembers nothing.",
+                ),
+                io.Float.Input(
+                    "density",
+                    optional=True,
+                    default=0.2,
+                    min=0.001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Share of the work of full attention to keep, when budget is density. 0.2 is a fifth, "
+                    "1 is full attention.",
+                ),
+                *map(advanced, _advanced_inputs()),
+            ],
+            outputs=[
+                MocRouting.Output("routing", display_name="routing", tooltip="The settings, for MoC Apply."),
+                io.String.Output("summary", display_name="summary", tooltip="The settings in one sentence."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, top_k=None, density=None, tile=None, start_percent=None, end_percent=None
+    ) -> bool | str:
+        try:
+            check_routing(top_k, density, tile, start_percent, end_percent)
+        except MoCError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, **widgets) -> io.NodeOutput:
+        settings = read_routing(**widgets)
+        return io.NodeOutput(settings, tell_routing(settings))
+
+
+def _advanced_inputs() -> list[io.WidgetInput]:
+    return [
+        choice(
+            "chunking",
+            CHUNKING,
+            "What is read or left as a whole. frame: a latent frame. tokens: pieces of about chunk_tokens. "
+            "tile: small blocks, best about as large as the parts of what must be remembered.",
+        ),
+        io.Int.Input(
+            "chunk_tokens",
+            optional=True,
+            default=1280,
+            min=1,
+            max=1_000_000,
+            tooltip="Size of a chunk in tokens, when chunking is tokens.",
+        ),
+        io.String.Input(
+            "tile",
+            optional=True,
+            default="1x4x4",
+            tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
+            "exact, large is cheap to choose from.",
+        ),
+        choice(
+            "own",
+            OWN,
+            "What every token sees without choosing it: its whole shot, its frame, or its chunk. shot costs most.",
+        ),
+        io.Int.Input(
+            "window",
+            optional=True,
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="When own is frame: this many neighbouring latent frames of the same shot on either side are "
+            "always seen as well. Helps against flicker.",
+        ),
+        choice(
+            "causal",
+            ("on", "off"),
+            "on: a shot only reads earlier shots. For models trained so; others remember better with off.",
+        ),
+        choice(
+            "descriptor",
+            DESCRIPTORS,
+            "What a chunk is judged by. mean: the mean of its keys, as in the paper. minmax: the best match it could "
+            "hold; finds small things better.",
+        ),
+        choice(
+            "tail",
+            TAILS,
+            "What becomes of chunks that are not chosen. none: nothing is seen of them. pooled: each still counts "
+            "once, blurred; keeps still backgrounds still.",
+        ),
+        choice(
+            "memory",
+            STATIC,
+            "Parts of every shot that all others always see, whatever the routing chooses: nothing, its first frame, "
+            "or its first tokens.",
+        ),
+        io.Int.Input(
+            "memory_tokens",
+            optional=True,
+            default=64,
+            min=1,
+            max=1_000_000,
+            tooltip="How many tokens of every shot, when memory is first tokens.",
+        ),
+        choice(
+            "references",
+            REFERENCES,
+            "Reference images or clips inside the sequence. routed: chosen like any chunk. linked: always seen.",
+        ),
+        choice(
+            "outer_loop",
+            OUTER_LOOP,
+            "For very long films. best shots: first choose the shots_kept best other shots, then chunks inside them.",
+        ),
+        io.Int.Input(
+            "shots_kept",
+            optional=True,
+            default=2,
+            min=1,
+            max=1000,
+            tooltip="How many other shots may be read, when outer_loop is best shots.",
+        ),
+        choice("schedule", SCHEDULE, "When and where MoC is on. custom: as the five inputs below say."),
+        io.Float.Input(
+            "start_percent",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Part of the sampling that stays dense at the start; 0.2 keeps the first fifth dense. "
+            "Needs schedule custom.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            optional=True,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where in the sampling MoC stops; 1 is the end. Needs schedule custom.",
+        ),
+        io.Int.Input(
+            "dense_first",
+            optional=True,
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="This many of the model's first blocks stay dense. Needs schedule custom.",
+        ),
+        io.Int.Input(
+            "dense_last",
+            optional=True,
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="This many of the model's last blocks stay dense. Needs schedule custom.",
+        ),
+        io.Int.Input(
+            "min_tokens",
+            optional=True,
+            default=0,
+            min=0,
+            max=10_000_000,
+            tooltip="Shorter sequences stay dense, since full attention is as fast there. Needs schedule custom.",
+        ),
+        io.Float.Input(
+            "drop_off",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Only for training: at most this share of the chosen chunks is dropped at random.",
+        ),
+        io.Float.Input(
+            "drop_in",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=32.0,
+            step=0.1,
+            tooltip="Only for training: so many random chunks are added on average.",
+        ),
+        io.Int.Input(
+            "drop_seed",
+            optional=True,
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            tooltip="Only for training: seed of drop_off and drop_in.",
+        ),
+    ]
+
+
+NODES = [MoCRouting]

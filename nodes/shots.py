@@ -1,0 +1,118 @@
+"""Where the film cuts: the node that makes MOC_SHOTS by hand."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..moc.errors import MoCError
+from .choices import HOW, UNITS, read_shots, tell_shots
+from .types import MocShots, advanced
+
+
+class MoCShots(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCShots",
+            display_name="MoC Shots",
+            category="MoC",
+            description="Says where the film cuts, so that MoC can remember from shot to shot.",
+            inputs=[
+                io.Combo.Input(
+                    "how",
+                    options=list(HOW),
+                    default="cuts",
+                    tooltip="cuts: times holds the first frame of every new shot. durations: times holds the length of "
+                    "every shot. equal shots: shot_count shots of the same length. prompt: one shot per text between "
+                    "[shot cut] marks, of the same length unless times holds their durations.",
+                ),
+                io.String.Input(
+                    "times",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    placeholder="29, 57   or   1.8s, 3.5s",
+                    tooltip="Cuts or durations, separated by commas, spaces or lines. A number can bring its own unit: "
+                    "2.5s is seconds, 40f is frames. Empty: a single shot.",
+                ),
+                io.Combo.Input(
+                    "unit",
+                    optional=True,
+                    options=list(UNITS),
+                    default="frames",
+                    tooltip="What a number in times counts when it has no s or f: frames of the finished video "
+                    "(not latent frames), or seconds.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    optional=True,
+                    default=16.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Frames per second of the finished video; turns seconds into frames. Wan 2.1 makes 16.",
+                ),
+                io.Int.Input(
+                    "shot_count",
+                    optional=True,
+                    default=3,
+                    min=1,
+                    max=1000,
+                    tooltip="How many shots; only read when how is equal shots.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    placeholder="[global] what all shots share [shot 1] first shot [shot cut] second shot",
+                    tooltip="What happens, shot by shot: texts with [shot cut] between them. Text after [global] and "
+                    "before [shot 1] belongs to every shot, and so does a prompt without any mark.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "length",
+                        optional=True,
+                        default=0,
+                        min=0,
+                        max=1_000_000,
+                        tooltip="Frames of the finished video, to check the cuts against before sampling. 0: whatever "
+                        "the latent turns out to hold.",
+                    )
+                ),
+            ],
+            outputs=[
+                MocShots.Output("shots", display_name="shots", tooltip="The shots, for MoC Apply."),
+                io.String.Output(
+                    "whole_prompt",
+                    display_name="prompt",
+                    tooltip="The whole prompt without its marks, for one text encoder that serves all shots.",
+                ),
+                io.String.Output(
+                    "shot_prompts",
+                    display_name="shot prompts",
+                    is_output_list=True,
+                    tooltip="One prompt per shot (the global text, then its own), as a list: what follows runs once "
+                    "per shot, for example to make a key frame of each.",
+                ),
+                io.String.Output("summary", display_name="summary", tooltip="The shots in one sentence."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **widgets) -> bool | str:
+        if None in widgets.values():  # a linked value is known only later
+            return True
+        try:
+            read_shots(**widgets)
+        except MoCError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, **widgets) -> io.NodeOutput:
+        shots, whole, each = read_shots(**widgets)
+        return io.NodeOutput(shots, whole, each, tell_shots(shots))
+
+
+NODES = [MoCShots]
