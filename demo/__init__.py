@@ -1,0 +1,1 @@
+"""The one-command demo. Nothing in here is part of the node pack."""

@@ -1,0 +1,94 @@
+"""torch, torchvision and torchaudio for ComfyUI, with or without a GPU.
+
+ComfyUI imports all three. On Linux the package index may hand out a CPU build of torch but only CUDA builds of the
+other two, whose compiled parts then do not load. Neither is needed for what runs here, so two repairs suffice, and
+each is made only where the import is seen to fail: torchvision gets the names of two operators it annotates, and
+torchaudio loses the files it would otherwise insist on loading.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from demo.hosting.bare_pip import reachable
+from demo.hosting.common import HostError, say, tail
+
+TORCH = "torch==2.13.0"
+FRIENDS = ("torchvision==0.28.0", "torchaudio==2.11.0")
+NAMES = ("torch", "torchvision", "torchaudio")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+GPU_SIGNS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+HOOK_NAME = "moc_torchvision_operators"
+HOOK = '''"""Names two operators before torchvision is imported: its own compiled part does not load beside this torch."""
+
+import sys
+
+
+class BeforeTorchvision:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+
+            self.library = torch.library.Library("torchvision", "DEF")
+            for operator in ("nms", "qnms"):
+                self.library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return None
+
+
+hook = BeforeTorchvision()  # holds the library: its operators live as long as it does
+sys.meta_path.insert(0, hook)
+'''
+
+Pip = Callable[..., None]
+
+
+def install(pip: Pip) -> None:
+    chosen = os.environ.get("MOC_TORCH_INDEX")
+    if chosen:
+        pip(f"install torch from {chosen}", "install", "--index-url", chosen, TORCH, *FRIENDS)
+        return
+    if wants_cpu_index():
+        # The extra index keeps torch's own dependencies coming from the usual place; "+cpu" sorts above the plain build.
+        try:
+            return pip("install torch, CPU build", "install", "--extra-index-url", CPU_INDEX, TORCH, *FRIENDS)
+        except HostError:
+            say("that did not work; trying the default package index")
+    pip("install torch", "install", TORCH)
+    pip("install torchvision and torchaudio", "install", "--no-deps", *FRIENDS)
+
+
+def wants_cpu_index() -> bool:
+    """Without a GPU the default build for Linux would bring several GB of CUDA libraries along for nothing."""
+    return sys.platform == "linux" and not any(map(os.path.exists, GPU_SIGNS)) and reachable(CPU_INDEX + "/torch/")
+
+
+def make_importable(python: Path) -> None:
+    """Import the three; repair what does not import; import again."""
+    if complaint(python, "torch"):
+        raise HostError(f"torch is installed but cannot be imported:\n{tail(complaint(python, 'torch'))}")
+    site = Path(output(python, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    if complaint(python, "torchvision"):
+        (site / f"{HOOK_NAME}.py").write_text(HOOK, "utf-8")
+        (site / f"{HOOK_NAME}.pth").write_text(f"import {HOOK_NAME}\n", "utf-8")
+    if complaint(python, "torchaudio"):
+        for library in (site / "torchaudio" / "lib").glob("*"):
+            if library.suffix in (".so", ".pyd", ".dll", ".dylib"):
+                library.unlink()
+    for module in NAMES[1:]:
+        if remaining := complaint(python, module):
+            raise HostError(f"{module} cannot be imported beside this torch, and the repair did not help:\n{tail(remaining)}")
+
+
+def complaint(python: Path, module: str) -> str:
+    """What importing the module prints when it fails; empty when it works."""
+    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, text=True)
+    return (done.stderr or "it ended without a word") if done.returncode else ""
+
+
+def output(python: Path, code: str) -> str:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
