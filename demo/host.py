@@ -45,7 +45,8 @@ def prepare(version: str = NEWEST, tools: bool = False, home: Path | None = None
         oldest, here = ".".join(map(str, OLDEST_PYTHON)), sys.version.split()[0]
         raise HostError(f"Python {oldest} or newer is needed; this is {here} ({sys.executable}).")
     if version not in ARCHIVES:
-        raise HostError(f"ComfyUI {version} is not known here: choose from {', '.join(ARCHIVES)}, or give the path of yours.")
+        known = ", ".join(ARCHIVES)
+        raise HostError(f"ComfyUI {version} is not known here: choose from {known}, or give the path of yours.")
     installer = Installer(home or home_folder())
     if not installer.is_ready(version, tools):
         installer.make_home()
@@ -55,7 +56,7 @@ def prepare(version: str = NEWEST, tools: bool = False, home: Path | None = None
 
 
 def existing(folder: Path, python: Path | None = None, home: Path | None = None) -> Host:
-    """A ComfyUI the user has, run by the interpreter given, else one found beside it, else the private environment's."""
+    """A ComfyUI the user has, run by the interpreter given, else by one beside it, else by the private one."""
     folder = folder.expanduser().resolve()
     if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
         raise HostError(f"{folder} is no ComfyUI folder: it has no main.py or no comfy/ in it.")
@@ -63,10 +64,15 @@ def existing(folder: Path, python: Path | None = None, home: Path | None = None)
     chosen = python.expanduser() if python else python_beside(folder) or prepare(home=home).python
     if not chosen.is_file():
         raise HostError(f"There is no Python interpreter at {chosen}.")
-    version_file = folder / "comfyui_version.py"
-    version = version_file.read_text("utf-8").partition('"')[2].partition('"')[0] if version_file.is_file() else "unknown"
     Installer(home).make_home()
-    return Host(version, folder, chosen.absolute(), home)
+    return Host(version_of(folder), folder, chosen.absolute(), home)
+
+
+def version_of(folder: Path) -> str:
+    try:
+        return (folder / "comfyui_version.py").read_text("utf-8").split('"')[-2]
+    except (OSError, IndexError):
+        return "unknown"
 
 
 def python_beside(folder: Path) -> Path | None:
@@ -76,7 +82,8 @@ def python_beside(folder: Path) -> Path | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m demo.host", description="Make the private environment and say where it is.")
+    what = "Make the private environment and say where it is."
+    parser = argparse.ArgumentParser(prog="python -m demo.host", description=what)
     parser.add_argument("--version", nargs="+", default=[NEWEST], choices=list(ARCHIVES), help="ComfyUI versions")
     parser.add_argument("--tools", action="store_true", help="also what the tests need")
     options = parser.parse_args()

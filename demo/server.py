@@ -1,8 +1,8 @@
 """A running ComfyUI, driven over HTTP like a person's browser does it.
 
-    with Server(prepare(), nodes=[...], models={"vae": folder}) as server:
-        run = server.wait(server.queue(prompt), on_progress=print)
-        run.files, run.texts
+with Server(prepare(), nodes=[...], models={"vae": folder}) as server:
+    run = server.wait(server.queue(prompt), on_progress=print)
+    run.files, run.texts
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from demo.host import Host
@@ -29,8 +28,10 @@ from demo.hosting.websocket import WebSocket
 
 __all__ = ["Progress", "PromptRefused", "Run", "RunFailed", "RunInterrupted", "Server"]
 
+LAUNCH = Path(__file__).resolve().parent / "hosting" / "launch.py"
 LOOPBACK = "127.0.0.1"
 HIDDEN_FROM_SERVER = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+OnProgress = Callable[[Progress], None]
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business with this machine
 
 
@@ -44,7 +45,8 @@ class Server:
         port: int | None = None,
         cpu: bool | None = None,
     ) -> None:
-        """`nodes`: custom node folders besides the pack; `models`: folder per kind ("vae": ...); `cpu`: None decides by what is there."""
+        """`nodes`: custom node folders besides the pack; `models`: a folder per kind ("vae": ...); `cpu`: None
+        decides by what is there."""
         self.host, self.nodes, self.models, self.args = host, list(nodes), dict(models or {}), list(args)
         self.port, self.cpu = port or 0, cpu
         self.client = uuid.uuid4().hex
@@ -75,9 +77,8 @@ class Server:
         env = {name: value for name, value in os.environ.items() if name not in HIDDEN_FROM_SERVER}
         env.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONNOUSERSITE="1")
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command(self.base), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=self.host.folder
-            )
+            pipes = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(self.command(self.base), env=env, cwd=self.host.folder, **pipes)  # type: ignore[call-overload]
         deadline = time.monotonic() + timeout
         while not self.answers():
             if self.process.poll() is not None:
@@ -91,7 +92,7 @@ class Server:
         cpu = not has_cuda(self.host.python) if self.cpu is None else self.cpu
         database = f"sqlite:///{(base.path / 'user' / 'comfyui.db').as_posix()}"
         return [
-            *(str(self.host.python), str(Path(__file__).parent / "hosting" / "launch.py"), str(self.host.folder / "main.py")),
+            *map(str, (self.host.python, LAUNCH, self.host.folder / "main.py")),
             *("--listen", LOOPBACK, "--port", str(self.port), "--disable-auto-launch"),
             *("--base-directory", str(base.path), "--database-url", database),
             *("--extra-model-paths-config", str(base.write_model_paths(self.models))),
@@ -113,7 +114,8 @@ class Server:
                 before = text.partition("Import times for custom nodes")[0]
                 trace = before[max(before.rfind("Traceback (most recent call last)"), 0) :]
                 self.stop()
-                raise HostError(f"ComfyUI {self.host.version} could not load the custom node {name}; from {self.log}:\n{tail(trace)}")
+                what = f"ComfyUI {self.host.version} could not load the custom node {name}"
+                raise HostError(f"{what}; from {self.log}:\n{tail(trace)}")
 
     def stop(self) -> None:
         """Whatever state it is in; a second call does nothing."""
@@ -142,7 +144,7 @@ class Server:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *reason: object) -> None:
         self.stop()
 
     def object_info(self) -> dict[str, Any]:
@@ -163,7 +165,7 @@ class Server:
         self.classes[prompt_id] = {node: content["class_type"] for node, content in prompt.items()}
         return prompt_id
 
-    def wait(self, prompt_id: str, on_progress: Callable[[Progress], None] | None = None, timeout: float | None = None) -> Run:
+    def wait(self, prompt_id: str, on_progress: OnProgress | None = None, timeout: float | None = None) -> Run:
         """Until the run is over. Raises RunFailed, RunInterrupted, or HostError when the server is gone."""
         started = time.monotonic()
         while True:
@@ -229,7 +231,9 @@ class Server:
             return json.loads(answer.read())
 
     def post(self, path: str, content: Mapping[str, Any], timeout: float = 60) -> Any:
-        request = urllib.request.Request(self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
         with direct.open(request, timeout=timeout) as answer:
             return json.loads(answer.read() or b"null")
 

@@ -26,14 +26,19 @@ def install(python: Path) -> None:
     say("this Python has no pip; fetching it ...")
     try:
         links = re.findall(r'href="([^"]+/pip-[\d.]+-py3-none-any\.whl[^"]*)"', read(page).decode())
-        newest = max(links, key=lambda link: [int(part) for part in re.findall(r"\d+", link.rpartition("/pip-")[2].partition("-")[0])])
+        newest = max(links, key=version_in)
         url = urljoin(page, newest)
         with tempfile.TemporaryDirectory() as folder:
             wheel = Path(folder) / Path(urlsplit(url).path).name
             wheel.write_bytes(read(url))
             subprocess.run([python, wheel / "pip", "install", "--quiet", wheel], check=True, capture_output=True)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        raise HostError(f"This Python has no pip and fetching it failed ({error}): install the package python3-venv, or check the network.") from error
+        advice = "install the package python3-venv, or check the network"
+        raise HostError(f"This Python has no pip and fetching it failed ({error}): {advice}.") from error
+
+
+def version_in(link: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", link.rpartition("/pip-")[2].partition("-")[0])]
 
 
 def reachable(url: str) -> bool:

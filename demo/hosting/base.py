@@ -57,13 +57,18 @@ def link(source: Path, target: Path) -> None:
         target.symlink_to(source, target_is_directory=True)
     except OSError:
         try:
-            if sys.platform != "win32":
-                raise
-            import _winapi
-
-            _winapi.CreateJunction(str(source), str(target))
+            make_junction(source, target)
         except OSError:
             shutil.copytree(source, target, ignore=LEFT_OUT)
+
+
+def make_junction(source: Path, target: Path) -> None:
+    if sys.platform == "win32":
+        import _winapi
+
+        _winapi.CreateJunction(str(source), str(target))
+    else:
+        raise OSError("only Windows has junctions")
 
 
 def unlink(entry: Path) -> None:

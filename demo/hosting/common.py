@@ -20,7 +20,7 @@ REASONS = (  # what a failed command prints -> what that means here; the first m
     ("Read timed out", "the connection to the package index broke; try again."),
     ("CERTIFICATE_VERIFY_FAILED", "this machine does not trust the package index's certificate."),
     ("ResolutionImpossible", "the package versions asked for exclude each other."),
-    ("No matching distribution", "no package for Python {python} on this machine (3.10 to 3.13 are known to have them)."),
+    ("No matching distribution", "there is no package for Python {python} on this machine (3.10 to 3.13 should do)."),
     ("Permission denied", "a file could not be written (permission denied)."),
 )
 

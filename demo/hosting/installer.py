@@ -86,7 +86,8 @@ class Installer:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise HostError(f"Cannot make the folder {self.home} ({error.strerror}): set MOC_DEMO_HOME to another place.") from error
+            advice = "set MOC_DEMO_HOME to another place"
+            raise HostError(f"Cannot make the folder {self.home} ({error.strerror}): {advice}.") from error
 
     def install(self, version: str, tools: bool) -> None:
         """Do what is missing. To be called under a lock."""
@@ -104,7 +105,7 @@ class Installer:
     def install_base(self) -> None:
         free = shutil.disk_usage(self.home).free / 2**30
         if free < FREE_GIB:
-            raise HostError(f"The disk is too full: {self.home} needs {FREE_GIB:.0f} GiB for the installation and has {free:.1f}.")
+            raise HostError(f"The disk is too full: {self.home} needs {FREE_GIB:.0f} GiB and has {free:.1f} GiB left.")
         say(f"making a private environment in {self.home}; this happens once and takes a few minutes")
         self.log.write_text("", "utf-8")
         self.make_venv()
@@ -136,12 +137,14 @@ class Installer:
         archive, loading = ARCHIVES[version], self.home / f"loading-{version}"
         shutil.rmtree(loading, ignore_errors=True)
         loading.mkdir()
-        form = ("--no-binary", archive.requirement.partition("==")[0]) if archive.source else ("--only-binary", ":all:")
+        name = archive.requirement.partition("==")[0]
+        form: tuple[str, ...] = ("--no-binary", name) if archive.source else ("--only-binary", name)
         step = f"download ComfyUI {version}"
-        self.pip(step, "download", "--no-deps", "--ignore-requires-python", *form, "--dest", str(loading), archive.requirement)
+        form = ("--no-deps", "--ignore-requires-python", *form)
+        self.pip(step, "download", *form, "--dest", str(loading), archive.requirement)
         file = next(path for path in loading.iterdir() if path.is_file())
         if hashlib.sha256(file.read_bytes()).hexdigest() != archive.sha256:
-            raise HostError(f"Cannot {step}: {file.name} is not the file this recipe was made for (its checksum differs).")
+            raise HostError(f"Cannot {step}: {file.name} is not the file this was made for (its checksum differs).")
         extract(file, archive.inside, loading)
         for name in archive.remove:
             (loading / archive.inside / name).unlink()

@@ -1,6 +1,6 @@
 """Runs a Python script that ends when the process that started it ends, however that one ended.
 
-    python launch.py main.py [arguments]      (standard input: a pipe that the parent keeps open)
+python launch.py main.py [arguments]      (standard input: a pipe that the parent keeps open)
 """
 
 import os

@@ -55,11 +55,11 @@ class Run:
     @property
     def files(self) -> dict[str, list[Path]]:
         """The files each node wrote."""
-        found = {
-            node: [self.folder / item["type"] / item.get("subfolder", "") / item["filename"] for item in file_items(shown)]
-            for node, shown in self.outputs.items()
-        }
+        found = {node: [self.path_of(item) for item in file_items(shown)] for node, shown in self.outputs.items()}
         return {node: paths for node, paths in found.items() if paths}
+
+    def path_of(self, item: Mapping[str, str]) -> Path:
+        return self.folder / item["type"] / item.get("subfolder", "") / item["filename"]
 
     @property
     def texts(self) -> dict[str, str]:
@@ -85,7 +85,8 @@ def sentence(error: Mapping[str, Any]) -> str:
     details = str(error.get("details") or "")
     if error.get("type") == "custom_validation_failed":
         return details.partition(" - ")[2] or details
-    return f"{error.get('message', 'unknown error')}: {details}" if details else str(error.get("message", "unknown error"))
+    message = str(error.get("message") or "unknown error")
+    return f"{message}: {details}" if details else message
 
 
 def file_items(shown: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

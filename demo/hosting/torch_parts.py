@@ -23,7 +23,7 @@ NAMES = ("torch", "torchvision", "torchaudio")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GPU_SIGNS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 HOOK_NAME = "moc_torchvision_operators"
-HOOK = '''"""Names two operators before torchvision is imported: its own compiled part does not load beside this torch."""
+HOOK = '''"""Names two operators before torchvision is imported: its compiled part does not load beside this torch."""
 
 import sys
 
@@ -53,7 +53,7 @@ def install(pip: Pip) -> None:
         pip(f"install torch from {chosen}", "install", "--index-url", chosen, TORCH, *FRIENDS)
         return
     if wants_cpu_index():
-        # The extra index keeps torch's own dependencies coming from the usual place; "+cpu" sorts above the plain build.
+        # An extra index, so that torch's dependencies come from the usual one; "+cpu" sorts above the plain build.
         try:
             return pip("install torch, CPU build", "install", "--extra-index-url", CPU_INDEX, TORCH, *FRIENDS)
         except HostError:
@@ -81,7 +81,8 @@ def make_importable(python: Path) -> None:
                 library.unlink()
     for module in NAMES[1:]:
         if remaining := complaint(python, module):
-            raise HostError(f"{module} cannot be imported beside this torch, and the repair did not help:\n{tail(remaining)}")
+            what = f"{module} cannot be imported beside this torch, and the repair did not help"
+            raise HostError(f"{what}:\n{tail(remaining)}")
 
 
 def complaint(python: Path, module: str) -> str:

@@ -1,0 +1,137 @@
+"""All tests, from nothing: python tests/run.py [unit] [host] [workflow] [lint] [-- arguments for pytest]
+
+Makes the private environment first (a few minutes, once), then runs each part in it and sums up. Without names,
+every part runs. The environment is the demo's; MOC_DEMO_HOME moves it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+from demo.host import NEWEST, OLDEST, Host, prepare  # noqa: E402
+from demo.hosting.common import HostError  # noqa: E402
+
+PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
+NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
+TOOLING = ("demo/host.py", "demo/server.py", "demo/hosting", "tests/run.py")
+PACK_PARTS = ("__init__.py", "moc", "nodes")
+
+
+class Parts:
+    """One method per part; each reports its steps as (name, outcome, seconds)."""
+
+    def __init__(self, pytest_args: list[str]) -> None:
+        self.pytest_args = pytest_args
+        self.results: list[tuple[str, str, float]] = []
+
+    def lint(self) -> None:
+        host = prepare(NEWEST, tools=True)
+        self.step("lint: ruff", [str(host.python), "-m", "ruff", "check", "."])
+        mypy = [str(host.python), "-m", "mypy", "--config-file", str(REPO / "pyproject.toml")]
+        mypy += ["--cache-dir", str(host.home / "mypy-cache")]
+        self.step("lint: types of the tooling", [*mypy, *TOOLING])
+        self.step("lint: types of the pack", [*mypy, "-p", "mixture_of_contexts"], cwd=self.pack_as_package(host))
+
+    def unit(self) -> None:
+        if self.has_tests("unit"):
+            self.pytest("unit", prepare(NEWEST, tools=True), {})
+
+    def host(self) -> None:
+        if not self.has_tests("host"):
+            return
+        for version in (NEWEST, OLDEST):
+            host = prepare(version, tools=True)
+            settings = {
+                "PYTHONPATH": str(host.folder),
+                "MOC_COMFYUI_DIR": str(host.folder),
+                "MOC_COMFYUI_VERSION": version,
+            }
+            self.pytest(f"host (ComfyUI {version})", host, settings)
+
+    def workflow(self) -> None:
+        """Real servers, started by the tests; in both versions unless a test chooses one."""
+        if not self.has_tests("workflow"):
+            return
+        for version in (NEWEST, OLDEST):
+            host = prepare(version, tools=True)
+            self.pytest(f"workflow (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version})
+
+    def has_tests(self, name: str) -> bool:
+        if any((REPO / "tests" / name).glob("**/test_*.py")):
+            return True
+        print(f"\n== {name}: skipped, tests/{name} has no test_*.py", flush=True)
+        self.results.append((name, SKIPPED, 0.0))
+        return False
+
+    def pytest(self, name: str, host: Host, settings: dict[str, str]) -> None:
+        folder = f"tests/{name.partition(' ')[0]}"
+        self.step(name, [str(host.python), "-m", "pytest", folder, *self.pytest_args], settings)
+
+    def step(self, name: str, command: list[str], settings: dict[str, str] | None = None, cwd: Path = REPO) -> None:
+        set_first = [f"{name}={shlex.quote(value)}" for name, value in (settings or {}).items()]
+        shown = " ".join([*set_first, shlex.join(command)])
+        print(f"\n== {name}\n$ {shown}", flush=True)
+        env = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED} | (settings or {})
+        started = time.monotonic()
+        code = subprocess.run(command, cwd=cwd, env=env).returncode
+        self.results.append((name, FAILED if code else PASSED, time.monotonic() - started))
+
+    def pack_as_package(self, host: Host) -> Path:
+        """The pack's files import each other relatively, so the type check needs them under the pack's own name."""
+        folder = host.home / "typecheck"
+        shutil.rmtree(folder, ignore_errors=True)
+        package = folder / "mixture_of_contexts"
+        package.mkdir(parents=True)
+        for name in PACK_PARTS:
+            if (REPO / name).is_dir():
+                shutil.copytree(REPO / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif (REPO / name).is_file():
+                shutil.copy2(REPO / name, package / name)
+        return folder
+
+    def summary(self) -> int:
+        failed = any(outcome == FAILED for _, outcome, _ in self.results)
+        print("\n== summary")
+        for name, outcome, seconds in self.results:
+            print(f"   {outcome:8}{name}" + (f"  ({seconds:.0f} s)" if seconds else ""))
+        print(f"   {'FAILED' if failed else 'all parts passed'}: exit code {int(failed)}", flush=True)
+        return int(failed)
+
+
+def main(arguments: list[str]) -> int:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    parts = Parts(pytest_args=arguments[cut + 1 :])
+    known: dict[str, Callable[[], None]] = {
+        "lint": parts.lint,
+        "unit": parts.unit,
+        "host": parts.host,
+        "workflow": parts.workflow,
+    }
+    names = arguments[:cut] or list(known)
+    if unknown := [name for name in names if name not in known]:
+        print(f"There is no part {', '.join(unknown)}. Parts: {', '.join(known)}.\n\n{__doc__}", file=sys.stderr)
+        return 2
+    try:
+        for name in names:
+            known[name]()
+    except HostError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return parts.summary()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
