@@ -1,0 +1,102 @@
+"""Around one forward pass of the diffusion model: what its attention calls need to know travels in its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..trace import Reason
+from .adapters import adapter_for
+from .override import attention_override
+from .run import BLOCK, FORWARD, RUN, Forward, Patch
+
+OVERRIDE = "optimized_attention_override"  # the host's slot
+
+
+@torch.compiler.disable  # as in the override: what is read from transformer_options here differs between passes
+def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict) -> tuple[Forward | None, list, dict]:
+    """The arguments of a forward pass, with our state and override in its transformer_options."""
+    options = next(x for x in (kwargs.get("transformer_options"), *args) if isinstance(x, dict))
+    forward = plan_forward(patch, diffusion_model, args, kwargs, options)
+    if forward is None:
+        return None, args, kwargs
+    blocks = options.get("patches_replace", {})
+    marked = dict(blocks.get("dit", {}))
+    for number, name in enumerate(forward.plan.blocks):
+        marked[name] = _marked(number, marked.get(name))
+    ours = {
+        **options,
+        FORWARD: forward,
+        OVERRIDE: attention_override,
+        "patches_replace": {**blocks, "dit": marked},
+    }
+    args = [ours if x is options else x for x in args]
+    return forward, args, {key: ours if x is options else x for key, x in kwargs.items()}
+
+
+def plan_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict, options: dict) -> Forward | None:
+    """None where this pass has to run as if MoC were not there."""
+    trace, run, adapter = patch.trace, options.get(RUN), adapter_for(diffusion_model)
+    if adapter is None or run is None:
+        what = f"model {type(diffusion_model).__name__}" if adapter is None else "sampler"
+        trace.ran_dense(Reason.MODEL)
+        trace.note(f"MoC does not know this {what}, which ran unchanged")
+        return None
+    try:
+        plan = adapter.plan(diffusion_model, args, kwargs)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # a host that hands over something else
+        trace.ran_dense(Reason.FAILED)
+        run.failed(error)
+        return None
+    run.forwards += 1
+    sigma = float(options["sigmas"].detach().reshape(-1)[0])
+    frame_ids = absolute_frames(options.get("context_window"), plan.grid[0], run.frames)
+    reason = None
+    if plan.grid[0] == 1:
+        reason = Reason.ONE_FRAME
+    elif not run.active[0] <= sigma <= run.active[1]:
+        reason = Reason.SCHEDULE
+    elif frame_ids is None and len(run.starts) > 1:
+        reason = Reason.LENGTH
+    return Forward(
+        run,
+        plan,
+        previous=options.get(OVERRIDE),
+        sigma=sigma,
+        step=run.step(sigma),
+        frame_ids=frame_ids,
+        reason=reason,
+        recording=not torch.is_grad_enabled() or run.forwards == 1,  # training: its steps do not add up to a video
+    )
+
+
+def absolute_frames(window: object, seen: int, frames: int) -> tuple[int, ...] | None:
+    """Latent frame of the whole video that stands at each of the `seen` places; None where it cannot be told."""
+    if window is None:
+        return tuple(range(frames)) if seen == frames else None
+    anchor = getattr(window, "causal_anchor_index", -1)  # ComfyUI 0.30: one frame from before the window
+    ids = (*([anchor] if anchor >= 0 else []), *window.index_list)
+    return ids if len(ids) == seen else None
+
+
+def _marked(number: int, previous: Callable | None) -> Callable:
+    """Lets the attention inside a transformer block know the block's number, which not every host version tells."""
+
+    def block(args: dict, extra: dict):
+        options = args.get("transformer_options")
+        if options is not None and torch.is_grad_enabled():
+            # a block that autograd runs again must find its own number, not that of the last block
+            args = {**args, "transformer_options": {**options, BLOCK: number}}
+        elif options is not None:
+            options[BLOCK] = number
+        return extra["original_block"](args) if previous is None else previous(args, extra)
+
+    return block
+
+
+@torch.compiler.disable
+def end_forward(forward: Forward | None) -> None:
+    if forward is not None and forward.recording:
+        forward.run.patch.trace.flush()
+        forward.recording = False

@@ -1,0 +1,82 @@
+"""Puts MoC on a MODEL, through the patcher's public extension points only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ..backends import BACKENDS
+from ..config import MoCSettings
+from ..errors import MoCError
+from ..shots import Shots
+from ..trace import Reason, Trace
+from .adapters import adapter_for
+from .forward import begin_forward, end_forward
+from .run import KEY, RUN, Patch, Run
+
+
+def apply_moc(
+    model: ModelPatcher, shots: Shots | None, settings: MoCSettings, trace: Trace, *, backend: str = "auto"
+) -> ModelPatcher:
+    """A copy of the model whose video self-attention is routed. Put on twice, the second one counts."""
+    if model.get_model_object("latent_format").latent_dimensions != 3:
+        raise MoCError(
+            f"This is not a video model ({type(model.model).__name__}): MoC routes between the frames of a video. "
+            "Connect a video model, for example Wan, or take MoC Apply out of this graph."
+        )
+    if backend not in ("auto", *BACKENDS):
+        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
+    patch = Patch(shots, settings, trace, backend)
+    model = model.clone()
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, _around_run(patch)),
+        (WrappersMP.DIFFUSION_MODEL, _around_forward(patch)),
+    ):
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
+    return model
+
+
+def _around_run(patch: Patch) -> Callable:
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider, trace = executor.class_obj, patch.trace
+        trace.start()
+        shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
+        run = start_run(patch, guider.model_patcher, sigmas.tolist(), shape[2] if len(shape) == 5 else 1)
+        guider.model_options.setdefault("transformer_options", {})[RUN] = run
+        try:
+            out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        except BaseException:  # cancelled too: nothing of this run may reach the next one
+            trace.start()
+            raise
+        if not trace.routed and not trace.dense:
+            trace.ran_dense(Reason.MODEL)
+            trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")
+        return out
+
+    return outer_sample
+
+
+def _around_forward(patch: Patch) -> Callable:
+    def diffusion_model(executor, *args, **kwargs):
+        forward, args, kwargs = begin_forward(patch, executor.class_obj, args, kwargs)
+        out = executor(*args, **kwargs)
+        end_forward(forward)
+        return out
+
+    return diffusion_model
+
+
+def start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], frames: int) -> Run:
+    adapter = adapter_for(model.model.diffusion_model)
+    starts: tuple[int, ...] = (0,)
+    if adapter is not None and patch.shots is not None:
+        starts, notes = patch.shots.starts(frames, adapter.stride)
+        for note in notes:
+            patch.trace.note(note)
+    percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
+    schedule = patch.settings.schedule
+    active = float(percent_to_sigma(schedule.end_percent)), float(percent_to_sigma(schedule.start_percent))
+    return Run(patch, sigmas[:-1], active, frames, starts)

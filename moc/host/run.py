@@ -1,0 +1,113 @@
+"""State of one sampling run and of one forward pass. Both travel in `transformer_options`; nothing here is global."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..chunks import ChunkTable, build_table
+from ..config import MoCSettings, RoutingConfig
+from ..layout import TokenLayout
+from ..shots import Shots
+from ..trace import Reason, Trace
+from .adapters import Plan
+
+KEY = "mixture_of_contexts"  # of our wrappers
+RUN = "moc_run"  # transformer_options -> Run
+FORWARD = "moc_forward"  # transformer_options -> Forward
+BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
+MOST_TABLES = 16
+
+log = logging.getLogger("mixture_of_contexts")
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """What one MoC Apply node asked for."""
+
+    shots: Shots | None
+    settings: MoCSettings
+    trace: Trace
+    backend: str
+
+
+class Run:
+    """From the first step of a sampler to its last.
+
+    sigmas  noise level of every step
+    active  (lowest, highest) noise level that MoC is on for
+    frames  latent frames of the whole video, None outside a sampler
+    starts  first latent frame of every shot
+    """
+
+    def __init__(
+        self,
+        patch: Patch,
+        sigmas: list[float],
+        active: tuple[float, float],
+        frames: int | None,
+        starts: tuple[int, ...] = (0,),
+    ) -> None:
+        self.patch, self.sigmas, self.active, self.frames, self.starts = patch, sigmas, active, frames, starts
+        self.forwards = 0
+        self._tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._failures: set[str] = set()
+
+    def step(self, sigma: float) -> int:
+        """Number of the step nearest to a noise level: some samplers also look between the steps."""
+        return min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - sigma), default=0)
+
+    def table(self, layout: TokenLayout) -> tuple[ChunkTable, RoutingConfig | None]:
+        """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
+
+        Several devices may ask at once; context windows bring many layouts.
+        """
+        with self._lock:
+            if layout not in self._tables:
+                routing = self.patch.settings.routing
+                table = build_table(layout, self.starts, routing)
+                choice = table.density(0, routing.causal) < 1.0
+                settled = replace(routing, top_k=table.top_k(routing), density=None) if choice else None
+                self._tables[layout] = table, settled
+                if len(self._tables) > MOST_TABLES:
+                    self._tables.popitem(last=False)
+            self._tables.move_to_end(layout)
+            return self._tables[layout]
+
+    def failed(self, error: Exception) -> None:
+        """Tell the person once, and the log once with everything."""
+        text = f"{type(error).__name__}: {error}"
+        with self._lock:
+            known = text in self._failures
+            self._failures.add(text)
+        if not known:
+            self.patch.trace.note(f"the routed attention failed and ran dense instead ({text})")
+            log.error("MoC: the routed attention failed; running dense instead", exc_info=error)
+
+
+@dataclass(eq=False)
+class Forward:
+    """One forward pass of the diffusion model.
+
+    previous   attention override that was there before ours
+    frame_ids  absolute latent frame of every frame the model sees, None for 0, 1, 2, ...
+    reason     why this whole pass runs dense, if it does
+    recording  False where the trace has seen this pass already: autograd may run parts of it a second time
+    """
+
+    run: Run
+    plan: Plan
+    previous: Callable | None
+    sigma: float
+    step: int
+    frame_ids: tuple[int, ...] | None
+    reason: Reason | None
+    recording: bool
+
+    def ran_dense(self, reason: Reason) -> None:
+        if self.recording:
+            self.run.patch.trace.ran_dense(reason)
