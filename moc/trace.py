@@ -103,7 +103,7 @@ class Trace:
     steps: int = 0
     blocks: int = 0
     _pending: list[tuple] = field(default_factory=list, repr=False)
-    _axes: dict[int, tuple[ChunkTable, Axes]] = field(default_factory=dict, repr=False)
+    _axes: dict[int, tuple[ChunkTable, Axes, float]] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -134,13 +134,14 @@ class Trace:
         with self._lock:
             pending, self._pending = self._pending, []
             for step, block, table, share, routed in pending:
-                axes = self._axes.setdefault(id(table), (table, axes_of(table)))[1]
+                if id(table) not in self._axes:
+                    self._axes[id(table)] = (table, axes_of(table), table.density(0, False))
+                _, axes, mandatory = self._axes[id(table)]
                 if self._bytes + share.numel() * 2 > MOST_BYTES:
                     share = share.mean(0, keepdim=True)  # heads together once the budget is used up
                 share = share.to("cpu", torch.float16)
                 self._bytes += share.numel() * 2
-                density = table.density(0, False) + float(routed)
-                self.records.append(Record(step, block, axes, share, density))
+                self.records.append(Record(step, block, axes, share, mandatory + float(routed)))
                 self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
 
     @property
@@ -183,7 +184,8 @@ def _column_of_chunk(table: ChunkTable) -> list[int]:
     """Column of every chunk: itself, or with too many chunks the frame group (or span) it belongs to."""
     if len(table.chunks) <= MOST_COLUMNS:
         return list(range(len(table.chunks)))
-    columns, last = [], None
+    columns: list[int] = []
+    last = None
     for chunk in table.chunks:
         key = (chunk.kind, chunk.start) if chunk.frame < 0 else (chunk.kind, chunk.frame)
         columns.append(columns[-1] + (key != last) if columns else 0)

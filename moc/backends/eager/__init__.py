@@ -1,14 +1,13 @@
 """Any torch device, CPU and MPS included: grouped variable-length attention, never an [N, N] tensor, with gradients.
 
-Two engines for two regimes. Large chunks: one call per (head, chunk) over the rows that chose it, merged by
-log-sum-exp (`chunk_major`). Small tiles: one softmax per tile of query rows over the union of what its rows chose,
-every row masked to its own choice (`tile_major`).
+The mandatory keys, the routed chunks and the pooled tail are three partial softmaxes, merged by log-sum-exp. Two engines
+for the routed part: large chunks meet the rows that chose them (`chunk_major`); tiles of query rows meet the union of
+the small chunks that their rows chose (`tile_major`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,22 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...chunks import ChunkTable, Group
 from ...config import RoutingConfig
 from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, select
-from . import chunk_major, tile_major
+from .function import Attend, Block
 
-# Below this mean chunk length the calls of chunk_major cost more than the masked pairs of tile_major
-# (benchmarks/results: crossover on 2 CPU threads and on an H100).
+# Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
 LARGE_CHUNK = 128
 BLOCK_ELEMENTS = 2**24  # scores held at a time
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive routed query rows. chosen [B, H, R, C]; skipped [B, H, R, C] where the tail stands in, or None."""
-
-    rows: slice
-    groups: tuple[Group, ...]
-    chosen: Tensor
-    skipped: Tensor | None
 
 
 def attend(
@@ -40,12 +28,11 @@ def attend(
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
     with torch.no_grad():
-        blocks = list(_route(q, k, table, routing, training, record))
-    mean_k = mean_v = None
+        blocks = tuple(_route(q, k, table, routing, training, record))
+    mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)
-    engine = chunk_major if table.mean_chunk >= LARGE_CHUNK else tile_major
-    out = engine.attend(q, k, v, mean_k, mean_v, table, blocks, scale)
+    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, table.mean_chunk >= LARGE_CHUNK)
     for group in table.groups:  # text and references see everything
         if not group.routed:
             rows = slice(group.start, group.stop)
@@ -54,7 +41,9 @@ def attend(
     return out
 
 
-def _route(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record) -> Iterator[Block]:
+def _route(
+    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record
+) -> Iterator[Block]:
     described = describe(k, table, routing.descriptor)
     keep = kept_shots(q, k, table, routing)
     top_k = table.top_k(routing)

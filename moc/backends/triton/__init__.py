@@ -1,0 +1,56 @@
+"""NVIDIA GPUs from Ampere on, through Triton: no compiler, no wheel of our own. Forward only.
+
+How it is built and what was measured: docs/kernels.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from ...chunks import ChunkTable
+from ...config import RoutingConfig
+from ...errors import MoCError
+
+MOST_CHUNKS = 2**16
+
+
+def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False) -> str | None:
+    """Why this backend cannot take the call, or None when it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
+    if q.device.type != "cuda" and not interpreted:
+        return f"Triton needs a CUDA device, the tensors are on {q.device.type}"
+    if q.device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(q.device) < (8, 0)):
+        return "the kernels are built for NVIDIA GPUs from compute capability 8.0 on"
+    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"no kernel for {q.dtype}"
+    if q.shape[-1] > 128:
+        return f"head dim {q.shape[-1]} is above 128"
+    if len(table.chunks) > MOST_CHUNKS or table.length * max(1, routing.top_k) >= 2**31:
+        return "more chunks or choices than 32-bit lists hold"
+    if torch.is_grad_enabled() and q.requires_grad:
+        return "gradients are needed; these kernels have no backward"
+    if training and (routing.drop_off or routing.drop_in):
+        return "drop-off and drop-in are for training"
+    return None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
+) -> Tensor:
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    reason = supports(q, table, routing, training)
+    if reason is None and scale <= 0:
+        reason = f"scale {scale} is not positive"
+    if reason is not None:
+        raise MoCError(f"the triton backend cannot run this: {reason}.")
+    from . import op
+
+    if record is None and torch.compiler.is_compiling():
+        return op.compiled(q, k, v, table, routing, scale)
+    return op.plain(q, k, v, table, routing, scale, record)

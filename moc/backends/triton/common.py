@@ -1,0 +1,129 @@
+"""What the kernels share: keys that sort like scores, the k-th largest of a row, one step of a running softmax."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOWEST = tl.constexpr(-(2**31))  # key of what cannot be chosen
+HIGHEST = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def flip(b_i):
+    """int32 bits of a float <-> int32 with the same order."""
+    return b_i ^ ((b_i >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def key_of(b_s):
+    """fp32 -> int32 with the same order; -0 equals 0."""
+    b_s = tl.where(b_s == 0.0, 0.0, b_s)
+    return flip(b_s.to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def middle(b_lo, b_hi, i_step):
+    """A key between two keys (lo + 1 < hi): halves the distance of the scores, every fourth time that of the keys."""
+    b_f = flip(b_lo).to(tl.float32, bitcast=True) * 0.5 + flip(b_hi).to(tl.float32, bitcast=True) * 0.5
+    b_mid = tl.where((i_step % 4 == 3) | (i_step > 24), (b_lo >> 1) + (b_hi >> 1) + (b_lo & b_hi & 1), key_of(b_f))
+    return tl.minimum(tl.maximum(b_mid, b_lo + 1), b_hi - 1)
+
+
+@triton.jit
+def least_chosen(b_key, b_k):
+    """b_key [M, C], b_k [M] -> (t [M], count(key >= t) [M]): the largest t that at least k keys reach.
+
+    All keys of the row are kept where fewer than k are above LOWEST.
+    """
+    b_live = b_key > LOWEST
+    b_at = tl.sum(b_live.to(tl.int32), 1)
+    b_lo = tl.min(tl.where(b_live, b_key, HIGHEST), 1)
+    b_hi = tl.max(b_key, 1)
+    b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
+    left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+    i_step = 0
+    while left > 0:
+        b_open = (b_at > b_k) & (b_hi - 1 > b_lo)
+        b_mid = middle(b_lo, b_hi, i_step)
+        b_n = tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
+        b_up = b_open & (b_n >= b_k)
+        b_lo = tl.where(b_up, b_mid, b_lo)
+        b_at = tl.where(b_up, b_n, b_at)
+        b_hi = tl.where(b_open & (b_n < b_k), b_mid, b_hi)
+        left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+        i_step += 1
+    return b_lo, b_at
+
+
+@triton.jit
+def ones(b_w):
+    """How many bits of an int32 are set."""
+    b_w = b_w - ((b_w >> 1) & 0x55555555)
+    b_w = (b_w & 0x33333333) + ((b_w >> 2) & 0x33333333)
+    b_w = (b_w + (b_w >> 4)) & 0x0F0F0F0F
+    return ((b_w * 0x01010101) >> 24) & 0xFF
+
+
+@triton.jit
+def score_tile(b_q, p_a, p_b, m_kv, MINMAX: tl.constexpr, PRECISION: tl.constexpr):
+    """Scores [M, C] of queries [M, D] against descriptors [C, D].
+
+    Mean: a + b is the mean as two numbers of the input's precision. Min-max: a is the largest key, b the smallest.
+    """
+    b_a = tl.load(p_a, mask=m_kv, other=0.0)
+    b_b = tl.load(p_b, mask=m_kv, other=0.0)
+    if MINMAX:
+        b_zero = tl.zeros_like(b_q)
+        b_s = tl.dot(tl.where(b_q > 0, b_q, b_zero), tl.trans(b_a), input_precision=PRECISION)
+        b_s = tl.dot(tl.where(b_q < 0, b_q, b_zero), tl.trans(b_b), b_s, input_precision=PRECISION)
+    else:
+        b_s = tl.dot(b_q, tl.trans(b_b), input_precision=PRECISION)
+        b_s = tl.dot(b_q, tl.trans(b_a), b_s, input_precision=PRECISION)
+    return b_s
+
+
+@triton.jit
+def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexpr, KEEP: tl.constexpr):
+    """Which chunks [1, C] rows may choose from -> mask [M, C]. keep [S, S] of this head: the outer loop's choice."""
+    m_c = o_c < C
+    b_free = tl.load(chunk + 3 * C + o_c, mask=m_c, other=0)[None, :] > 0
+    b_cand = b_free & ((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]))
+    if CAUSAL or KEEP:
+        b_there = tl.load(chunk + 2 * C + o_c, mask=m_c, other=-1)[None, :]
+        if CAUSAL:
+            b_cand = b_cand & (b_there <= b_shot[:, None])
+        if KEEP:
+            b_from = tl.maximum(b_shot, 0)[:, None]
+            b_seen = tl.load(keep + b_from * S + tl.maximum(b_there, 0), mask=b_cand, other=0)
+            b_cand = b_cand & ((b_seen > 0) | (b_there < 0))
+    return b_cand
+
+
+@triton.jit
+def attend_step(
+    b_q, b_k, b_v, b_keep, b_bias, b_acc, b_m, b_l, scale, KEEP: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr
+):
+    """Take keys [J, D] and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
+    b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    if BIAS:
+        b_s = b_s * scale + b_bias[None, :]
+    if KEEP:
+        b_s = tl.where(b_keep, b_s, float("-inf"))
+    if BIAS:
+        b_top = tl.maximum(b_m, tl.max(b_s, 1))
+    else:
+        b_top = tl.maximum(b_m, tl.max(b_s, 1) * scale)
+    if KEEP:  # a row that has seen nothing yet has no maximum to subtract
+        b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
+    else:
+        b_ref = b_top
+    if BIAS:
+        b_p = tl.math.exp2(b_s - b_ref[:, None])
+    else:
+        b_p = tl.math.exp2(b_s * scale - b_ref[:, None])
+    b_alpha = tl.math.exp2(b_m - b_ref)
+    b_l = b_l * b_alpha + tl.sum(b_p, 1)
+    b_acc = b_acc * b_alpha[:, None]
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    return b_acc, b_top, b_l

@@ -1,0 +1,223 @@
+"""Geometry of one table as the kernels read it: int32 tensors on the device, made once, nothing from q, k or v."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...chunks import ChunkTable, Group
+from ...config import RoutingConfig
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of query rows [first, stop), and the token ranges that every row of a tile sees (CSR: span -> ranges)."""
+
+    first: Tensor  # [T]
+    stop: Tensor  # [T]
+    span: Tensor  # [T, 2] of ranges
+    ranges: Tensor  # [P, 2] tokens
+    count: int
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Chunks that may be listed, cut into pieces of at most `size` (a power of two) tokens."""
+
+    start: Tensor  # [P]
+    length: Tensor  # [P]
+    chunk: Tensor  # [P]
+    size: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """`groups` consecutive query groups of `length` rows from row `first`; every group sees the token ranges.
+
+    Several groups only where each sees nothing but its own rows; ranges are then those of the first.
+    """
+
+    first: int
+    length: int
+    groups: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What the kernels need of a table and a routing on one device."""
+
+    table: ChunkTable
+    device: torch.device
+    top_k: int
+    chunks: int
+    words: int  # 32 chunks a word
+    chunk: Tensor  # [4, C]: start, length, shot, may be chosen
+    row: Tensor  # [3, N]: own chunks [first, last), shot
+    linked: list[tuple[int, int]]
+    longest: int  # longest chunk that can be chosen
+    typical: float  # mean length of the chunks that can be chosen
+    group_rows: float  # mean rows of the routed groups
+    _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
+    _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        return self.table.length
+
+    def own_tokens(self, group: Group) -> tuple[int, int]:
+        chunks = self.table.chunks
+        return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
+
+    def ranges(self, group: Group) -> list[tuple[int, int]]:
+        """Token ranges that every row of the group sees; they do not overlap."""
+        a, b = self.own_tokens(group)
+        out = [(a, b)]
+        for low, high in self.linked:
+            out += [r for r in ((low, min(high, a)), (max(low, b), high)) if r[0] < r[1]]
+        return sorted(out)
+
+    def tiles(self, rows: int, which: str) -> Tiles:
+        """Tiles of at most `rows` rows.
+
+        "all", "routed", "unrouted"  tiles of those groups, never across a border of groups, with their ranges
+        "small"                      routed rows across borders, with the linked ranges only
+        "LOW:HIGH"                   those rows, across borders, without ranges
+        """
+        key = rows, which
+        if key not in self._tiles:
+            self._tiles[key] = self._make_tiles(rows, which)
+        return self._tiles[key]
+
+    def _make_tiles(self, rows: int, which: str) -> Tiles:
+        first: list[np.ndarray] = []
+        stop: list[np.ndarray] = []
+        span: list[tuple[int, int]] = []
+        ranges: list[tuple[int, int]] = []
+
+        def add(low: int, high: int, seen: list[tuple[int, int]]) -> None:
+            starts = np.arange(low, high, rows)
+            first.append(starts)
+            stop.append(np.minimum(starts + rows, high))
+            span.extend([(len(ranges), len(ranges) + len(seen))] * len(starts))
+            ranges.extend(seen)
+
+        groups = self.table.groups
+        if ":" in which:
+            low, high = map(int, which.split(":"))
+            add(low, high, [])
+        elif which == "small":
+            routed = [g for g in groups if g.routed]
+            low = 0
+            while low < len(routed):  # runs of neighbouring routed groups
+                high = low
+                while high + 1 < len(routed) and routed[high + 1].start == routed[high].stop:
+                    high += 1
+                add(routed[low].start, routed[high].stop, self.linked)
+                low = high + 1
+        else:
+            # rows that see everything take longest: they start first
+            for g in sorted(groups, key=lambda g: g.routed):
+                if which == "all" or g.routed == (which == "routed"):
+                    add(g.start, g.stop, self.ranges(g))
+        join = np.concatenate(first) if first else np.zeros(0, int)
+        ends = np.concatenate(stop) if stop else np.zeros(0, int)
+        return Tiles(
+            self._on(join),
+            self._on(ends),
+            self._on(np.array(span).reshape(-1, 2)),
+            self._on(np.array(ranges or [(0, 0)])),
+            len(join),
+        )
+
+    def pieces(self, size: int, own: bool) -> Pieces:
+        """Pieces of the chunks that can be chosen and, with `own`, of those that are only ever seen as a row's own."""
+        key = size, own
+        if key not in self._pieces:
+            start, length, chunk = [], [], []
+            for index, c in enumerate(self.table.chunks):
+                if not c.linked and (c.routable or own):
+                    low = np.arange(c.start, c.stop, size)
+                    start.append(low)
+                    length.append(np.minimum(c.stop - low, size))
+                    chunk.append(np.full(len(low), index))
+            count = sum(map(len, start))
+            flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
+            self._pieces[key] = Pieces(*map(self._on, flat), size, count)
+        return self._pieces[key]
+
+    def runs(self) -> list[Run]:
+        """Routed rows as few dense attention calls: equal neighbouring groups that see only themselves go together."""
+        out: list[Run] = []
+        for g in self.table.groups:
+            if not g.routed:
+                continue
+            length, ranges = g.stop - g.start, tuple(self.ranges(g))
+            alone = ranges == ((g.start, g.stop),)
+            last = out[-1] if out else None
+            if (
+                last is not None
+                and alone
+                and last.length == length
+                and last.first + last.groups * length == g.start
+                and last.ranges == ((last.first, last.first + length),)
+            ):
+                out[-1] = Run(last.first, length, last.groups + 1, last.ranges)
+            else:
+                out.append(Run(g.start, length, 1, ranges))
+        return out
+
+    def _on(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(self.device)
+
+
+_plans: weakref.WeakKeyDictionary[ChunkTable, dict] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def plan_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
+    """The plan of a table, made once per device and number of choices."""
+    with _lock, torch.inference_mode(False):
+        plans = _plans.setdefault(table, {})
+        known = plans.get((routing, str(device)))
+        if known is None:
+            known = plans[routing, str(device)] = _make(table, routing, device)
+        return known
+
+
+def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
+    chunks = table.chunks
+    free = [c.routable and not c.linked for c in chunks]
+    size = np.array([g.stop - g.start for g in table.groups])
+    # rows that see everything own every chunk, so that nothing is left to choose
+    group = np.array([(*g.own, g.shot) if g.routed else (0, len(chunks), -1) for g in table.groups])
+    linked: list[tuple[int, int]] = []
+    for c in chunks:
+        if c.linked and linked and linked[-1][1] == c.start:
+            linked[-1] = (linked[-1][0], c.stop)
+        elif c.linked:
+            linked.append((c.start, c.stop))
+    routed_rows = [g.stop - g.start for g in table.groups if g.routed]
+    plan = Plan(
+        table=table,
+        device=device,
+        top_k=min(table.top_k(routing), sum(free)),
+        chunks=len(chunks),
+        words=-(-len(chunks) // 32),
+        chunk=torch.empty(0),
+        row=torch.empty(0),
+        linked=linked,
+        longest=max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0),
+        typical=table.mean_chunk,
+        group_rows=float(np.mean(routed_rows)) if routed_rows else 0.0,
+    )
+    columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
+    plan.chunk = plan._on(np.array(columns).T)
+    plan.row = plan._on(np.repeat(group, size, axis=0).T)
+    return plan

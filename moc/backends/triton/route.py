@@ -1,0 +1,78 @@
+"""Top-k of every row among at most 512 chunks: all scores of a tile of rows stay in registers, only bits leave."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .common import LOWEST, key_of, least_chosen, open_to, score_tile
+from .plan import Plan
+
+
+@triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
+def _route(
+    q, a, b, chunk, row, keep, sel,
+    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k,
+    D: tl.constexpr, DB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, CP: tl.constexpr,
+    MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    i_bh = bh_first + i_local
+    o_n = i_t * BM + tl.arange(0, BM)
+    m_n = o_n < N
+    b_first = tl.load(row + o_n, mask=m_n, other=0)
+    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
+    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+
+    o_c = tl.arange(0, CP)
+    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
+    o_desc = i_bh.to(tl.int64) * C * D + o_c[:, None] * D
+    b_s = tl.zeros([BM, CP], tl.float32)
+    for i_d in tl.static_range(0, DP, DB):
+        o_d = i_d + tl.arange(0, DB)
+        b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)  # [BM, DB]
+        m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
+        b_s += score_tile(b_q, a + o_desc + o_d[None, :], b + o_desc + o_d[None, :], m_kv, MINMAX, PRECISION)
+
+    b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, keep + i_bh.to(tl.int64) * S * S, C, S, CAUSAL, KEEP)
+    b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)  # [BM, CP]
+    b_k = tl.full([BM], 0, tl.int32) + k
+    b_t, b_at = least_chosen(b_key, b_k)
+    b_sel = b_cand & (b_key >= b_t[:, None])
+    if tl.sum((b_at > k).to(tl.int32), 0) > 0:  # equal scores at the border: the lower chunks win
+        b_above = b_cand & (b_key > b_t[:, None])
+        b_level = b_cand & (b_key == b_t[:, None])
+        b_free = k - tl.sum(b_above.to(tl.int32), 1)
+        b_rank = tl.cumsum(b_level.to(tl.int32), 1)
+        b_sel = b_above | (b_level & (b_rank <= b_free[:, None]))
+
+    o_bit = tl.arange(0, 32)
+    b_bits = tl.reshape(b_sel.to(tl.int32), [BM, CP // 32, 32]) << o_bit[None, None, :]
+    b_w = tl.sum(b_bits, 2)  # [BM, CP / 32]
+    o_w = tl.arange(0, CP // 32)
+    p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
+    tl.store(p_sel, b_w, mask=m_n[:, None] & (o_w < W)[None, :])
+
+
+def route(
+    q: Tensor, a: Tensor, b: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    *, minmax: bool, causal: bool, precision: str, rows: int = 64,
+) -> None:  # fmt: skip
+    """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
+
+    Bit c % 32 of word c // 32 says that the row chose chunk c.
+    """
+    _, h, n, d = q.shape
+    cp = max(32, triton.next_power_of_2(plan.chunks))
+    block = min(rows, 64 if cp <= 256 else 32)
+    dp = max(16, triton.next_power_of_2(d))
+    tiles = -(-n // block)
+    shots = 0 if keep is None else keep.shape[-1]
+    _route[(tiles * len(heads),)](
+        q, a, b, plan.chunk, plan.row, sel if keep is None else keep, sel,
+        *q.stride()[:3], h, n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
+        D=d, DB=min(dp, 64 if cp <= 256 else 32), DP=dp, BM=block, CP=cp,
+        MINMAX=minmax, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
+        num_warps=4 if cp <= 128 else 8, num_stages=1,
+    )  # fmt: skip

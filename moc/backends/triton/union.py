@@ -1,0 +1,81 @@
+"""Tile-major lists: for every tile of query rows the pieces of the chunks that any of its rows chose.
+
+With every piece come two words, one bit a row, so that each row still sees exactly what it chose itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .plan import Pieces, Plan, Tiles
+
+
+@dataclass(frozen=True)
+class UnionLists:
+    piece: Tensor  # [heads, T, width]
+    low: Tensor  # [heads, T, width] rows 0 to 31 of the tile
+    high: Tensor  # [heads, T, width] rows 32 to 63
+    count: Tensor  # [heads, T]
+    width: int
+    pieces: Pieces
+
+
+@triton.jit(do_not_specialize=["tiles", "width", "pieces"])
+def _union(
+    sel, row, first, stop, piece_chunk, piece, low, high, count,
+    N, W, pieces, tiles, width,
+    BM: tl.constexpr, BP: tl.constexpr, OWN: tl.constexpr,
+):  # fmt: skip
+    i_t, i_h = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
+    o_m = tl.arange(0, BM)
+    o_n = tl.load(first + i_t) + o_m
+    m_n = o_n < tl.load(stop + i_t)
+    if OWN:
+        b_first = tl.load(row + o_n, mask=m_n, other=0)[:, None]
+        b_last = tl.load(row + N + o_n, mask=m_n, other=0)[:, None]
+    b_bit = (1 << (o_m & 31))[:, None]
+    n_found = 0
+    p_out = (i_h * tiles + i_t) * width
+    for i in range(0, pieces, BP):
+        o_p = i + tl.arange(0, BP)
+        m_p = o_p < pieces
+        b_c = tl.load(piece_chunk + o_p, mask=m_p, other=0)[None, :]
+        b_w = tl.load(sel + (i_h * W + (b_c >> 5)) * N + o_n[:, None], mask=m_n[:, None] & m_p[None, :], other=0)
+        b_on = (b_w >> (b_c & 31)) & 1  # [BM, BP]
+        if OWN:
+            b_mine = (b_c >= b_first) & (b_c < b_last) & m_n[:, None] & m_p[None, :]
+            b_on = tl.where(b_mine, 1, b_on)
+        b_low = tl.sum(tl.where(o_m[:, None] < 32, b_on, 0) * b_bit, 0)
+        b_high = tl.sum(tl.where(o_m[:, None] < 32, 0, b_on) * b_bit, 0)
+        b_any = ((b_low != 0) | (b_high != 0)).to(tl.int32)
+        o_out = p_out + n_found + tl.cumsum(b_any, 0) - 1
+        tl.store(piece + o_out, o_p, mask=b_any > 0)
+        tl.store(low + o_out, b_low, mask=b_any > 0)
+        tl.store(high + o_out, b_high, mask=b_any > 0)
+        n_found += tl.sum(b_any, 0)
+    tl.store(count + tl.program_id(0), n_found)
+
+
+def width_of(plan: Plan, pieces: Pieces, rows: int, own: bool) -> int:
+    """Pieces that a list may have to hold: no host knows how alike rows choose, so the most there can be."""
+    per_chunk = -(-plan.longest // pieces.size)
+    return max(1, min(pieces.count, rows * plan.top_k * per_chunk) if not own else pieces.count)
+
+
+def union_lists(sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, own: bool) -> UnionLists:
+    """sel [heads, W, N] -> lists per tile of `rows` rows; with `own`, a row's own chunks count as chosen."""
+    heads, words, n = sel.shape
+    width = width_of(plan, pieces, rows, own)
+    shape = heads, tiles.count, width
+    piece, low, high = (torch.empty(shape, dtype=torch.int32, device=sel.device) for _ in range(3))
+    count = torch.empty(shape[:2], dtype=torch.int32, device=sel.device)
+    _union[(tiles.count * heads,)](
+        sel, plan.row, tiles.first, tiles.stop, pieces.chunk, piece, low, high, count,
+        n, words, pieces.count, tiles.count, width, BM=rows, BP=64, OWN=own, num_warps=4,
+    )  # fmt: skip
+    return UnionLists(piece, low, high, count, width, pieces)

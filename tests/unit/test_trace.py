@@ -1,0 +1,86 @@
+"""The trace says what was chosen: planted routing shows exactly where it was planted."""
+
+import torch
+
+from moc.attention import moc_attention
+from moc.chunks import build_table
+from moc.config import RoutingConfig
+from moc.layout import Span, TokenLayout
+from moc.trace import MOST_COLUMNS, Counts, Reason, Trace
+
+LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
+STARTS = (0, 2, 4)
+
+
+def planted(reader: int, read: int, dim: int = 8):
+    """q and k of which every token of frame `reader` fits frame `read` and nothing else fits anything."""
+    q, k = torch.zeros(1, 2, LAYOUT.length, dim), torch.zeros(1, 2, LAYOUT.length, dim)
+    q[..., 3 + 16 * reader : 3 + 16 * (reader + 1), 0] = 1.0
+    k[..., 3 + 16 * read : 3 + 16 * (read + 1), 0] = 1.0
+    return q, k, torch.randn(1, 2, LAYOUT.length, dim)
+
+
+def run(trace: Trace, routing: RoutingConfig, q, k, v, step=0, block=0):
+    table = build_table(LAYOUT, STARTS, routing)
+    counts = Counts(table, q.shape[1], q.device)
+    moc_attention(q, k, v, table, routing, record=counts)
+    trace.ran_routed(step, block, counts)
+    trace.flush()
+    return trace.records[-1]
+
+
+def test_a_planted_link_shows_in_its_cell():
+    record = run(Trace(), RoutingConfig(top_k=1, own="shot"), *planted(reader=5, read=1))
+    frames = [c.frame for c in record.axes.columns]
+    assert record.share[:, 5, frames.index(1)].eq(1).all()
+    assert record.share[:, 5].sum() == 2  # one chunk, two heads
+    assert record.axes.shots == (0, 0, 1, 1, 2, 2)
+
+
+def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
+    record = run(Trace(), RoutingConfig(top_k=2, own="shot"), *planted(5, 1))
+    always = record.axes.always
+    assert record.axes.columns[0].kind == "text" and always[:, 0].all()
+    assert always[2].tolist() == [True, False, False, True, True, False, False]
+    assert (record.share[:, always] == 0).all()
+
+
+def test_the_density_is_the_kept_share_of_pairs():
+    routing = RoutingConfig(top_k=2, own="shot")
+    record = run(Trace(), routing, *planted(5, 1))
+    assert abs(record.density - build_table(LAYOUT, STARTS, routing).density(2, False)) < 1e-6
+
+
+def test_many_small_chunks_are_shown_by_frame():
+    layout = TokenLayout(4 * 400, (4, 20, 20))
+    routing = RoutingConfig(top_k=5, tile=(1, 1, 2), own="frame")
+    table = build_table(layout, (0,), routing)
+    assert len(table.chunks) > MOST_COLUMNS
+    counts = Counts(table, 1, torch.device("cpu"))
+    q, k, v = (torch.randn(1, 1, layout.length, 8) for _ in range(3))
+    moc_attention(q, k, v, table, routing, record=counts)
+    trace = Trace()
+    trace.ran_routed(0, 0, counts)
+    trace.flush()
+    share = trace.records[0].share.float()
+    assert share.shape == (1, 4, 4)
+    torch.testing.assert_close(share.sum(-1) * 200, torch.full((1, 4), 5.0), rtol=0.02, atol=0)
+
+
+def test_heads_are_kept_apart_only_while_memory_lasts(monkeypatch):
+    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    assert run(trace, routing, *planted(5, 1)).share.shape[0] == 2
+    monkeypatch.setattr("moc.trace.MOST_BYTES", 0)
+    assert run(trace, routing, *planted(5, 1), step=1).share.shape[0] == 1
+
+
+def test_a_new_run_forgets_the_last_one_and_the_report_names_reasons():
+    trace = Trace()
+    assert "nothing sampled yet" in trace.report()
+    run(trace, RoutingConfig(top_k=1, own="shot"), *planted(5, 1))
+    trace.ran_dense(Reason.SCHEDULE)
+    trace.note("cut 1 moved from frame 8 to 9")
+    report = trace.report()
+    assert "1 of 2" in report and Reason.SCHEDULE.value in report and "cut 1 moved" in report
+    trace.start()
+    assert not trace.records and not trace.dense and "nothing sampled yet" in trace.report()
