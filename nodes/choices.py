@@ -150,7 +150,7 @@ def tell_routing(settings: MoCSettings) -> str:
         chunk = f"tiles of {'x'.join(map(str, r.tile))} tokens"
     else:
         chunk = f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
-    own = f"its own {r.own}" + (f" and {r.window} frames on either side" if r.window else "")
+    own = f"its own {r.own}" + (f" with {r.window} on either side" if r.window else "")
     parts = [f"Every token sees {own} and {budget} ({chunk}, {r.descriptor})"]
     parts += ["earlier shots only"] * r.causal
     parts += ["the rest pooled"] * (r.tail == "pooled")

@@ -138,9 +138,8 @@ def _label(line: Line, room: int, font) -> str:
 
 def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> None:
     """Write the shares into cells that have room for them."""
-    if np.diff(x)[[line.kind == "video" for line in heat.columns]].min() < 84 or np.diff(y).min() < 40:
-        return
-    for r, c in np.argwhere(~np.isnan(heat.share)):
+    roomy = np.logical_and.outer(np.diff(y) >= 40, np.diff(x) >= 84)
+    for r, c in np.argwhere(roomy & ~np.isnan(heat.share)):
         share = heat.share[r, c]
         place = LEFT + (x[c] + x[c + 1]) // 2, TOP + (y[r] + y[r + 1]) // 2
         pen.text(place, _percent(share), INK if share / top > 0.55 else PAPER, _font(28), anchor="mm")

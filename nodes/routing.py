@@ -12,7 +12,8 @@ from .types import MocRouting, advanced
 
 def choice(name: str, options: tuple[str, ...], tooltip: str) -> io.Combo.Input:
     options = options if options[0] == PRESET else (PRESET, *options)
-    return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=f"{tooltip} preset: as the preset says.")
+    tooltip += " preset: as the preset says."
+    return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=tooltip)
 
 
 class MoCRouting(io.ComfyNode):
@@ -66,9 +67,7 @@ class MoCRouting(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, top_k=None, density=None, tile=None, start_percent=None, end_percent=None
-    ) -> bool | str:
+    def validate_inputs(cls, top_k=None, density=None, tile=None, start_percent=None, end_percent=None) -> bool | str:
         try:
             check_routing(top_k, density, tile, start_percent, end_percent)
         except MoCError as error:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from ...chunks import ChunkTable
 from .softmax import merge, never, part_gradients, softmax_part
 
-TILE = 64  # query rows
+TILE = 32  # query rows
 GATHERED = 2**22  # elements of gathered keys held at a time
 
 

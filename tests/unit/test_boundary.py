@@ -1,0 +1,100 @@
+"""The walls of the house, and what the pack's registry and manager read from its source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+METHOD = sorted(p for p in (REPO / "moc").rglob("*.py") if (REPO / "moc" / "host") not in p.parents)
+NODES = sorted((REPO / "nodes").glob("*.py"))
+SHIPPED = [REPO / "__init__.py", *NODES, *sorted((REPO / "moc").rglob("*.py"))]
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "nodes", "folder_paths", "server", "execution"}
+METHOD_MAY_IMPORT = {"torch", "numpy", "einops", "triton"}
+FORBIDDEN_MODULES = {"subprocess", "ctypes", "pickle", "marshal", "base64", "socket", "urllib", "requests"}
+FORBIDDEN_NAMES = {"eval", "exec", "__import__", "compile"}
+NODE_IDS = {"MoCShots", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}  # saved in people's workflows: never renamed
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(REPO))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def imports(path: Path) -> set[str]:
+    """First part of every absolute import, wherever it stands in the file."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def node_classes() -> list[tuple[Path, ast.ClassDef]]:
+    found = [(path, node) for path in NODES for node in tree(path).body if isinstance(node, ast.ClassDef)]
+    return [(path, node) for path, node in found if any(ast.unparse(base).endswith("ComfyNode") for base in node.bases)]
+
+
+@pytest.mark.parametrize("path", METHOD, ids=name)
+def test_the_method_knows_nothing_of_comfyui(path):
+    assert not imports(path) & HOST
+    assert imports(path) <= METHOD_MAY_IMPORT | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", METHOD, ids=name)
+def test_the_method_does_not_reach_into_the_host_room(path):
+    reached = {n.module or "" for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and n.level}
+    assert not any(module.split(".")[0] == "host" for module in reached)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
+def test_the_pack_imports_itself_relatively(path):
+    """ComfyUI loads the folder under a name it chooses; an absolute import would find another copy, or none."""
+    assert "moc" not in imports(path)
+    if path in NODES:
+        assert "nodes" not in imports(path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
+def test_the_pack_runs_no_code_but_its_own(path):
+    assert not imports(path) & FORBIDDEN_MODULES
+    called = {ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)}
+    assert not called & FORBIDDEN_NAMES
+    assert not any(call.startswith(("os.system", "os.popen", "os.exec", "os.spawn")) for call in called)
+
+
+def test_the_node_ids_are_what_saved_workflows_hold():
+    assert {node.name for _, node in node_classes()} == NODE_IDS
+
+
+@pytest.mark.parametrize(("path", "node"), node_classes(), ids=lambda x: getattr(x, "name", ""))
+def test_a_static_scan_finds_the_node(path, node):
+    """Managers read ids from the source: a direct base class and a literal id in define_schema, equal to the name."""
+    assert [ast.unparse(base) for base in node.bases] == ["io.ComfyNode"]
+    define = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "define_schema")
+    ids = [k.value for n in ast.walk(define) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "node_id"]
+    assert [ast.literal_eval(i) for i in ids] == [node.name]
+
+
+@pytest.mark.parametrize(("path", "node"), node_classes(), ids=lambda x: getattr(x, "name", ""))
+def test_a_node_file_ends_with_the_list_of_its_nodes(path, node):
+    last = tree(path).body[-1]
+    assert isinstance(last, ast.Assign) and ast.unparse(last.targets[0]) == "NODES"
+    assert node.name in ast.unparse(last.value)
+
+
+def test_nodes_is_no_regular_package():
+    """With an __init__.py, `import nodes` would find ours instead of ComfyUI's wherever this folder is on the path."""
+    assert not (REPO / "nodes" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("node_id", sorted(NODE_IDS))
+def test_every_node_has_a_help_page(node_id):
+    page = (REPO / "js" / "docs" / f"{node_id}.md").read_text("utf-8")
+    assert page.startswith(f"# MoC {node_id.removeprefix('MoC').replace('RoutingHeatmap', 'Routing Heatmap')}\n")
