@@ -14,6 +14,7 @@ from .run import BLOCK, FORWARD, RUN, Forward, Patch
 OVERRIDE = "optimized_attention_override"  # the host's slot
 
 
+@torch.compiler.disable  # as in the override: what is read from transformer_options here differs between passes
 def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict) -> tuple[Forward | None, list, dict]:
     """The arguments of a forward pass, with our state and override in its transformer_options."""
     options = next(x for x in (kwargs.get("transformer_options"), *args) if isinstance(x, dict))
@@ -94,6 +95,7 @@ def _marked(number: int, previous: Callable | None) -> Callable:
     return block
 
 
+@torch.compiler.disable
 def end_forward(forward: Forward | None) -> None:
     if forward is not None and forward.recording:
         forward.run.patch.trace.flush()
