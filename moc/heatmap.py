@@ -56,7 +56,7 @@ def heatmap(
     rows, columns, total, count, always = _lay_out(records, head)
     # chunks of a cell's pairs are counted alike: they are of nearly equal size
     choice = np.where((always < count) | (total > 0), count, 0)
-    parts = (total, choice, always, count)
+    parts: tuple[np.ndarray, ...] = (total, choice, always, count)
     if view == "shots":
         rows, parts = _join(rows, parts, 0, lambda line: line.shot)
     if view != "chunks":
@@ -147,7 +147,8 @@ def _of_head(record: Record, head: int) -> np.ndarray:
 
 def _keys(axes: Axes) -> list[tuple[int, int, int]]:
     """What makes a column the same one in every call: its place, absolute frame, and number within these."""
-    place, keys, numbers = BEFORE, [], Counter()
+    place, keys = BEFORE, []
+    numbers: Counter[tuple[int, int]] = Counter()
     for column in axes.columns:
         if column.kind == "video":
             place = VIDEO

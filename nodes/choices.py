@@ -137,8 +137,9 @@ def check_routing(
     top_k: int | None, density: float | None, tile: str | None, start_percent: float | None, end_percent: float | None
 ) -> None:
     """Raise what can be said of the values before anything runs; None is a value that another node will give."""
-    given = {"top_k": top_k, "density": density, "tile": read_tile(tile) if tile is not None else None}
-    RoutingConfig(**{name: value for name, value in given.items() if value is not None})
+    if tile is not None:
+        read_tile(tile)
+    RoutingConfig(top_k=top_k or 0, density=density)
     Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
 
 

@@ -114,7 +114,7 @@ def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.nda
     side = Image.new("RGB", (PLOT_H, 40), PAPER)
     ImageDraw.Draw(side).text((PLOT_H, 4), "who reads", FAINT, _font(28), anchor="ra")
     image.paste(side.rotate(90, expand=True), (6, TOP))
-    free = LEFT
+    free = float(LEFT)
     for line, start, stop in _runs(heat.columns, x):
         label = _label(line, stop - start, large)
         pen.text((LEFT + (start + stop) // 2, TOP - 12), label, INK, large, anchor="ms")

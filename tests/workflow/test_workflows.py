@@ -1,0 +1,77 @@
+"""Every workflow we ship loads and validates on every supported ComfyUI."""
+
+import copy
+import json
+from pathlib import Path
+
+import checker
+import pytest
+
+from demo.server import PromptRefused
+
+WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
+FILES = sorted(WORKFLOWS.glob("*.json"))
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def for_stock_nodes(path: Path) -> bool:
+    """The demo's workflow needs the demo's nodes and model; `demo/run.py` runs it."""
+    return not path.stem.startswith("demo_")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
+def test_a_workflow_fits_the_nodes_of_the_server(path, object_info):
+    assert checker.problems(read(path), object_info) == []
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
+def test_only_model_files_stand_between_a_workflow_and_its_run(path, server, object_info):
+    """ComfyUI's own validation accepts everything but the files that this machine does not have."""
+    with pytest.raises(PromptRefused) as refusal:
+        server.queue(checker.to_prompt(read(path), object_info))
+    errors = [e for node in refusal.value.answer["node_errors"].values() for e in node["errors"]]
+    assert errors and {e["extra_info"]["input_name"] for e in errors} <= checker.FILES
+    assert {e["type"] for e in errors} <= {"value_not_in_list", "custom_validation_failed"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
+def test_a_workflow_explains_itself_and_shows_the_routing(path):
+    nodes = {node["type"]: node for node in read(path)["nodes"]}
+    assert {"MoCShots", "MoCRouting", "MoCApply", "MoCRoutingHeatmap", "MarkdownNote"} <= set(nodes)
+    after_sample = next(i for i in nodes["MoCRoutingHeatmap"]["inputs"] if i["name"] == "after_sample")
+    assert after_sample["link"] in nodes["KSampler"]["outputs"][0]["links"]
+
+
+def test_comfyui_lists_the_workflows_as_templates(server):
+    assert set(server.get("/workflow_templates")["mixture-of-contexts"]) == {path.stem for path in FILES}
+
+
+# The checker itself finds what is wrong.
+
+
+def broken(change):
+    workflow = copy.deepcopy(read(WORKFLOWS / "wan_t2v_multishot.json"))
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    change(workflow, nodes)
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda w, n: n["MoCApply"].update(type="MoCAply"), "no such node"),
+        (lambda w, n: n["MoCShots"]["widgets_values"].__setitem__(0, "cut"), "how is 'cut', not one of"),
+        (lambda w, n: n["MoCRouting"]["widgets_values"].__setitem__(2, -1), "top_k is -1, outside 0 to"),
+        (lambda w, n: n["MoCShots"]["widgets_values"].insert(0, "cuts"), "8 saved values for 7 widgets"),
+        (lambda w, n: n["KSampler"]["widgets_values"].pop(1), "is 'uni_pc', not"),
+        (lambda w, n: w["links"].pop(), "does not exist"),
+        (lambda w, n: n["MoCApply"]["inputs"][0].update(name="modell"), "no input modell"),
+        (lambda w, n: n["MoCApply"]["inputs"][0].update(link=None), "does not arrive"),
+        (lambda w, n: w.update(last_node_id=3), "last_node_id is too small"),
+    ],
+)
+def test_a_broken_workflow_is_found_out(change, problem, object_info):
+    assert any(problem in text for text in checker.problems(broken(change), object_info))
