@@ -117,9 +117,11 @@ def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
     if k == score.shape[-1]:
         return candidate.expand(score.shape)
     score = score.masked_fill(~candidate, -torch.inf)
-    least = score.topk(k, dim=-1, sorted=True).values[..., -1:]
-    above = score > least
-    level = (score == least) & candidate
+    best, index = score.topk(k + 1, dim=-1)
+    last, next_best = best[..., k - 1 : k], best[..., k:]
+    if not ((last == next_best) & (last > -torch.inf)).any():
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, index[..., :k], True) & candidate
+    above, level = score > last, (score == last) & candidate
     free = k - above.sum(-1, keepdim=True)
     return above | (level & (level.cumsum(-1) <= free))
 
