@@ -158,13 +158,15 @@ class Installer:
         self.run(step, [str(self.python), "-m", "pip", command, *quick, *PIP_FLAGS, *args])
 
     def run(self, step: str, command: Sequence[str]) -> None:
-        say(f"{step} ...")
+        print(f"[host] {step} ...", end=" ", flush=True)
+        started = time.monotonic()
         env = {name: value for name, value in os.environ.items() if name not in UNWANTED_SETTINGS}
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             log.flush()
             start = log.tell()
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=self.home).returncode
+        print(f"{time.monotonic() - started:.0f} s" if code == 0 else "failed", flush=True)
         if code:
             text = self.log.read_bytes()[start:].decode("utf-8", "replace")
             raise HostError(f"Cannot {step}: {reason_in(text)} The end of {self.log}:\n{tail(text)}")
