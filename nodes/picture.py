@@ -14,8 +14,8 @@ from ..moc.heatmap import Heatmap, Line, ranges
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 PAPER, INK, FAINT = (255, 255, 255), (24, 26, 31), (120, 124, 134)
 SEEN, HATCH = (214, 216, 222), (120, 124, 134)
-WIDTH, LEFT, TOP, PLOT_W, PLOT_H = 1200, 170, 140, 830, 660
-SPAN_WIDTH = 64  # room for the word above a text or reference column
+WIDTH, LEFT, TOP, PLOT_W, PLOT_H = 1000, 170, 140, 650, 560
+SPAN_WIDTH = 80  # room for the word above a text or reference column
 SHORT = {"reference": "ref"}
 
 
@@ -102,8 +102,12 @@ def _plot(heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> np.ndarray
     for edges, axis in ((x, 1), (y, 0)):
         if np.diff(edges).min() >= 12:
             pixels[(slice(None), edges[1:-1]) if axis else edges[1:-1]] //= 2
-    for (_, start, _), axis in [(r, 1) for r in _runs(heat.columns, x)[1:]] + [(r, 0) for r in _runs(heat.rows, y)[1:]]:
-        pixels[(slice(None), slice(start - 2, start + 3)) if axis else slice(start - 2, start + 3)] = PAPER
+    columns, rows = _runs(heat.columns, x), _runs(heat.rows, y)
+    half = 2 if min(stop - start for _, start, stop in columns + rows) >= 40 else 1
+    for _, start, _ in columns[1:]:
+        pixels[:, start - half : start + half + 1] = PAPER
+    for _, start, _ in rows[1:]:
+        pixels[start - half : start + half + 1] = PAPER
     return pixels
 
 
@@ -114,10 +118,12 @@ def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.nda
     side = Image.new("RGB", (PLOT_H, 40), PAPER)
     ImageDraw.Draw(side).text((PLOT_H, 4), "who reads", FAINT, _font(28), anchor="ra")
     image.paste(side.rotate(90, expand=True), (6, TOP))
-    free = float(LEFT)
+    free = taken = float(LEFT)
     for line, start, stop in _runs(heat.columns, x):
-        label = _label(line, stop - start, large)
-        pen.text((LEFT + (start + stop) // 2, TOP - 12), label, INK, large, anchor="ms")
+        label, middle = _label(line, stop - start, large), LEFT + (start + stop) // 2
+        if middle - large.getlength(label) / 2 >= taken:
+            pen.text((middle, TOP - 12), label, INK, large, anchor="ms")
+            taken = middle + large.getlength(label) / 2 + 6
         if line.kind == "video" and LEFT + start >= free:
             pen.text((LEFT + start, TOP + PLOT_H + 8), str(line.frame), FAINT, small)
             free = LEFT + start + pen.textlength(f"{line.frame} ", small)
@@ -125,15 +131,15 @@ def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.nda
     for line, start, stop in _runs(heat.rows, y):
         if stop - start >= 30:
             pen.text((LEFT - 12, TOP + (start + stop) // 2), _label(line, 999, large), INK, large, anchor="rm")
-        if stop - start >= 70:
+        if stop - start >= 80:
             pen.text((LEFT - 12, TOP + start), str(line.frame), FAINT, small, anchor="ra")
 
 
 def _label(line: Line, room: int, font) -> str:
     if line.kind != "video":
         return SHORT.get(line.kind, line.kind)
-    number = str(line.shot + 1)
-    return next((t for t in (f"shot {number}", number) if font.getlength(t) <= room - 6), "")
+    words = f"shot {line.shot + 1}"
+    return words if font.getlength(words) <= room - 6 else str(line.shot + 1)
 
 
 def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> None:
