@@ -17,8 +17,8 @@ OVERRIDE = "optimized_attention_override"  # the host's slot
 @torch.compiler.disable  # as in the override: what is read from transformer_options here differs between passes
 def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict) -> tuple[Forward | None, list, dict]:
     """The arguments of a forward pass, with our state and override in its transformer_options."""
-    options = next(x for x in (kwargs.get("transformer_options"), *args) if isinstance(x, dict))
-    forward = plan_forward(patch, diffusion_model, args, kwargs, options)
+    options = next((x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x), {})
+    forward = _plan(patch, diffusion_model, args, kwargs, options)
     if forward is None:
         return None, args, kwargs
     blocks = options.get("patches_replace", {})
@@ -35,7 +35,7 @@ def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dic
     return forward, args, {key: ours if x is options else x for key, x in kwargs.items()}
 
 
-def plan_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict, options: dict) -> Forward | None:
+def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, options: dict) -> Forward | None:
     """None where this pass has to run as if MoC were not there."""
     trace, run, adapter = patch.trace, options.get(RUN), adapter_for(diffusion_model)
     if adapter is None or run is None:
@@ -46,12 +46,11 @@ def plan_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict
     try:
         plan = adapter.plan(diffusion_model, args, kwargs)
     except (AttributeError, IndexError, TypeError, ValueError) as error:  # a host that hands over something else
-        trace.ran_dense(Reason.FAILED)
-        run.failed(error)
+        trace.ran_dense(run.failed(error))
         return None
     run.forwards += 1
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
-    frame_ids = absolute_frames(options.get("context_window"), plan.grid[0], run.frames)
+    frame_ids = _absolute_frames(options.get("context_window"), plan.grid[0], run.frames)
     reason = None
     if plan.grid[0] == 1:
         reason = Reason.ONE_FRAME
@@ -71,12 +70,12 @@ def plan_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict
     )
 
 
-def absolute_frames(window: object, seen: int, frames: int) -> tuple[int, ...] | None:
+def _absolute_frames(window: object, seen: int, frames: int) -> tuple[int, ...] | None:
     """Latent frame of the whole video that stands at each of the `seen` places; None where it cannot be told."""
     if window is None:
         return tuple(range(frames)) if seen == frames else None
     anchor = getattr(window, "causal_anchor_index", -1)  # ComfyUI 0.30: one frame from before the window
-    ids = (*([anchor] if anchor >= 0 else []), *window.index_list)
+    ids = (*([anchor] if anchor >= 0 else []), *getattr(window, "index_list", ()))
     return ids if len(ids) == seen else None
 
 

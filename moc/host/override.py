@@ -27,25 +27,25 @@ def attention_override(
     **kwargs,
 ) -> Tensor:
     """q, k, v [B, N, H*D], with skip_reshape [B, H, N, D]; returns the first, with skip_output_reshape the second."""
-    options = kwargs["transformer_options"]
-    forward: Forward = options[FORWARD]
-    if q.shape == k.shape == v.shape and q.shape[-2] >= forward.plan.video_tokens:
+    options = kwargs.get("transformer_options") or {}
+    forward: Forward | None = options.get(FORWARD)
+    if forward is not None and q.shape == k.shape == v.shape and q.shape[-2] >= forward.plan.video_tokens:
         split = (q, k, v) if skip_reshape else (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         block = options.get(BLOCK, options.get("block_index", 0))
-        out = _video_attention(forward, *split, mask, block, kwargs.get("scale"))
+        out = _video_attention(forward, *split, mask=mask, block=block, scale=kwargs.get("scale"))
         if isinstance(out, Tensor):
             return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
         forward.ran_dense(out)
     kwargs.update(
         mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
     )
-    if forward.previous is not None:
+    if forward is not None and forward.previous is not None:
         return forward.previous(func, q, k, v, heads, **kwargs)
     return func(q, k, v, heads, **kwargs)
 
 
 def _video_attention(
-    forward: Forward, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, block: int, scale: float | None
+    forward: Forward, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, block: int, scale: float | None
 ) -> Tensor | Reason:
     """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
     run, patch = forward.run, forward.run.patch
@@ -65,7 +65,7 @@ def _video_attention(
     if routing is None:
         return Reason.NO_CHOICE
 
-    training = is_training(q)
+    training = _is_training(q)
     if training and (routing.drop_off or routing.drop_in):
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
@@ -74,25 +74,17 @@ def _video_attention(
         out = moc_attention(
             q, k, v, table, routing, backend=patch.backend, scale=scale, training=training, record=counts
         )
-    except comfy.model_management.OOM_EXCEPTION:
-        if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
-            raise
-        patch.trace.note("out of memory while routing; those passes went on dense")
-        forward.reason = Reason.MEMORY
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
-        run.failed(error)
-        forward.reason = Reason.FAILED
-    else:
-        if counts is not None:
-            patch.trace.ran_routed(forward.step, block, counts)
-        return out
-    comfy.model_management.soft_empty_cache()
-    return forward.reason
+        forward.reason = run.failed(error)
+        return forward.reason
+    if counts is not None:
+        patch.trace.ran_routed(forward.step, block, counts)
+    return out
 
 
-def is_training(q: Tensor) -> bool:
+def _is_training(q: Tensor) -> bool:
     flag = getattr(comfy.model_management, "in_training", None)  # not in ComfyUI 0.3.75
     return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
 

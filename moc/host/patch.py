@@ -44,7 +44,7 @@ def _around_run(patch: Patch) -> Callable:
         guider, trace = executor.class_obj, patch.trace
         trace.start()
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
-        run = start_run(patch, guider.model_patcher, sigmas.tolist(), shape[2] if len(shape) == 5 else 1)
+        run = _start_run(patch, guider.model_patcher, sigmas.tolist(), shape[2] if len(shape) == 5 else 1)
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -69,7 +69,7 @@ def _around_forward(patch: Patch) -> Callable:
     return diffusion_model
 
 
-def start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], frames: int) -> Run:
+def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], frames: int) -> Run:
     adapter = adapter_for(model.model.diffusion_model)
     starts: tuple[int, ...] = (0,)
     if adapter is not None and patch.shots is not None:

@@ -6,7 +6,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import comfy.model_management
 
 from ..chunks import ChunkTable, build_table
 from ..config import MoCSettings, RoutingConfig
@@ -34,28 +36,25 @@ class Patch:
     backend: str
 
 
+@dataclass(eq=False)
 class Run:
     """From the first step of a sampler to its last.
 
     sigmas  noise level of every step
     active  (lowest, highest) noise level that MoC is on for
-    frames  latent frames of the whole video, None outside a sampler
+    frames  latent frames of the whole video
     starts  first latent frame of every shot
     """
 
-    def __init__(
-        self,
-        patch: Patch,
-        sigmas: list[float],
-        active: tuple[float, float],
-        frames: int | None,
-        starts: tuple[int, ...] = (0,),
-    ) -> None:
-        self.patch, self.sigmas, self.active, self.frames, self.starts = patch, sigmas, active, frames, starts
-        self.forwards = 0
-        self._tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._failures: set[str] = set()
+    patch: Patch
+    sigmas: list[float]
+    active: tuple[float, float]
+    frames: int
+    starts: tuple[int, ...]
+    forwards: int = 0
+    _tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = field(default_factory=OrderedDict)
+    _failures: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
@@ -78,8 +77,11 @@ class Run:
             self._tables.move_to_end(layout)
             return self._tables[layout]
 
-    def failed(self, error: Exception) -> None:
-        """Tell the person once, and the log once with everything."""
+    def failed(self, error: Exception) -> Reason:
+        """Tell the person, and once the log with everything; returns the reason for running dense."""
+        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
+            self.patch.trace.note("out of memory while routing; the rest of that step ran dense")
+            return Reason.MEMORY
         text = f"{type(error).__name__}: {error}"
         with self._lock:
             known = text in self._failures
@@ -87,6 +89,7 @@ class Run:
         if not known:
             self.patch.trace.note(f"the routed attention failed and ran dense instead ({text})")
             log.error("MoC: the routed attention failed; running dense instead", exc_info=error)
+        return Reason.FAILED
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Life in the host: runs that follow each other, run beside each other, fail or are cancelled; what runs dense and why."""
+"""Life in the host: runs after and beside each other, cancelled or failing ones; what runs dense, and why."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_start_and_end_percent_keep_steps_dense():
 
 def test_first_and_last_blocks_can_stay_dense():
     patched, trace = routed(tiny.load("animate"), little(dense_first=1, dense_last=2))
-    tiny.sample(patched, next(v for v in tiny.VARIANTS if v.name == "animate"), steps=1)
+    tiny.sample(patched, tiny.variant_of("animate"), steps=1)
     assert trace.blocks_seen == [1, 2] and trace.dense == {Reason.BLOCK: 3}
 
 

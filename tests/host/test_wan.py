@@ -77,7 +77,7 @@ def test_the_video_stands_where_its_content_is(variant):
 @pytest.mark.parametrize("size", [(7, 8), (9, 13)])
 @pytest.mark.parametrize("name", ["t2v", "i2v", "ti2v 5B", "phantom"])
 def test_latents_that_do_not_fill_the_patches(name, size):
-    variant = next(v for v in VARIANTS if v.name == name)
+    variant = tiny.variant_of(name)
     model, shape = tiny.load(name), (1, 16, 3, *size)
     patched, trace = routed(model, everything())
     assert apart(tiny.sample(patched, variant, shape=shape), tiny.sample(model, variant, shape=shape)) < 1e-5
@@ -85,7 +85,7 @@ def test_latents_that_do_not_fill_the_patches(name, size):
 
 
 def test_a_reference_can_be_chosen():
-    variant = next(v for v in VARIANTS if v.name == "phantom")
+    variant = tiny.variant_of("phantom")
     patched, trace = routed(tiny.load("phantom"))
     tiny.sample(patched, variant, steps=1)
     record = trace.records[0]
@@ -103,7 +103,7 @@ def test_as_many_text_tokens_as_video_tokens_cannot_be_told_apart_and_run_dense(
 
 @pytest.mark.skipif(HOST >= Version("0.30.0"), reason="0.30.0 hands it out")
 def test_a_model_whose_attention_the_host_does_not_hand_out_says_so():
-    variant = next(v for v in VARIANTS if v.name == "s2v")
+    variant = tiny.variant_of("s2v")
     model = tiny.load("s2v")
     patched, trace = routed(model)
     assert torch.equal(tiny.sample(patched, variant), tiny.sample(model, variant))

@@ -134,20 +134,26 @@ VARIANTS = (
 @functools.cache
 def load(name: str = "t2v"):
     """ModelPatcher of a variant."""
-    variant = next(v for v in VARIANTS if v.name == name)
+    patcher = comfy.sd.load_diffusion_model_state_dict(weights(name), model_options={"dtype": torch.float32})
+    assert type(patcher.model.diffusion_model).__name__ == variant_of(name).cls
+    return patcher
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    variant = variant_of(name)
     cls = getattr(animate if variant.cls == "AnimateWanModel" else wan, variant.cls)
-    sizes = {**SIZES, **variant.config}
-    model = cls(**sizes, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    model = cls(**SIZES | variant.config, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(len(name))
     with torch.no_grad():
         for key, weight in model.named_parameters():
-            fan_in = weight[0].numel() if weight.ndim > 1 else 1
-            weight.normal_(0, fan_in**-0.5 if weight.ndim > 1 else 0.1, generator=generator)
+            weight.normal_(0, weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1, generator=generator)
             if "norm" in key and key.endswith("weight"):
                 weight += 2.0  # peaked attention, so that routing shows
-    patcher = comfy.sd.load_diffusion_model_state_dict(model.state_dict(), model_options={"dtype": torch.float32})
-    assert type(patcher.model.diffusion_model) is cls
-    return patcher
+    return model.state_dict()
+
+
+def variant_of(name: str) -> Variant:
+    return next(v for v in VARIANTS if v.name == name)
 
 
 def shape_of(variant: Variant, shape: tuple = LATENT) -> tuple:

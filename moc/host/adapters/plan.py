@@ -54,5 +54,5 @@ class Plan:
 class Adapter:
     """plan(diffusion_model, args, kwargs) of one forward pass; stride: video frames that one latent frame holds."""
 
-    plan: Callable[[object, tuple, dict], Plan]
+    plan: Callable[[object, list, dict], Plan]
     stride: int

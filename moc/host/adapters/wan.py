@@ -15,7 +15,7 @@ CLASSES = (
 REFERENCE_LAST = ("HumoWanModel", "WanModel_S2V")  # the others prepend it, where they have a ref_conv
 
 
-def plan(model, args: tuple, kwargs: dict) -> Plan:
+def plan(model, args: list, kwargs: dict) -> Plan:
     """[ref_conv reference] video [time_dim_concat] [context latents | reference, motion]"""
     x, _, context, _, concat = args[:5]
     patch = model.patch_size
