@@ -63,9 +63,9 @@ def tell_shots(shots: Shots) -> str:
         return "1 shot."
     if shots.even:
         return f"{shots.count} shots of equal length."
-    ends = [*(cut - 1 for cut in shots.cuts), shots.length - 1 if shots.length else "the end"]
-    spans = (f"{first}-{last}" for first, last in zip((0, *shots.cuts), ends, strict=True))
-    return f"{shots.count} shots, frames {', '.join(spans)}.".replace("-the end", " to the end")
+    ends = (*shots.cuts, shots.length)
+    spans = (f"{a}-{b - 1}" if b else f"{a} to the end" for a, b in zip((0, *shots.cuts), ends, strict=True))
+    return f"{shots.count} shots, frames {', '.join(spans)}."
 
 
 def read_tile(text: str) -> tuple[int, int, int]:

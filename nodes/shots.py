@@ -100,11 +100,12 @@ class MoCShots(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **widgets) -> bool | str:
-        if None in widgets.values():  # a linked value is known only later
+    def validate_inputs(cls, how, times="", unit="frames", fps=16.0) -> bool | str:
+        # Only what says where the cuts are: the host marks every input named here as wrong, so the fewer the better.
+        if how in ("equal shots", "prompt") or None in (how, times, unit, fps):  # None: linked, known only later
             return True
         try:
-            read_shots(**widgets)
+            read_shots(how, times, unit, fps)
         except MoCError as error:
             return str(error)
         return True

@@ -76,11 +76,9 @@ def show(node, output):
     ("node", "sentence"),
     [
         (shots(times="97, 40"), "cut 2 (frame 40) does not come after frame 97: put the cuts in order."),
-        (shots(times="40", length=33), "the video ends at frame 33: move the cut or make the video longer."),
         (shots(times="soon"), "'soon' is not a number: write cuts like 49, 97 or 2.5s, 4s."),
-        (shots(how="equal shots", shot_count=0), "shot_count is 0: a film has 1 shot or more."),
         (shots(how="durations", times="20, 0"), "shot 2 lasts 0 frames; every shot needs at least 1."),
-        (shots(how="prompt"), "the prompt is empty: write one text per shot"),
+        (shots(how="durations"), "no durations given: write one number per shot, like 49, 48, 32."),
         (shots(how="by hand"), "how is 'by hand'; choose one of: cuts, durations, equal shots, prompt."),
         (routing(top_k=-1), "top_k is -1; it counts chunks, so use 0 or more."),
         (routing(density=0), "density is 0.0; it is a share of all pairs: use more than 0 and at most 1"),
@@ -93,6 +91,20 @@ def test_a_wrong_value_is_refused_before_anything_runs(server, node, sentence):
     with pytest.raises(PromptRefused) as refusal:
         server.queue({"1": node, "2": show("1", 1)})
     assert any(sentence in text for text in refusal.value.errors["1"])
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        (shots(times="40", length=33), "the video ends at frame 33: move the cut or make the video longer."),
+        (shots(times="40", prompt="a [shot cut] b [shot cut] c"), "3 shot texts for 2 shots"),
+        (shots(how="durations", times="20, 9", length=33), "last 29 frames together, but length is 33"),
+        (shots(how="prompt"), "the prompt is empty: write one text per shot"),
+    ],
+)
+def test_inputs_that_contradict_each_other_stop_the_node(server, node, sentence):
+    with pytest.raises(RunFailed, match=sentence):
+        server.wait(server.queue({"1": node, "2": show("1", 3)}))
 
 
 def test_a_choice_that_does_not_exist_never_passes(server):
