@@ -12,7 +12,7 @@ from ..moc.heatmap import Heatmap, Line, ranges
 
 # Lightness rises evenly from violet to yellow, so that the order also shows without full colour vision.
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-PAPER, INK, FAINT = (255, 255, 255), (24, 26, 31), (120, 124, 134)
+PAPER, INK, FAINT = (255, 255, 255), (24, 26, 31), (96, 100, 110)
 SEEN, HATCH = (214, 216, 222), (120, 124, 134)
 WIDTH, LEFT, TOP, PLOT_W, PLOT_H = 1000, 170, 140, 650, 560
 SPAN_WIDTH = 80  # room for the word above a text or reference column
