@@ -8,6 +8,7 @@ torchaudio loses the files it would otherwise insist on loading.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,16 @@ class BeforeTorchvision:
 hook = BeforeTorchvision()  # holds the library: its operators live as long as it does
 sys.meta_path.insert(0, hook)
 '''
+IMPORTS = """
+import json, sys, sysconfig, traceback
+failures = {}
+for name in sys.argv[1:]:
+    try:
+        __import__(name)
+    except Exception:
+        failures[name] = traceback.format_exc()
+print(json.dumps({"site": sysconfig.get_path("purelib"), "failures": failures}))
+"""
 
 Pip = Callable[..., None]
 
@@ -69,27 +80,24 @@ def wants_cpu_index() -> bool:
 
 def make_importable(python: Path) -> None:
     """Import the three; repair what does not import; import again."""
-    if complaint(python, "torch"):
-        raise HostError(f"torch is installed but cannot be imported:\n{tail(complaint(python, 'torch'))}")
-    site = Path(output(python, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    if complaint(python, "torchvision"):
+    site, failures = try_imports(python)
+    if "torchvision" in failures:
         (site / f"{HOOK_NAME}.py").write_text(HOOK, "utf-8")
         (site / f"{HOOK_NAME}.pth").write_text(f"import {HOOK_NAME}\n", "utf-8")
-    if complaint(python, "torchaudio"):
+    if "torchaudio" in failures:
         for library in (site / "torchaudio" / "lib").glob("*"):
             if library.suffix in (".so", ".pyd", ".dll", ".dylib"):
                 library.unlink()
-    for module in NAMES[1:]:
-        if remaining := complaint(python, module):
-            what = f"{module} cannot be imported beside this torch, and the repair did not help"
-            raise HostError(f"{what}:\n{tail(remaining)}")
+    if failures:
+        _, failures = try_imports(python)
+    for module, trace in failures.items():
+        raise HostError(f"{module} is installed but cannot be imported:\n{tail(trace)}")
 
 
-def complaint(python: Path, module: str) -> str:
-    """What importing the module prints when it fails; empty when it works."""
-    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, text=True)
-    return (done.stderr or "it ended without a word") if done.returncode else ""
-
-
-def output(python: Path, code: str) -> str:
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+def try_imports(python: Path) -> tuple[Path, dict[str, str]]:
+    """Where packages are installed, and the traceback of each of the three that fails to import."""
+    done = subprocess.run([python, "-c", IMPORTS, *NAMES], capture_output=True, text=True)
+    if done.returncode:
+        raise HostError(f"Python ended while importing torch (exit code {done.returncode}):\n{tail(done.stderr)}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Path(answer["site"]), answer["failures"]
