@@ -117,8 +117,8 @@ def read_routing(
             "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
             "tile": read_tile(tile) if chunking == "tile" else None,
         }
-    if own != PRESET:
-        changes |= {"own": own, "window": window if own == "frame" else 0}
+    own = PRESETS[preset].routing.own if own == PRESET else own
+    changes |= {"own": own, "window": (window or PRESETS[preset].routing.window) if own == "frame" else 0}
     if causal != PRESET:
         changes["causal"] = causal == "on"
     if memory != PRESET:

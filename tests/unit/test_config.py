@@ -72,6 +72,7 @@ BASE = packed.PRESETS["paper multi-shot"].routing
         ({"chunking": "tokens", "chunk_tokens": 99}, {"chunk_tokens": 99}),
         ({"chunking": "tile", "tile": "2 x 4 x 8"}, {"chunk_tokens": None, "tile": (2, 4, 8)}),
         ({"own": "frame", "window": 2}, {"own": "frame", "window": 2}),
+        ({"window": 2}, {"window": 2}),  # the preset's own is the frame already
         ({"own": "chunk", "window": 2}, {"own": "chunk"}),
         ({"causal": "off"}, {"causal": False}),
         ({"descriptor": "minmax", "tail": "pooled"}, {"descriptor": "minmax", "tail": "pooled"}),
