@@ -144,6 +144,12 @@ class Trace:
                 self.records.append(Record(step, block, axes, share, mandatory + float(routed)))
                 self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
 
+    def finish(self) -> None:
+        """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
+        with self._lock:
+            self._pending.clear()
+            self._axes.clear()
+
     @property
     def density(self) -> float:
         """Mean kept share of (query, key) pairs over the routed calls."""

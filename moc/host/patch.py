@@ -51,6 +51,7 @@ def _around_run(patch: Patch) -> Callable:
         except BaseException:  # cancelled too: nothing of this run may reach the next one
             trace.start()
             raise
+        trace.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
             trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")

@@ -72,7 +72,7 @@ BASE = packed.PRESETS["paper multi-shot"].routing
         ({"chunking": "tokens", "chunk_tokens": 99}, {"chunk_tokens": 99}),
         ({"chunking": "tile", "tile": "2 x 4 x 8"}, {"chunk_tokens": None, "tile": (2, 4, 8)}),
         ({"own": "frame", "window": 2}, {"own": "frame", "window": 2}),
-        ({"window": 2}, {"window": 2}),  # the preset's own is the frame already
+        ({"window": 2}, {}),  # the whole shot is seen already
         ({"own": "chunk", "window": 2}, {"own": "chunk"}),
         ({"causal": "off"}, {"causal": False}),
         ({"descriptor": "minmax", "tail": "pooled"}, {"descriptor": "minmax", "tail": "pooled"}),
@@ -86,6 +86,10 @@ def test_a_widget_replaces_its_part_of_the_preset_and_nothing_else(widgets, chan
     settings = choices.read_routing(preset="paper multi-shot", **widgets)
     assert settings.routing == replace(BASE, **changed)
     assert settings.schedule == packed.Schedule()
+
+
+def test_a_window_widens_a_preset_that_sees_its_own_frame():
+    assert choices.read_routing(preset="recommended", window=2).routing.window == 2
 
 
 def test_the_schedule_counts_when_it_is_custom():

@@ -64,7 +64,8 @@ def test_gradients_equal_the_reference(engine, own, tail):
     layout = TokenLayout(6 * 12, (6, 3, 4))
     routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own=own, tail=tail, drop_off=0.5, drop_in=1.0, seed=3)
     table = build_table(layout, (0, 2, 4), routing)
-    inputs = qkv(layout, grad=True)
+    # as a host hands them over: heads inside the token's features
+    inputs = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in qkv(layout)]
     weight = torch.randn_like(inputs[0])
     grads = []
     for backend in ("reference", "eager"):

@@ -53,7 +53,7 @@ class Attend(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, mean_k, mean_v, out, lse = ctx.saved_tensors
         table, blocks, scale, engine = ctx.plan
-        dq, dk, dv, dmean_k, dmean_v = (torch.zeros_like(wide(x)) for x in (q, k, v, mean_k, mean_v))
+        dq, dk, dv, dmean_k, dmean_v = (x.new_zeros(x.shape, dtype=lse.dtype) for x in (q, k, v, mean_k, mean_v))
         delta = (wide(grad) * wide(out)).sum(-1)
         for block in blocks:
             for span, ranges in _dense(table, block, engine):
