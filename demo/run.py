@@ -176,7 +176,9 @@ def demo(options: argparse.Namespace) -> int:
     host = existing(options.comfyui, options.python) if options.comfyui else prepare()
     OUTPUT.mkdir(exist_ok=True)
     print(f"Starting ComfyUI {host.version} ...", flush=True)
-    with Server(host, nodes=[REPO / "demo" / "comfyui_moc_demo"], models=MODELS) as server:
+    # torch's own attention, the fastest dense one on a CPU, so that the comparison is fair
+    args = ["--use-pytorch-cross-attention"]
+    with Server(host, nodes=[REPO / "demo" / "comfyui_moc_demo"], models=MODELS, args=args) as server:
         dense = None if options.only_moc else sample(server, "dense", without_moc(prompt))
         moc = sample(server, "MoC", prompt)
         files = (keep(dense, "dense") if dense else []) + keep(moc, "moc")
