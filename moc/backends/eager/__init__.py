@@ -1,8 +1,8 @@
 """Any torch device, CPU and MPS included: grouped variable-length attention, never an [N, N] tensor, with gradients.
 
-The mandatory keys, the routed chunks and the pooled tail are three partial softmaxes, merged by log-sum-exp. Two engines
-for the routed part: large chunks meet the rows that chose them (`chunk_major`); tiles of query rows meet the union of
-the small chunks that their rows chose (`tile_major`).
+The mandatory keys, the routed chunks and the pooled tail are three partial softmaxes, merged by log-sum-exp. Two
+engines for the routed part: large chunks meet the rows that chose them (`chunk_major`); tiles of query rows meet the
+union of the small chunks that their rows chose (`tile_major`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def never(dtype: torch.dtype) -> float:
 
 
 def softmax_part(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """q [B, H, R, D], k and v [B, H, J, D], bias [B, H, R, J] -> (out [B, H, R, D], log-sum-exp [B, H, R]), both wide."""
+    """q [B, H, R, D]; k, v [B, H, J, D]; bias [B, H, R, J] -> (out [B, H, R, D], log-sum-exp [B, H, R]), both wide."""
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias, scale=scale)
         return wide(out), lse

@@ -43,8 +43,8 @@ def forward(q, k, v, table: ChunkTable, block, scale: float, out: Tensor, lse: T
     part = out.new_zeros(b * h * tiles, TILE, d)
     part_lse = lse.new_full((b * h * tiles, TILE), -torch.inf)
     for some in _tiles(q, table, block):
-        one = softmax_part(flat_q[some.rows][:, None], flat_k[some.tokens][:, None], flat_v[some.tokens][:, None], scale,
-                           some.bias[:, None])  # fmt: skip
+        keys, values = flat_k[some.tokens][:, None], flat_v[some.tokens][:, None]
+        one = softmax_part(flat_q[some.rows][:, None], keys, values, scale, some.bias[:, None])
         part[some.which], part_lse[some.which] = one[0][:, 0], one[1][:, 0]
     part = part.view(b, h, -1, d)[:, :, :count]
     part_lse = part_lse.view(b, h, -1)[:, :, :count]
