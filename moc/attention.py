@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+import torch
 from torch import Tensor
 
-from .backends import BACKENDS
+from .backends import BACKENDS, eager, triton
 from .chunks import ChunkTable
 from .config import RoutingConfig
 from .errors import MoCError
@@ -37,7 +40,7 @@ def moc_attention(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
-    attend = BACKENDS["eager" if backend == "auto" else backend]
+    attend = _auto if backend == "auto" else BACKENDS[backend]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if table.identity:
         return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
@@ -45,3 +48,16 @@ def moc_attention(
     q, k, v = (x.index_select(-2, t.order) for x in (q, k, v))
     out = attend(q, k, v, table, routing, scale=scale, training=training, record=record)
     return out.index_select(-2, t.inverse)
+
+
+def _auto(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, **rest
+) -> Tensor:
+    """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off."""
+    grad = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
+    if q.device.type == "cuda" and not grad and triton.supports(q, table, routing, training) is None:
+        try:
+            return triton.attend(q, k, v, table, routing, training=training, **rest)
+        except Exception as failure:
+            logging.getLogger(__name__).warning("MoC runs without its GPU kernels: %s", triton.fails(q.device, failure))
+    return eager.attend(q, k, v, table, routing, training=training, **rest)

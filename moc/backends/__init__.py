@@ -5,6 +5,6 @@ A backend has `attend(q, k, v, table, routing, *, scale, training, record)` on s
 
 from __future__ import annotations
 
-from . import eager, reference
+from . import eager, reference, triton
 
-BACKENDS = {"eager": eager.attend, "reference": reference.attend}
+BACKENDS = {"eager": eager.attend, "reference": reference.attend, "triton": triton.attend}

@@ -18,15 +18,24 @@ from ...errors import MoCError
 MOST_CHUNKS = 2**16
 
 
-def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False) -> str | None:
-    """Why this backend cannot take the call, or None when it can."""
+_failed: dict[str, str] = {}  # device -> why the kernels could not be built there
+
+
+@torch.compiler.assume_constant_result
+def _machine(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
-    if q.device.type != "cuda" and not interpreted:
-        return f"Triton needs a CUDA device, the tensors are on {q.device.type}"
-    if q.device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(q.device) < (8, 0)):
+    if device.type != "cuda":
+        interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
+        return None if interpreted else f"Triton needs a CUDA device, the tensors are on {device.type}"
+    if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         return "the kernels are built for NVIDIA GPUs from compute capability 8.0 on"
+    return _failed.get(str(device))
+
+
+def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False) -> str | None:
+    """Why this backend cannot take the call, or None when it can."""
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"no kernel for {q.dtype}"
     if q.shape[-1] > 128:
@@ -37,7 +46,15 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "gradients are needed; these kernels have no backward"
     if training and (routing.drop_off or routing.drop_in):
         return "drop-off and drop-in are for training"
-    return None
+    return _machine(q.device)
+
+
+def fails(device: torch.device, failure: Exception) -> str:
+    """Remember that a call broke off, and say why in one line. Want of memory passes, a kernel that does not build stays."""
+    reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+    if not isinstance(failure, torch.OutOfMemoryError):
+        _failed[str(device)] = reason
+    return reason
 
 
 def attend(

@@ -44,15 +44,16 @@ def least_chosen(b_key, b_k):
     left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
     i_step = 0
     while left > 0:
-        b_open = (b_at > b_k) & (b_hi - 1 > b_lo)
-        b_mid = middle(b_lo, b_hi, i_step)
-        b_n = tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
-        b_up = b_open & (b_n >= b_k)
-        b_lo = tl.where(b_up, b_mid, b_lo)
-        b_at = tl.where(b_up, b_n, b_at)
-        b_hi = tl.where(b_open & (b_n < b_k), b_mid, b_hi)
+        for _ in tl.static_range(4):  # all warps have to meet to see whether rows are left: not after every step
+            b_open = (b_at > b_k) & (b_hi - 1 > b_lo)
+            b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
+            b_n = tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
+            b_up = b_open & (b_n >= b_k)
+            b_lo = tl.where(b_up, b_mid, b_lo)
+            b_at = tl.where(b_up, b_n, b_at)
+            b_hi = tl.where(b_open & (b_n < b_k), b_mid, b_hi)
+            i_step += 1
         left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-        i_step += 1
     return b_lo, b_at
 
 
@@ -88,7 +89,8 @@ def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexp
     """Which chunks [1, C] rows may choose from -> mask [M, C]. keep [S, S] of this head: the outer loop's choice."""
     m_c = o_c < C
     b_free = tl.load(chunk + 3 * C + o_c, mask=m_c, other=0)[None, :] > 0
-    b_cand = b_free & ((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]))
+    b_off = (o_c[None, :] - b_first[:, None]).to(tl.uint32, bitcast=True)  # one comparison for first <= c < last
+    b_cand = b_free & (b_off >= (b_last - b_first).to(tl.uint32, bitcast=True)[:, None])
     if CAUSAL or KEEP:
         b_there = tl.load(chunk + 2 * C + o_c, mask=m_c, other=-1)[None, :]
         if CAUSAL:
@@ -102,7 +104,18 @@ def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexp
 
 @triton.jit
 def attend_step(
-    b_q, b_k, b_v, b_keep, b_bias, b_acc, b_m, b_l, scale, KEEP: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr
+    b_q,
+    b_k,
+    b_v,
+    b_keep,
+    b_bias,
+    b_acc,
+    b_m,
+    b_l,
+    scale,
+    KEEP: tl.constexpr,
+    BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Take keys [J, D] and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)

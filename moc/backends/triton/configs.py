@@ -18,21 +18,32 @@ class Config:
 
 @dataclass(frozen=True)
 class Configs:
-    """routed: rows gathered per chunk; tile: rows of a tile over ranges, lists and tail; dense: long ranges only."""
+    """routed: rows gathered per chunk; tile: rows over ranges, lists and tail; dense: long ranges only; merge: partials
+    only; router: rows against descriptors (keys: groups of `stream`)."""
 
     routed: Config
     tile: Config
     dense: Config
     merge: Config
+    router: Config
 
 
 # Shared memory a program may use: 227 KB on sm_90 and sm_100, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
 HALF = {
-    "large": Configs(Config(128, 128, 8, 2), Config(64, 64, 4, 3), Config(128, 128, 8, 2), Config(16, 16, 4, 1)),
-    "medium": Configs(Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(128, 64, 8, 3), Config(16, 16, 4, 1)),
-    "small": Configs(Config(128, 32, 8, 2), Config(64, 32, 4, 2), Config(128, 32, 8, 2), Config(16, 16, 4, 1)),
+    "large": Configs(
+        Config(128, 64, 8, 3), Config(64, 64, 4, 2), Config(128, 64, 8, 3), Config(32, 16, 4, 1), Config(64, 64, 4, 2)
+    ),
+    "medium": Configs(
+        Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(128, 64, 8, 2), Config(32, 16, 4, 1), Config(64, 64, 4, 2)
+    ),
+    "small": Configs(
+        Config(128, 32, 8, 2), Config(64, 32, 4, 2), Config(128, 32, 8, 2), Config(32, 16, 4, 1), Config(64, 64, 4, 1)
+    ),
 }
-SINGLE = Configs(Config(64, 32, 4, 1), Config(32, 32, 4, 1), Config(64, 32, 4, 1), Config(16, 16, 4, 1))
+SINGLE = Configs(
+    Config(64, 32, 4, 1), Config(32, 32, 4, 1), Config(64, 32, 4, 1), Config(16, 16, 4, 1), Config(32, 32, 8, 1)
+)
+INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 5)
 
 
 @cache
@@ -44,8 +55,6 @@ def _kind(index: int) -> str:
 
 
 def configs_of(x: torch.Tensor) -> Configs:
-    if x.element_size() > 2:
-        return SINGLE
-    if x.device.type != "cuda":  # Triton's interpreter
-        return Configs(Config(16, 16, 4, 1), Config(16, 16, 4, 1), Config(16, 16, 4, 1), Config(16, 16, 4, 1))
-    return HALF[_kind(x.device.index or 0)]
+    if x.device.type != "cuda":
+        return INTERPRETED
+    return SINGLE if x.element_size() > 2 else HALF[_kind(x.device.index or 0)]

@@ -19,12 +19,18 @@ def usable(q: Tensor, plan: Plan) -> bool:
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
         return False
     index = q.device.index or 0
-    if index in _refused or torch.cuda.get_device_capability(index) != (9, 0) or not torch.backends.cudnn.is_available():
+    if (
+        index in _refused
+        or torch.cuda.get_device_capability(index) != (9, 0)
+        or not torch.backends.cudnn.is_available()
+    ):
         return False
     return plan.group_rows >= FEWEST_ROWS and len(plan.runs()) <= MOST_CALLS
 
 
-def own_parts(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: float) -> Iterator[tuple[Run, int, Own]]:
+def own_parts(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: float
+) -> Iterator[tuple[Run, int, Own]]:
     """For every run of groups and every stretch of heads within a sample: (run, first head, partial)."""
     h = q.shape[1]
     for run in plan.runs():
@@ -33,7 +39,7 @@ def own_parts(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: 
             some = slice(low - b * h, high - b * h)
             rows = slice(run.first, run.first + run.length * run.groups)
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
-            keys, values = (_seen(x[b, some], run) for x in (k, v))
+            keys, values = (_own(x[b, some], run) for x in (k, v))
             try:
                 out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(
                     q_run, keys, values, None, True, 0.0, False, False, scale=scale
@@ -46,10 +52,9 @@ def own_parts(q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: 
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
 
 
-def _seen(x: Tensor, run: Run) -> Tensor:
-    """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run sees."""
-    if run.groups > 1:
-        rows = x[:, run.first : run.first + run.length * run.groups]
-        return rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)
-    parts = [x[:, a:b] for a, b in run.ranges]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[None]
+def _own(x: Tensor, run: Run) -> Tensor:
+    """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns."""
+    if run.groups == 1:
+        return x[None, :, run.start : run.start + run.tokens]
+    rows = x[:, run.first : run.first + run.length * run.groups]
+    return rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
-from ...routing import select
 from . import dense
 from .configs import configs_of
 from .lists import row_lists
@@ -47,15 +46,17 @@ def run(
     engine = engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, shared)
     kept: list[Tensor] = []
+    job.see_all(range(q.shape[0] * q.shape[1]))
     for heads in _head_groups(q, plan, engine):
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k == 0:
             sel.zero_()
         else:
-            select_chunks = route if plan.chunks <= IN_REGISTERS else stream
-            select_chunks(
-                q, near, far, keep, sel, plan, heads, minmax=minmax, causal=routing.causal, precision=_careful(precision)
-            )
+            choose = route if plan.chunks <= IN_REGISTERS else stream
+            choose(
+                q, near, far, keep, sel, plan, heads,
+                minmax=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
+            )  # fmt: skip
         if record is not None:
             kept.append(sel)
         (job.tiles if engine == "tiles" else job.chunks)(sel, heads)
@@ -78,9 +79,13 @@ class _Job:
             scale=self.scale, config=config, precision=self.precision, causal=self.causal, **parts,
         )  # fmt: skip
 
+    def see_all(self, heads: range) -> None:
+        """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
+        config = self.configs.dense
+        self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
+
     def tiles(self, sel: Tensor, heads: range) -> None:
         plan, config = self.plan, self.configs.tile
-        self._attend(plan.tiles(self.configs.dense.rows, "unrouted"), heads, self.configs.dense, ranges=True)
         alone = plan.group_rows >= config.rows  # else a tile spans groups, and a row's own chunks join its list
         tiles = plan.tiles(config.rows, "routed" if alone else "small")
         lists = None
@@ -102,17 +107,17 @@ class _Job:
             del lists
         if not dense.usable(q, plan):
             config = self.configs.dense if self.summary is None else self.configs.tile
-            tiles = plan.tiles(config.rows, "all")
+            tiles = plan.tiles(config.rows, "routed")
             self._attend(tiles, heads, config, ranges=True, sel=sel, tail=self.summary, slots=slots)
             return
-        self._attend(plan.tiles(self.configs.dense.rows, "unrouted"), heads, self.configs.dense, ranges=True)
-        config = self.configs.merge if self.summary is None else self.configs.tile
+        rest = bool(plan.linked)
+        config = self.configs.tile if rest or self.summary else self.configs.merge
         for run_, first, own in dense.own_parts(q, self.k, self.v, plan, heads, self.scale):
             some = range(first, first + own.out.shape[1])
             part = slice(first - heads.start, first - heads.start + len(some))
             mine = None if slots is None else type(slots)(slots.part[part], slots.lse[part])
             tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
-            self._attend(tiles, some, config, sel=sel[part], tail=self.summary, slots=mine, own=own)
+            self._attend(tiles, some, config, ranges=rest, sel=sel[part], tail=self.summary, slots=mine, own=own)
 
 
 def piece_size(plan: Plan, keys: int) -> int:
@@ -162,7 +167,9 @@ def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Ten
     reader, seen = (weight @ pool(x, plan, exact=True)["exact"] for x in (q, k))
     own = index[:, None] == index
     allowed = ~own & (index[:, None] >= index if routing.causal else torch.ones_like(own))
-    return (select(reader @ seen.mT, allowed, routing.shots_kept) | own).to(torch.uint8).contiguous()
+    # not `routing.select`: it may ask the host whether there are ties
+    order = (reader @ seen.mT).masked_fill(~allowed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return ((order.argsort(dim=-1) < routing.shots_kept) & allowed | own).to(torch.uint8).contiguous()
 
 
 def unpack(sel: Tensor, chunks: int, rows: slice) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .common import ones
 from .plan import Plan
 
-ROWS = 256  # rows of a block
+ROWS = 128  # rows of a block
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,35 @@ class RowLists:
 
 @triton.jit(do_not_specialize=["blocks", "W"])
 def _count(sel, count, N, C, W, blocks, BR: tl.constexpr):
-    i_r, i_w, i_h = tl.program_id(0) % blocks, tl.program_id(0) // blocks % W, tl.program_id(0) // (blocks * W)
+    i_r, i_h = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     o_n = i_r * BR + tl.arange(0, BR)
     o_b = tl.arange(0, 32)
-    b_w = tl.load(sel + (i_h.to(tl.int64) * W + i_w) * N + o_n, mask=o_n < N, other=0)
-    b_n = tl.sum((b_w[:, None] >> o_b[None, :]) & 1, 0)  # [32]
-    o_c = i_w * 32 + o_b
-    tl.store(count + (i_h.to(tl.int64) * C + o_c) * blocks + i_r, b_n, mask=o_c < C)
+    p_sel = sel + i_h * W * N + o_n
+    for i in range(0, W):
+        b_w = tl.load(p_sel, mask=o_n < N, other=0)
+        b_n = tl.sum((b_w[:, None] >> o_b[None, :]) & 1, 0)  # [32]
+        o_c = i * 32 + o_b
+        tl.store(count + (i_h * C + o_c) * blocks + i_r, b_n, mask=o_c < C)
+        p_sel += N
 
 
 @triton.jit(do_not_specialize=["blocks", "W"])
 def _scatter(sel, end, entry, N, C, W, blocks, K: tl.constexpr, BR: tl.constexpr):
-    i_r, i_w, i_h = tl.program_id(0) % blocks, tl.program_id(0) // blocks % W, tl.program_id(0) // (blocks * W)
+    i_r, i_h = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     o_n = i_r * BR + tl.arange(0, BR)
-    m_n = o_n < N
     o_b = tl.arange(0, 32)
-    p_sel = sel + i_h.to(tl.int64) * W * N + o_n
+    p_sel = sel + i_h * W * N + o_n
     b_before = tl.zeros([BR], tl.int32)  # chosen chunks in lower words
-    for i in range(0, i_w):
-        b_before += ones(tl.load(p_sel, mask=m_n, other=0))
+    for i in range(0, W):
+        b_w = tl.load(p_sel, mask=o_n < N, other=0)
+        b_on = (b_w[:, None] >> o_b[None, :]) & 1  # [BR, 32]
+        o_c = i * 32 + o_b
+        b_end = tl.load(end + (i_h * C + o_c) * blocks + i_r, mask=o_c < C, other=0)
+        b_slot = ones(b_w[:, None] & ((1 << o_b) - 1)[None, :]) + b_before[:, None]
+        o_e = (b_end - tl.sum(b_on, 0))[None, :] + tl.cumsum(b_on, 0) - 1
+        tl.store(entry + o_e, o_n[:, None] * K + b_slot, mask=b_on > 0)
+        b_before += ones(b_w)
         p_sel += N
-    b_w = tl.load(p_sel, mask=m_n, other=0)
-    b_on = (b_w[:, None] >> o_b[None, :]) & 1  # [BR, 32]
-    b_slot = b_before[:, None] + tl.cumsum(b_on, 1) - 1
-    b_rank = tl.cumsum(b_on, 0)
-    o_c = i_w * 32 + o_b
-    b_end = tl.load(end + (i_h.to(tl.int64) * C + o_c) * blocks + i_r, mask=o_c < C, other=0)
-    b_at = b_end - tl.sum(b_on, 0)
-    o_e = b_at[None, :] + b_rank - 1
-    tl.store(entry + o_e, o_n[:, None] * K + b_slot, mask=b_on > 0)
 
 
 def row_lists(sel: Tensor, plan: Plan, slots: int, rows: int) -> RowLists:
@@ -69,7 +69,7 @@ def row_lists(sel: Tensor, plan: Plan, slots: int, rows: int) -> RowLists:
     c = plan.chunks
     blocks = -(-n // ROWS)
     count = torch.empty(heads * c, blocks, dtype=torch.int32, device=sel.device)
-    grid = (blocks * words * heads,)
+    grid = (blocks * heads,)
     _count[grid](sel, count, n, c, words, blocks, BR=ROWS, num_warps=4)
     end = torch.cumsum(count.view(-1), 0, dtype=torch.int32).view(heads * c, blocks)
     pairs = heads * n * plan.top_k
@@ -79,5 +79,7 @@ def row_lists(sel: Tensor, plan: Plan, slots: int, rows: int) -> RowLists:
     length = torch.diff(end, prepend=end.new_zeros(1))
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
     most = pairs // rows + heads * c  # no chunk leaves more than one tile partly filled
-    tile = torch.searchsorted(tile_end, torch.arange(most, dtype=torch.int32, device=sel.device), right=True, out_int32=True)
+    tile = torch.searchsorted(
+        tile_end, torch.arange(most, dtype=torch.int32, device=sel.device), right=True, out_int32=True
+    )
     return RowLists(entry, end, tile_end, tile, most, rows)

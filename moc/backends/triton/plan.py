@@ -38,15 +38,14 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Run:
-    """`groups` consecutive query groups of `length` rows from row `first`; every group sees the token ranges.
-
-    Several groups only where each sees nothing but its own rows; ranges are then those of the first.
-    """
+    """`groups` consecutive query groups of `length` rows from row `first`. A group sees its own tokens: group g those
+    from start + g * length on; `tokens` of them."""
 
     first: int
     length: int
     groups: int
-    ranges: tuple[tuple[int, int], ...]
+    start: int
+    tokens: int
 
 
 @dataclass(eq=False)
@@ -66,6 +65,7 @@ class Plan:
     group_rows: float  # mean rows of the routed groups
     _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
     _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
+    _runs: list[Run] | None = None
 
     @property
     def length(self) -> int:
@@ -75,10 +75,10 @@ class Plan:
         chunks = self.table.chunks
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
-    def ranges(self, group: Group) -> list[tuple[int, int]]:
-        """Token ranges that every row of the group sees; they do not overlap."""
+    def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
+        """Token ranges that every row of the group sees; they do not overlap. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
-        out = [(a, b)]
+        out = [(a, b)] if own else []
         for low, high in self.linked:
             out += [r for r in ((low, min(high, a)), (max(low, b), high)) if r[0] < r[1]]
         return sorted(out)
@@ -86,9 +86,9 @@ class Plan:
     def tiles(self, rows: int, which: str) -> Tiles:
         """Tiles of at most `rows` rows.
 
-        "all", "routed", "unrouted"  tiles of those groups, never across a border of groups, with their ranges
+        "routed", "unrouted"         tiles of those groups, never across a border of groups, with their ranges
         "small"                      routed rows across borders, with the linked ranges only
-        "LOW:HIGH"                   those rows, across borders, without ranges
+        "LOW:HIGH"                   the groups between those rows, with the ranges that are not their own
         """
         key = rows, which
         if key not in self._tiles:
@@ -111,7 +111,9 @@ class Plan:
         groups = self.table.groups
         if ":" in which:
             low, high = map(int, which.split(":"))
-            add(low, high, [])
+            for g in groups:
+                if low <= g.start and g.stop <= high:
+                    add(g.start, g.stop, self.ranges(g, own=False))
         elif which == "small":
             routed = [g for g in groups if g.routed]
             low = 0
@@ -122,9 +124,8 @@ class Plan:
                 add(routed[low].start, routed[high].stop, self.linked)
                 low = high + 1
         else:
-            # rows that see everything take longest: they start first
-            for g in sorted(groups, key=lambda g: g.routed):
-                if which == "all" or g.routed == (which == "routed"):
+            for g in groups:
+                if g.routed == (which == "routed"):
                     add(g.start, g.stop, self.ranges(g))
         join = np.concatenate(first) if first else np.zeros(0, int)
         ends = np.concatenate(stop) if stop else np.zeros(0, int)
@@ -153,25 +154,20 @@ class Plan:
         return self._pieces[key]
 
     def runs(self) -> list[Run]:
-        """Routed rows as few dense attention calls: equal neighbouring groups that see only themselves go together."""
-        out: list[Run] = []
-        for g in self.table.groups:
-            if not g.routed:
-                continue
-            length, ranges = g.stop - g.start, tuple(self.ranges(g))
-            alone = ranges == ((g.start, g.stop),)
-            last = out[-1] if out else None
-            if (
-                last is not None
-                and alone
-                and last.length == length
-                and last.first + last.groups * length == g.start
-                and last.ranges == ((last.first, last.first + length),)
-            ):
-                out[-1] = Run(last.first, length, last.groups + 1, last.ranges)
-            else:
-                out.append(Run(g.start, length, 1, ranges))
-        return out
+        """Routed rows as few dense attention calls: equal neighbouring groups that own just their rows go together."""
+        if self._runs is None:
+            self._runs = []
+            for g in self.table.groups:
+                if not g.routed:
+                    continue
+                length, (a, b) = g.stop - g.start, self.own_tokens(g)
+                last = self._runs[-1] if self._runs else None
+                alike = last is not None and length == last.length == last.tokens == b - a and last.first == last.start
+                if last is not None and alike and a == g.start == last.first + last.groups * length:
+                    self._runs[-1] = Run(last.first, length, last.groups + 1, last.first, length)
+                else:
+                    self._runs.append(Run(g.start, length, 1, a, b - a))
+        return self._runs
 
     def _on(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(self.device)

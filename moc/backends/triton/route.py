@@ -1,4 +1,4 @@
-"""Top-k of every row among at most 512 chunks: all scores of a tile of rows stay in registers, only bits leave."""
+"""Top-k of every row among at most 256 chunks: all scores of a tile of rows stay in registers, only bits leave."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import LOWEST, key_of, least_chosen, open_to, score_tile
+from .configs import Config
 from .plan import Plan
 
 
@@ -57,7 +58,7 @@ def _route(
 
 def route(
     q: Tensor, a: Tensor, b: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, minmax: bool, causal: bool, precision: str, rows: int = 64,
+    *, minmax: bool, causal: bool, precision: str, config: Config,
 ) -> None:  # fmt: skip
     """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
 
@@ -65,14 +66,14 @@ def route(
     """
     _, h, n, d = q.shape
     cp = max(32, triton.next_power_of_2(plan.chunks))
-    block = min(rows, 64 if cp <= 256 else 32)
+    block = config.rows
     dp = max(16, triton.next_power_of_2(d))
     tiles = -(-n // block)
     shots = 0 if keep is None else keep.shape[-1]
     _route[(tiles * len(heads),)](
         q, a, b, plan.chunk, plan.row, sel if keep is None else keep, sel,
         *q.stride()[:3], h, n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
-        D=d, DB=min(dp, 64 if cp <= 256 else 32), DP=dp, BM=block, CP=cp,
+        D=d, DB=min(dp, 64), DP=dp, BM=block, CP=cp,
         MINMAX=minmax, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
-        num_warps=4 if cp <= 128 else 8, num_stages=1,
+        num_warps=4, num_stages=1,
     )  # fmt: skip

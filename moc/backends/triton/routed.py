@@ -40,7 +40,9 @@ def _routed(
     m_e = o_e < b_to
     b_e = tl.load(entry + o_e, mask=m_e, other=0)
     b_row = (b_e // K).to(tl.int64)
-    b_q = tl.load(q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :], mask=m_e[:, None] & m_d, other=0.0)
+    b_q = tl.load(
+        q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :], mask=m_e[:, None] & m_d, other=0.0
+    )
 
     o_j = tl.arange(0, BN)
     p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]

@@ -24,6 +24,19 @@ from .union import UnionLists
 LOG2E = 1.4426950408889634
 
 
+@triton.jit
+def _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D: tl.constexpr):
+    """Add partial i of every row that has one."""
+    m_s = m_n & (i < b_n)
+    b_part = tl.load(lse + o_s + i, mask=m_s, other=float("-inf"))
+    b_o = tl.load(part + (o_s + i)[:, None] * D + o_d[None, :], mask=m_s[:, None] & m_d, other=0.0)
+    b_top = tl.maximum(b_m, b_part)
+    b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
+    b_old, b_new = tl.math.exp2(b_m - b_ref), tl.math.exp2(b_part - b_ref)
+    b_acc = b_acc * b_old[:, None] + b_o.to(tl.float32) * b_new[:, None]
+    return b_acc, b_top, b_l * b_old + b_new
+
+
 @triton.jit(do_not_specialize=["bh_first", "tiles", "width", "own_first", "own_rows"])
 def _tile(
     q, k, v, out, first, stop, span, ranges, sel, chunk, row,
@@ -71,7 +84,9 @@ def _tile(
                 else:
                     b_k = tl.load(p_k + o_s * sk_n, mask=m_d, other=0.0)
                     b_v = tl.load(p_v + o_s * sv_n, mask=m_d, other=0.0)
-                b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, None, b_acc, b_m, b_l, scale, False, False, PRECISION)
+                b_acc, b_m, b_l = attend_step(
+                    b_q, b_k, b_v, None, None, b_acc, b_m, b_l, scale, False, False, PRECISION
+                )
             if b_whole < b_to:
                 m_j = (b_whole + o_j) < b_to
                 o_s = (b_whole + o_j).to(tl.int64)[:, None]
@@ -119,7 +134,18 @@ def _tile(
             b_keep = b_keep & ((o_c[None, :] < b_first) | (o_c[None, :] >= b_last))
             if CAUSAL:
                 b_keep = b_keep & (tl.load(chunk + 2 * C + o_c, mask=m_c, other=0)[None, :] <= b_shot)
-            b_w = tl.load(p_sel + (o_c >> 5).to(tl.int64)[None, :] * N, mask=m_n[:, None] & m_c[None, :], other=0)
+            b_w = tl.load(p_sel, mask=m_n[:, None], other=0)  # BN is 16 and up: 1, 2 or 4 words
+            if BN >= 64:
+                b_w1 = tl.load(p_sel + N, mask=m_n[:, None] & (i + 32 < C), other=0)
+                b_w = tl.where(o_j[None, :] < 32, b_w, b_w1)
+            if BN >= 128:
+                b_w2 = tl.load(p_sel + 2 * N, mask=m_n[:, None] & (i + 64 < C), other=0)
+                b_w3 = tl.load(p_sel + 3 * N, mask=m_n[:, None] & (i + 96 < C), other=0)
+                b_w = tl.where(o_j[None, :] < 64, b_w, tl.where(o_j[None, :] < 96, b_w2, b_w3))
+            if BN >= 32:
+                p_sel += N * (BN // 32)
+            elif (i + BN) % 32 == 0:
+                p_sel += N
             b_keep = b_keep & (((b_w >> (o_c & 31)[None, :]) & 1) == 0)
             b_bias = tl.math.log2(tl.load(chunk + C + o_c, mask=m_c, other=1).to(tl.float32))
             b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_bias, b_acc, b_m, b_l, scale, True, True, PRECISION)
@@ -131,16 +157,12 @@ def _tile(
             b_n += ones(tl.load(p_sel, mask=m_n, other=0))
             p_sel += N
         o_s = (i_local.to(tl.int64) * N + o_n) * K
-        for i in range(0, tl.max(b_n, 0)):
-            m_s = m_n & (i < b_n)
-            b_part = tl.load(lse + o_s + i, mask=m_s, other=float("-inf"))
-            b_top = tl.maximum(b_m, b_part)
-            b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
-            b_old, b_new = tl.math.exp2(b_m - b_ref), tl.math.exp2(b_part - b_ref)
-            b_o = tl.load(part + (o_s + i)[:, None] * D + o_d[None, :], mask=m_s[:, None] & m_d, other=0.0)
-            b_acc = b_acc * b_old[:, None] + b_o.to(tl.float32) * b_new[:, None]
-            b_l = b_l * b_old + b_new
-            b_m = b_top
+        if K <= 8:  # all in flight at once
+            for i in tl.static_range(K):
+                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
+        else:
+            for i in range(0, tl.max(b_n, 0)):
+                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
 
     b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]

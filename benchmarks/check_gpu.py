@@ -1,0 +1,178 @@
+"""Is the GPU engine right? Odd layouts against the reference, in one command: python -m benchmarks.check_gpu
+
+Error rule (FlashAttention's): at most twice the error of plain torch in the same precision, plus the rounding of the
+reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call must agree bit by
+bit and may not wait for the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moc.backends import reference
+from moc.backends.triton import engine
+from moc.chunks import ChunkTable, build_table
+from moc.config import RoutingConfig
+from moc.layout import Span, TokenLayout
+from moc.routing import candidates, chunk_means, describe, kept_shots, narrow, scores, select, wide
+
+R = RoutingConfig
+
+
+def _layout(grid, text=0, reference_tokens=0, after=0) -> TokenLayout:
+    tokens = grid[0] * grid[1] * grid[2]
+    spans, place = [], 0
+    for kind, size in (("text", text), ("reference", reference_tokens)):
+        if size:
+            spans.append(Span(kind, place, place + size))
+            place += size
+    if after:
+        spans.append(Span("other", place + tokens, place + tokens + after))
+    return TokenLayout(place + tokens + after, grid, place, tuple(spans))
+
+
+# name: layout, shot starts, routing, batch, heads, dim (each with the reason why it is here)
+CASES = {
+    "own shot, causal, text": (_layout((12, 10, 13), 77), (0, 5, 6), R(top_k=4, causal=True), 1, 3, 128),
+    "own chunk, batch of 2": (_layout((6, 15, 20)), (0,), R(top_k=3, own="chunk"), 2, 2, 128),
+    "more choices than chunks": (_layout((5, 9, 11), 5), (0, 2), R(top_k=40, own="frame", chunk_tokens=30), 1, 2, 128),
+    "chunks of one token": (_layout((3, 9, 13)), (0, 1), R(top_k=9, tile=(1, 1, 1), own="frame", tail="pooled"), 1, 2, 64),
+    "2x2 tiles, own chunk below a tile of rows": (
+        _layout((4, 13, 17), 31), (0, 2), R(top_k=11, tile=(1, 2, 2), own="chunk", descriptor="minmax"), 1, 2, 128,
+    ),
+    "8x8 tiles, ragged, min-max, tail": (
+        _layout((9, 30, 50)), (0, 4), R(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
+    ),
+    "large chunks, tail, window": (
+        _layout((10, 16, 17), 9), (0, 5), R(top_k=3, own="frame", window=1, tail="pooled"), 1, 2, 128,
+    ),
+    "first frames static, outer loop": (
+        _layout((12, 8, 9)), (0, 3, 6, 9), R(top_k=5, tile=(1, 4, 4), static="first frame", shots_kept=2), 1, 2, 64,
+    ),
+    "first tokens static, reference routed": (
+        _layout((8, 12, 12), 3, 150), (0, 4), R(top_k=4, static="first tokens", static_tokens=20), 1, 2, 96,
+    ),
+    "reference linked, text after, odd dim": (
+        _layout((7, 11, 19), 0, 201, 40), (0, 3), R(top_k=2, references="linked", own="frame", tail="pooled"), 1, 2, 40,
+    ),
+    "all frames one chunk": (_layout((4, 20, 30)), (0,), R(top_k=2, tile=(4, 20, 30), own="chunk"), 1, 2, 128),
+    "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
+}  # fmt: skip
+
+
+class Choice:
+    """Collects what was chosen."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def add(self, rows: slice, chosen: Tensor) -> None:
+        self.parts.append(chosen)
+
+
+def expected(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, rows: Tensor,
+    chosen: Tensor | None = None, low: bool = False,
+) -> Tensor:  # fmt: skip
+    """Plain torch for some rows (sorted order) -> [B, H, R, D]; in float32, or with `low` in the inputs' precision.
+
+    chosen [B, H, R, C]: take this choice instead of making it.
+    """
+    t = table.tensors(q.device)
+    mandatory, candidate = candidates(table, routing, rows, q.device)
+    if chosen is None:
+        open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows)
+        score = scores(q[:, :, rows], describe(k, table, routing.descriptor))
+        chosen = select(score, open_to, table.top_k(routing))
+    as_is = (lambda x: x) if low else wide
+    logits = wide(as_is(q[:, :, rows]) @ as_is(k).mT) * scale
+    logits = logits.masked_fill(~(mandatory | chosen)[..., t.chunk_of], -torch.inf)
+    values = as_is(v)
+    if routing.tail == "pooled":
+        mean_k, mean_v = (as_is(chunk_means(x, table).to(x.dtype if low else torch.float32)) for x in (k, v))
+        summary = wide(as_is(q[:, :, rows]) @ mean_k.mT) * scale + t.lengths.float().log()
+        logits = torch.cat([logits, summary.masked_fill(~(candidate & ~chosen), -torch.inf)], -1)
+        values = torch.cat([values, mean_v], -2)
+    return as_is(logits.softmax(-1).to(values.dtype) @ values).float()
+
+
+def check(
+    name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda"
+) -> dict[str, object]:
+    layout, starts, routing, b, h, d = CASES[name]
+    table = build_table(layout, starts, routing)
+    torch.manual_seed(seed)
+    n = layout.length
+    # as a fused projection leaves them: strided, not contiguous
+    q, k, v = torch.randn(b, n, 3, h, d, device=device).to(dtype).unbind(2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scale = d**-0.5
+    everything = torch.arange(n, device=device)
+    theirs, ours = Choice(), Choice()
+    reference.attend(q.float(), k.float(), v.float(), table, routing, scale=scale, training=False, record=theirs)
+    poison(q)
+    out = engine.run(q, k, v, table, routing, scale, ours, engine=which)
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    poison(q)
+    again = engine.run(q, k, v, table, routing, scale, None, engine=which)
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+    mine, want = torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2)
+    agree = (mine == want).all(-1)
+    exact = expected(q, k, v, table, routing, scale, everything, mine)
+    plain = expected(q, k, v, table, routing, scale, everything, mine, low=True)
+    mistake, allowed = (out.float() - exact).abs().max(), (plain - exact).abs().max()
+    atol = 2 * (exact + 0.3 - 0.3 - exact).abs().max()
+    least = 5e-3 if dtype == torch.float32 else 0.0  # tf32 products, where torch uses float32
+    return {
+        "case": name, "dtype": str(dtype)[6:], "engine": which or "auto", "tokens": n, "chunks": len(table.chunks),
+        "error": float(mistake), "allowed": float(2 * allowed + atol + least), "nan": bool(out.isnan().any()),
+        "rows_other_choice": float((~agree).float().mean()), "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
+        "same_bits": bool(torch.equal(out, again)),
+    }  # fmt: skip
+
+
+def poison(q: Tensor) -> None:
+    """Leave NaN in the memory that the next output is likely to get."""
+    for _ in range(4):
+        torch.full_like(q, torch.nan)
+
+
+def good(r: dict[str, object]) -> bool:
+    fits = r["error"] <= r["allowed"] and r["rows_other_choice"] <= 2e-3
+    return bool(fits and not r["nan"] and r["same_bits"] and r["same_size"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--dtypes", default="bfloat16,float16,float32")
+    parser.add_argument("--engines", default="chunks,tiles")
+    args = parser.parse_args()
+    results = []
+    for seed, name in enumerate(CASES):
+        for dtype in (getattr(torch, x) for x in args.dtypes.split(",")):
+            for which in args.engines.split(","):
+                try:
+                    results.append(check(name, dtype, seed + int(time.time()), which))
+                    results[-1]["ok"] = good(results[-1])
+                except Exception as failure:
+                    torch.cuda.set_sync_debug_mode("default")
+                    results.append({"case": name, "dtype": str(dtype)[6:], "engine": which, "ok": False,
+                                    "failed": f"{type(failure).__name__}: {failure}"[:600]})  # fmt: skip
+                if not results[-1]["ok"]:
+                    print(json.dumps(results[-1]), flush=True)
+    print(f"{sum(r['ok'] for r in results)} of {len(results)} right on {torch.cuda.get_device_name()}", flush=True)
+    if args.out:
+        args.out.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

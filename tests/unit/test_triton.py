@@ -1,0 +1,110 @@
+"""The GPU engine's kernels on the CPU, through Triton's interpreter: small shapes against the reference."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined
+pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
+
+from moc.backends import reference
+from moc.backends.triton import engine, supports
+from moc.chunks import build_table
+from moc.config import RoutingConfig
+from moc.layout import Span, TokenLayout
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PLAIN = TokenLayout(96, (4, 4, 6))
+WITH_TEXT = TokenLayout(103, (4, 4, 6), 7, (Span("text", 0, 7),))
+AROUND = TokenLayout(123, (4, 4, 6), 15, (Span("text", 0, 5), Span("reference", 5, 15), Span("other", 111, 123)))
+R = RoutingConfig
+
+# name: layout, starts, routing, batch (each with the reason why it is here)
+CASES = {
+    "paper: own shot, text, causal": (WITH_TEXT, (0, 2, 3), R(top_k=1, causal=True), 1),
+    "k above the number of chunks, batch": (PLAIN, (0,), R(top_k=9, own="chunk"), 2),
+    "tiles, min-max, tail": (
+        WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), 1,
+    ),
+    "own chunk smaller than a tile of rows": (PLAIN, (0, 1), R(top_k=2, tile=(1, 2, 3), own="chunk", tail="pooled"), 1),
+    "ragged chunks, window": (PLAIN, (0,), R(top_k=2, tile=(1, 3, 4), own="frame", window=1), 1),
+    "static memory, outer loop": (PLAIN, (0, 1, 2, 3), R(top_k=2, static="first tokens", static_tokens=5, shots_kept=1), 1),
+    "references routed, other tokens after": (AROUND, (0, 2), R(top_k=1, tile=(2, 4, 6), own="frame"), 1),
+    "nothing routed": (WITH_TEXT, (0, 2), R(top_k=0, tail="pooled"), 1),
+}  # fmt: skip
+
+
+class Choice:
+    def __init__(self) -> None:
+        self.parts: list[torch.Tensor] = []
+
+    def add(self, rows: slice, chosen: torch.Tensor) -> None:
+        self.parts.append(chosen)
+
+
+def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False):
+    table = build_table(layout, starts, routing)
+    torch.manual_seed(len(table.chunks))
+    q, k, v = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).unbind(2)
+    if quantised:  # equal scores everywhere
+        q, k = q.round(), k.sign()
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    theirs, ours = Choice(), Choice()
+    want = reference.attend(q, k, v, table, routing, scale=dim**-0.5, training=False, record=theirs)
+    got = engine.run(q, k, v, table, routing, dim**-0.5, ours, engine=which)
+    assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
+    torch.testing.assert_close(got, want, atol=2e-5 if DEVICE == "cpu" else 5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("which", ["chunks", "tiles"])
+@pytest.mark.parametrize("name", CASES)
+def test_reference(name: str, which: str) -> None:
+    layout, starts, routing, batch = CASES[name]
+    both(layout, starts, routing, batch, which=which)
+
+
+@pytest.mark.parametrize("top_k", [3, 20])
+def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+    """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
+    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
+
+
+@pytest.mark.parametrize("limit", [0, 256])
+def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(engine, "IN_REGISTERS", limit)
+    both(PLAIN, (0, 2), R(top_k=4, tile=(1, 1, 2), own="chunk"), quantised=True)
+
+
+def test_odd_head_dim() -> None:
+    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), dim=20)
+
+
+def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "WORKSPACE", 1)
+    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame"), batch=2)
+
+
+def test_compiled_as_one_operator() -> None:
+    from moc.backends.triton import op
+
+    table, routing = build_table(PLAIN, (0,), R(top_k=1, own="frame")), R(top_k=1, own="frame")
+    q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
+    call = torch.compile(
+        lambda q, k, v: op.compiled(q, k, v, table, routing, 0.25) * 2, backend="eager", fullgraph=True
+    )
+    torch.testing.assert_close(call(q, k, v), engine.run(q, k, v, table, routing, 0.25) * 2)
+
+
+def test_says_what_it_cannot_do() -> None:
+    table = build_table(PLAIN, (0,), R())
+    q = torch.randn(1, 2, PLAIN.length, 16, device=DEVICE)
+    assert supports(q, table, R()) is None
+    assert "float64" in supports(q.double(), table, R())
+    assert "gradients" in supports(q.clone().requires_grad_(), table, R())
+    assert "256" in supports(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R())
+    assert "drop-off" in supports(q, table, R(drop_off=0.5), training=True)
