@@ -1,0 +1,40 @@
+"""The demo's dense run is its MoC run without MoC, and nothing else."""
+
+from demo.run import Clock, is_link, prefixed, without_moc
+from demo.server import Progress
+
+PROMPT = {
+    "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "a.safetensors"}},
+    "2": {"class_type": "MoCShots", "inputs": {"how": "cuts", "times": "9, 21"}},
+    "3": {"class_type": "MoCApply", "inputs": {"model": ["1", 0], "shots": ["2", 0]}},
+    "4": {"class_type": "KSampler", "inputs": {"model": ["3", 0], "seed": 1, "latent_image": ["9", 0]}},
+    "5": {"class_type": "MoCRoutingHeatmap", "inputs": {"trace": ["3", 1], "after_sample": ["4", 0]}},
+    "6": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 2]}},
+    "7": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "heatmap"}},
+    "8": {"class_type": "SaveVideo", "inputs": {"video": ["6", 0], "filename_prefix": "video"}},
+    "9": {"class_type": "EmptyLatent", "inputs": {}},
+}
+
+
+def test_moc_is_bridged_and_what_only_it_feeds_is_left_out():
+    dense = without_moc(PROMPT)
+    assert set(dense) == {"1", "2", "4", "6", "8", "9"}
+    assert dense["4"]["inputs"] == {"model": ["1", 0], "seed": 1, "latent_image": ["9", 0]}
+    assert dense["6"]["inputs"]["samples"] == ["4", 0]
+    assert all(v[0] in dense for n in dense.values() for v in n["inputs"].values() if is_link(v))
+    assert "3" in PROMPT and PROMPT["4"]["inputs"]["model"] == ["3", 0]  # the original is untouched
+
+
+def test_the_two_runs_write_different_files():
+    names = {node["inputs"]["filename_prefix"] for name in ("dense", "MoC") for node in (prefixed(PROMPT, name)["8"],)}
+    assert len(names) == 2
+
+
+def test_sampling_is_timed_from_the_steps_that_were_seen(monkeypatch, capsys):
+    now = iter([10.0, 10.0, 12.0, 14.0])
+    monkeypatch.setattr("demo.run.time.monotonic", lambda: next(now))
+    clock = Clock("dense")
+    for step in (1, 2, 3):  # three reports of a run of eight steps, two seconds apart
+        clock(Progress("4", "KSampler", step, 3, 0.0))
+    assert clock.seconds == 6.0
+    assert "step 3/3" in capsys.readouterr().out
