@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from ..trace import Reason
 from .adapters import adapter_for
 from .override import attention_override
-from .run import BLOCK, FORWARD, RUN, Forward, Patch
+from .run import FORWARD, RUN, Forward, Patch
 
 OVERRIDE = "optimized_attention_override"  # the host's slot
 
@@ -18,19 +16,11 @@ OVERRIDE = "optimized_attention_override"  # the host's slot
 def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict) -> tuple[Forward | None, list, dict]:
     """The arguments of a forward pass, with our state and override in its transformer_options."""
     options = next((x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x), {})
-    forward = _plan(patch, diffusion_model, args, kwargs, options)
+    forward = None if FORWARD in options else _plan(patch, diffusion_model, args, kwargs, options)
     if forward is None:
         return None, args, kwargs
-    blocks = options.get("patches_replace", {})
-    marked = dict(blocks.get("dit", {}))
-    for number, name in enumerate(forward.plan.blocks):
-        marked[name] = _marked(number, marked.get(name))
-    ours = {
-        **options,
-        FORWARD: forward,
-        OVERRIDE: attention_override,
-        "patches_replace": {**blocks, "dit": marked},
-    }
+    forward.run.number_blocks(forward.plan.blocks)
+    ours = {**options, FORWARD: forward, OVERRIDE: attention_override}
     args = [ours if x is options else x for x in args]
     return forward, args, {key: ours if x is options else x for key, x in kwargs.items()}
 
@@ -50,13 +40,13 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         return None
     run.forwards += 1
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
-    frame_ids = _absolute_frames(options.get("context_window"), plan.grid[0], run.frames)
+    frame_ids = _absolute_frames(options.get("context_window"), run.frames)[:: plan.joined]
     reason = None
     if plan.grid[0] == 1:
         reason = Reason.ONE_FRAME
     elif not run.active[0] <= sigma <= run.active[1]:
         reason = Reason.SCHEDULE
-    elif frame_ids is None and len(run.starts) > 1:
+    elif len(frame_ids) != plan.grid[0] and len(run.starts) > 1:
         reason = Reason.LENGTH
     return Forward(
         run,
@@ -64,34 +54,18 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         previous=options.get(OVERRIDE),
         sigma=sigma,
         step=run.step(sigma),
-        frame_ids=frame_ids,
+        frame_ids=frame_ids if len(frame_ids) == plan.grid[0] else None,
         reason=reason,
         recording=not torch.is_grad_enabled() or run.forwards == 1,  # training: its steps do not add up to a video
     )
 
 
-def _absolute_frames(window: object, seen: int, frames: int) -> tuple[int, ...] | None:
-    """Latent frame of the whole video that stands at each of the `seen` places; None where it cannot be told."""
+def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
+    """Latent frames of the whole video that stand in this pass."""
     if window is None:
-        return tuple(range(frames)) if seen == frames else None
+        return tuple(range(frames))
     anchor = getattr(window, "causal_anchor_index", -1)  # ComfyUI 0.30: one frame from before the window
-    ids = (*([anchor] if anchor >= 0 else []), *getattr(window, "index_list", ()))
-    return ids if len(ids) == seen else None
-
-
-def _marked(number: int, previous: Callable | None) -> Callable:
-    """Lets the attention inside a transformer block know the block's number, which not every host version tells."""
-
-    def block(args: dict, extra: dict):
-        options = args.get("transformer_options")
-        if options is not None and torch.is_grad_enabled():
-            # a block that autograd runs again must find its own number, not that of the last block
-            args = {**args, "transformer_options": {**options, BLOCK: number}}
-        elif options is not None:
-            options[BLOCK] = number
-        return extra["original_block"](args) if previous is None else previous(args, extra)
-
-    return block
+    return (*([anchor] if anchor >= 0 else []), *getattr(window, "index_list", ()))
 
 
 @torch.compiler.disable

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..attention import moc_attention
+from ..layout import TokenLayout
 from ..trace import Counts, Reason
+from .padding import Unpadded, unpad
 from .run import BLOCK, FORWARD, Forward
 
 
@@ -29,7 +31,7 @@ def attention_override(
     """q, k, v [B, N, H*D], with skip_reshape [B, H, N, D]; returns the first, with skip_output_reshape the second."""
     options = kwargs.get("transformer_options") or {}
     forward: Forward | None = options.get(FORWARD)
-    if forward is not None and q.shape == k.shape == v.shape and q.shape[-2] >= forward.plan.video_tokens:
+    if forward is not None and _is_video(forward, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
         split = (q, k, v) if skip_reshape else (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         block = options.get(BLOCK, options.get("block_index", 0))
         out = _video_attention(forward, *split, mask=mask, block=block, scale=kwargs.get("scale"))
@@ -42,6 +44,15 @@ def attention_override(
     if forward is not None and forward.previous is not None:
         return forward.previous(func, q, k, v, heads, **kwargs)
     return func(q, k, v, heads, **kwargs)
+
+
+def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
+    plan, tokens = forward.plan, q.shape[-2]
+    if k.shape != v.shape or tokens < plan.video_tokens or plan.width not in (None, width):
+        return False
+    if tokens < k.shape[-2] and plan.layout(k.shape[-2], None) is not None:
+        forward.ran_dense(Reason.MASK)  # LTX calls once for every group of queries that its mask treats alike
+    return q.shape == k.shape
 
 
 def _video_attention(
@@ -59,8 +70,12 @@ def _video_attention(
         return Reason.BLOCK
     if layout.length < schedule.min_tokens:
         return Reason.SHORT
-    if mask is not None and not _hides_nothing(mask):
-        return Reason.MASK
+    unpadded = None
+    if mask is not None:
+        unpadded = _unpadded(forward, mask, layout)
+        if unpadded is None:
+            return Reason.MASK
+        layout = unpadded.layout
     table, routing = run.table(layout)
     if routing is None:
         return Reason.NO_CHOICE
@@ -70,10 +85,15 @@ def _video_attention(
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
     counts = Counts(table, q.shape[1], q.device) if forward.recording else None
+    shape = q.shape
     try:
+        if unpadded is not None:
+            q, k, v = (unpadded.take(x) for x in (q, k, v))
         out = moc_attention(
             q, k, v, table, routing, backend=patch.backend, scale=scale, training=training, record=counts
         )
+        if unpadded is not None:
+            out = unpadded.put(out, shape)
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
@@ -89,5 +109,7 @@ def _is_training(q: Tensor) -> bool:
     return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
 
 
-def _hides_nothing(mask: Tensor) -> bool:
-    return bool(mask.all()) if mask.dtype == torch.bool else not bool(mask.any())
+def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
+    if forward.unpadded is None or forward.unpadded[0] is not mask:
+        forward.unpadded = mask, unpad(mask, layout)
+    return forward.unpadded[1]

@@ -1,4 +1,4 @@
-"""Puts MoC on a MODEL, through the patcher's public extension points only."""
+"""Puts MoC on a MODEL, through the patcher's public extension points."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def apply_moc(
     model = model.clone()
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _around_run(patch)),
+        (WrappersMP.APPLY_MODEL, _around_apply(patch)),
         (WrappersMP.DIFFUSION_MODEL, _around_forward(patch)),
     ):
         model.remove_wrappers_with_key(kind, KEY)
@@ -44,13 +45,15 @@ def _around_run(patch: Patch) -> Callable:
         guider, trace = executor.class_obj, patch.trace
         trace.start()
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
-        run = _start_run(patch, guider.model_patcher, sigmas.tolist(), shape[2] if len(shape) == 5 else 1)
+        run = _start_run(patch, guider, sigmas.tolist(), tuple(shape))
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         except BaseException:  # cancelled too: nothing of this run may reach the next one
             trace.start()
             raise
+        finally:
+            run.end()
         trace.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
@@ -70,11 +73,32 @@ def _around_forward(patch: Patch) -> Callable:
     return diffusion_model
 
 
-def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], frames: int) -> Run:
+def _around_apply(patch: Patch) -> Callable:
+    """For models that run no wrappers around their own forward pass."""
+
+    def apply_model(executor, *args, **kwargs):
+        model = executor.class_obj.diffusion_model
+        model = getattr(model, "_orig_mod", model)  # torch.compile's wrapping
+        adapter = adapter_for(model)
+        if adapter is None or not adapter.outer:
+            return executor(*args, **kwargs)
+        forward, args, kwargs = begin_forward(patch, model, args, kwargs)
+        out = executor(*args, **kwargs)
+        end_forward(forward)
+        return out
+
+    return apply_model
+
+
+def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]) -> Run:
+    model: ModelPatcher = guider.model_patcher
     adapter = adapter_for(model.model.diffusion_model)
+    frames = shape[2] if len(shape) == 5 else 1
     starts: tuple[int, ...] = (0,)
+    if adapter is not None and len(shape) == 5:
+        frames = adapter.frames(shape, guider.conds)
     if adapter is not None and patch.shots is not None:
-        starts, notes = patch.shots.starts(frames, adapter.stride)
+        starts, notes = adapter.starts(patch.shots, frames)
         for note in notes:
             patch.trace.note(note)
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma

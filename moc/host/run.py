@@ -7,8 +7,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import comfy.model_management
+import torch
+from torch import Tensor
+from torch.nn import Module
 
 from ..chunks import ChunkTable, build_table
 from ..config import MoCSettings, RoutingConfig
@@ -16,6 +20,8 @@ from ..layout import TokenLayout
 from ..shots import Shots
 from ..trace import Reason, Trace
 from .adapters import Plan
+from .adapters.plan import Blocks
+from .padding import Unpadded
 
 KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
@@ -54,11 +60,26 @@ class Run:
     forwards: int = 0
     _tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = field(default_factory=OrderedDict)
     _failures: set[str] = field(default_factory=set)
+    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
         return min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - sigma), default=0)
+
+    def number_blocks(self, blocks: Blocks) -> None:
+        """Let the attention inside a block know the block's number, which few models tell. Ends with the run."""
+        with self._lock:
+            for number, modules in enumerate(blocks):
+                for block in modules:
+                    if block not in self._hooks:
+                        hook = partial(_number_block, number)
+                        self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    def end(self) -> None:
+        for remove in self._hooks.values():
+            remove()
+        self._hooks.clear()
 
     def table(self, layout: TokenLayout) -> tuple[ChunkTable, RoutingConfig | None]:
         """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
@@ -92,6 +113,17 @@ class Run:
         return Reason.FAILED
 
 
+def _number_block(number: int, block: Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    options = kwargs.get("transformer_options")
+    if options is None:
+        return None
+    if torch.is_grad_enabled():
+        # a block that autograd runs again must find its own number, not that of the last block
+        return args, {**kwargs, "transformer_options": {**options, BLOCK: number}}
+    options[BLOCK] = number
+    return None
+
+
 @dataclass(eq=False)
 class Forward:
     """One forward pass of the diffusion model.
@@ -100,6 +132,7 @@ class Forward:
     frame_ids  absolute latent frame of every frame the model sees, None for 0, 1, 2, ...
     reason     why this whole pass runs dense, if it does
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
+    unpadded   the last mask and what it leaves of the sequence: every block passes the same one
     """
 
     run: Run
@@ -110,6 +143,7 @@ class Forward:
     frame_ids: tuple[int, ...] | None
     reason: Reason | None
     recording: bool
+    unpadded: tuple[Tensor, Unpadded | None] | None = None
 
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:

@@ -5,10 +5,20 @@ Only the exact class counts: a subclass may add tokens that its parent's adapter
 
 from __future__ import annotations
 
-from . import wan
+from . import cogvideox, cosmos, hunyuan, kandinsky, ltx, minimax, mochi, wan
 from .plan import Adapter, Plan
 
-ADAPTERS: dict[str, Adapter] = {**dict.fromkeys(wan.CLASSES, Adapter(wan.plan, stride=4))}
+ADAPTERS: dict[str, Adapter] = {
+    **dict.fromkeys(wan.CLASSES, Adapter(wan.plan, stride=4)),
+    **dict.fromkeys(hunyuan.CLASSES, Adapter(hunyuan.plan, stride=4)),
+    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, frames=ltx.frames)),
+    **dict.fromkeys(cogvideox.CLASSES, Adapter(cogvideox.plan, stride=4)),
+    **dict.fromkeys(mochi.CLASSES, Adapter(mochi.plan, stride=6, outer=True)),
+    "GeneralDIT": Adapter(cosmos.plan, stride=8),
+    "MiniTrainDIT": Adapter(cosmos.plan, stride=4),
+    **dict.fromkeys(kandinsky.CLASSES, Adapter(kandinsky.plan, stride=4)),
+    **dict.fromkeys(minimax.CLASSES, Adapter(minimax.plan, stride=minimax.STRIDE)),
+}
 
 
 def adapter_for(diffusion_model: object) -> Adapter | None:

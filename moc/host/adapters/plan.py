@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate, cycle, islice
 
+from torch.nn import Module
+
+from ...errors import MoCError
 from ...layout import Span, TokenLayout
+from ...shots import Shots
 
 Grid = tuple[int, int, int]
 Part = tuple[str, int | None]  # kind of token (`layout.KINDS`) and how many; None: whatever the rest adds up to
+Blocks = tuple[tuple[Module, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -16,17 +22,21 @@ class Plan:
     """The sequence that the video self-attention of one forward pass will see.
 
     grid     (T, H, W) video tokens after patchifying
+    blocks   modules of every transformer block, in running order
     before   what stands before the video, in order
     after    what stands after it; at most one part of both may have an open length
-    blocks   `patches_replace` name of every transformer block, in running order
     cross    lengths of the sequences that cross-attention reads: with exactly so many video tokens the two look alike
+    width    channels of the video's attention, where another self-attention could have the same length
+    joined   latent frames in one frame of tokens
     """
 
     grid: Grid
-    blocks: tuple[tuple[str, int], ...]
+    blocks: Blocks
     before: tuple[Part, ...] = ()
     after: tuple[Part, ...] = ()
     cross: tuple[int, ...] = ()
+    width: int | None = None
+    joined: int = 1
 
     @property
     def video_tokens(self) -> int:
@@ -52,7 +62,43 @@ class Plan:
 
 @dataclass(frozen=True)
 class Adapter:
-    """plan(diffusion_model, args, kwargs) of one forward pass; stride: video frames that one latent frame holds."""
+    """plan    plan(diffusion_model, args, kwargs) of one forward pass
+    stride  video frames that one latent frame holds, after a first one that holds a single frame;
+            or a pattern of such numbers that repeats
+    frames  frames(shape, conds): latent frames of the film, where the latent holds others as well
+    outer   the model runs no wrappers of its own: what goes into it is seen one level above
+    """
 
     plan: Callable[[object, list, dict], Plan]
-    stride: int
+    stride: int | tuple[int, ...]
+    frames: Callable[[tuple[int, ...], dict], int] = lambda shape, conds: shape[2]
+    outer: bool = False
+
+    def starts(self, shots: Shots, frames: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """(first latent frame of every shot, what had to be moved for it)."""
+        if isinstance(self.stride, int):
+            return shots.starts(frames, self.stride)
+        if shots.unit == "latent" or not shots.cuts:
+            return shots.starts(frames, 1)
+        borders = [0, *accumulate(islice(cycle(self.stride), frames))]
+        starts, notes = [0], []
+        for number, cut in enumerate(shots.cuts, 1):
+            if cut >= borders[-1]:
+                raise MoCError(f"cut {number} is at frame {cut}, but this video has only {borders[-1]} frames.")
+            starts.append(min(range(1, frames), key=lambda i: abs(borders[i] - cut)))
+            if starts[-1] <= starts[-2]:
+                raise MoCError(f"the cut at frame {cut} falls into the same latent frame as the one before.")
+            border = borders[starts[-1]]
+            if border != cut:
+                notes.append(f"cut {number} moved from frame {cut} to {border}, the nearest one this model can cut at")
+        return tuple(starts), tuple(notes)
+
+
+def each(*blocks: Iterable[Module]) -> Blocks:
+    return tuple((block,) for group in blocks for block in group)
+
+
+def patches(shape: Iterable[int], patch: Iterable[int]) -> Grid:
+    """(T, H, W) tokens of a latent that is padded until it fills the patches."""
+    t, h, w = (-(-size // p) for size, p in zip(tuple(shape)[-3:], patch))
+    return t, h, w

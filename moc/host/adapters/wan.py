@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan
+from .plan import Part, Plan, each, patches
 
 CLASSES = (
     "WanModel",  # t2v, i2v, first-last frame, TI2V 5B, Fun control, Phantom, in-context latents
@@ -11,34 +11,56 @@ CLASSES = (
     "HumoWanModel",
     "WanModel_S2V",
     "AnimateWanModel",
+    "SCAILWanModel",
+    "SCAIL2WanModel",
+    "WanDancerModel",
+    "CausalWanModel",  # with ordinary samplers; its own one runs the blocks without any wrapper
 )
+SCAIL = ("SCAILWanModel", "SCAIL2WanModel")  # as many reference frames as they like
 REFERENCE_LAST = ("HumoWanModel", "WanModel_S2V")  # the others prepend it, where they have a ref_conv
 
 
 def plan(model, args: list, kwargs: dict) -> Plan:
-    """[ref_conv reference] video [time_dim_concat] [context latents | reference, motion]"""
+    """[reference] video [time_dim_concat] [context latents | reference, motion | pose]"""
     x, _, context, _, concat = args[:5]
     patch = model.patch_size
-    frames, height, width = (-(-size // p) for size, p in zip(x.shape[-3:], patch, strict=True))
-    frame = height * width
+    name = type(model).__name__
+    grid = patches(x.shape, patch)
+    frame = grid[1] * grid[2]
     reference = kwargs.get("reference_latent")
     before: list[Part] = []
     after: list[Part] = []
 
     if concat is not None:  # same height and width as the video
         after += [("reference", frame)] * -(-concat.shape[2] // patch[0])
-    if reference is not None and type(model).__name__ in REFERENCE_LAST:
+    if reference is not None and name in SCAIL:
+        before += _frames(reference, patch)
+    elif reference is not None and name in REFERENCE_LAST:
         after += [("reference", _area(reference, patch))] * (reference.shape[2] // patch[0])
     elif reference is not None and model.ref_conv is not None:
         before.append(("reference", _area(reference, patch)))
     for latent in kwargs.get("context_latents") or ():
-        rows, columns = -(-latent.shape[-2] // patch[1]), -(-latent.shape[-1] // patch[2])  # padded like the video
-        after += [("reference", rows * columns)] * -(-latent.shape[-3] // patch[0])
+        after += _frames(latent, patch)
+    if name in SCAIL and kwargs.get("pose_latents") is not None:
+        after += _frames(kwargs["pose_latents"], patch)
     if kwargs.get("reference_motion") is not None:  # packed to a length of its own
         after.append(("reference", None))
 
-    blocks = tuple(("double_block", i) for i in range(len(model.blocks)))
-    return Plan((frames, height, width), blocks, tuple(before), tuple(after), cross=(context.shape[1],))
+    blocks = each(model.blocks)
+    if name == "VaceWanModel":
+        blocks = tuple((block, *_vace_block(model, i)) for i, block in enumerate(model.blocks))
+    return Plan(grid, blocks, tuple(before), tuple(after), cross=(context.shape[1],))
+
+
+def _frames(latent, patch: tuple[int, int, int]) -> list[Part]:
+    """One part for every frame of a latent that is padded like the video."""
+    frames, height, width = patches(latent.shape, patch)
+    return [("reference", height * width)] * frames
+
+
+def _vace_block(model, number: int) -> tuple:
+    place = model.vace_layers_mapping.get(number)
+    return () if place is None else (model.vace_blocks[place],)
 
 
 def _area(latent, patch: tuple[int, int, int]) -> int:

@@ -1,0 +1,42 @@
+"""LTX-Video and LTX-2: guide frames follow the video; LTX-2's audio is a sequence of its own that is left alone."""
+
+from __future__ import annotations
+
+from .plan import Part, Plan, each
+
+CLASSES = ("LTXVModel", "LTXAVModel")
+
+
+def plan(model, args: list, kwargs: dict) -> Plan:
+    """video [guides]"""
+    x, _, context = args[:3]
+    keyframes = args[6]
+    x = x[0] if isinstance(x, (list, tuple)) else x  # LTX-2: [video, audio]
+    frames, height, width = x.shape[2:]
+    after: list[Part] = []
+    guides = _guides(keyframes, x.shape)
+    if guides:
+        frames -= guides
+        after = [("reference", count) for count in _kept(kwargs.get("denoise_mask"), guides, height * width)]
+    blocks = each(model.transformer_blocks)
+    cross = (context.shape[1],)
+    return Plan((frames, height, width), blocks, (), tuple(after), cross, width=model.inner_dim)
+
+
+def frames(shape: tuple[int, ...], conds: dict) -> int:
+    for cond in (cond for group in conds.values() for cond in group):
+        if cond.get("keyframe_idxs") is not None:
+            return shape[2] - _guides(cond["keyframe_idxs"], shape)
+    return shape[2]
+
+
+def _guides(keyframes, shape: tuple[int, ...]) -> int:
+    """Frames at the end of the latent that are guides."""
+    return 0 if keyframes is None else keyframes.shape[2] // (shape[-2] * shape[-1])
+
+
+def _kept(mask, guides: int, frame: int) -> list[int]:
+    """Tokens of every guide frame: a guide of lower resolution has holes, which the model drops."""
+    if mask is None:
+        return [frame] * guides
+    return (mask[0, :, -guides:] >= 0).all(0).flatten(1).sum(1).tolist()
