@@ -39,6 +39,8 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         trace.ran_dense(run.failed(error))
         return None
     run.forwards += 1
+    if any(start % plan.joined for start in run.starts):
+        trace.note(f"this model joins {plan.joined} latent frames: a cut between them comes after them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     frame_ids = _absolute_frames(options.get("context_window"), run.frames)[:: plan.joined]
     reason = None

@@ -93,15 +93,16 @@ def _around_apply(patch: Patch) -> Callable:
 def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]) -> Run:
     model: ModelPatcher = guider.model_patcher
     adapter = adapter_for(model.model.diffusion_model)
-    frames = shape[2] if len(shape) == 5 else 1
+    first, frames = 0, shape[2] if len(shape) == 5 else 1
+    if adapter is not None and frames > 1:
+        first, frames = adapter.film(shape, guider.conds)
     starts: tuple[int, ...] = (0,)
-    if adapter is not None and len(shape) == 5:
-        frames = adapter.frames(shape, guider.conds)
     if adapter is not None and patch.shots is not None:
         starts, notes = adapter.starts(patch.shots, frames)
+        starts = (0, *(first + start for start in starts[1:]))
         for note in notes:
             patch.trace.note(note)
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     schedule = patch.settings.schedule
     active = float(percent_to_sigma(schedule.end_percent)), float(percent_to_sigma(schedule.start_percent))
-    return Run(patch, sigmas[:-1], active, frames, starts)
+    return Run(patch, sigmas[:-1], active, first + frames, starts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import comfy.samplers
 import comfy_extras.nodes_context_windows as context_windows
 import comfyui_version
 import pytest
@@ -47,6 +48,15 @@ def test_choosing_every_chunk_gives_the_unpatched_result(variant, model):
     patched, trace = routed(model, everything())
     assert apart(tiny.sample(patched, variant), tiny.sample(model, variant)) < 1e-5
     assert trace.routed == 2 * len(variant.blocks) and not trace.dense
+
+
+def test_positive_and_negative_prompt(variant, model, monkeypatch):
+    if variant.alone:
+        monkeypatch.setattr(comfy.samplers, "can_concat_cond", lambda one, other: one is other)
+    patched, trace = routed(model, everything())
+    options = {"steps": 1, "cfg": 3.0}
+    assert apart(tiny.sample(patched, variant, **options), tiny.sample(model, variant, **options)) < 1e-4
+    assert trace.routed and not trace.dense
 
 
 def test_choosing_few_chunks_changes_the_result(variant, model, unpatched):

@@ -16,9 +16,9 @@ HEADS, TOKENS, DIM = 2, 48, 16
 GRID = (3, 4, 4)
 
 
-def forward(previous=None, **plan) -> Forward:
-    run = Run(Patch(None, little(), SpyTrace(), "auto"), [1.0], (0.0, 1.0), GRID[0], (0,))
-    return Forward(run, Plan(GRID, (("double_block", 0),), **plan), previous, 1.0, 0, None, None, True)
+def forward(previous=None, settings=None, **plan) -> Forward:
+    run = Run(Patch(None, settings or little(), SpyTrace(), "auto"), [1.0], (0.0, 1.0), GRID[0], (0,))
+    return Forward(run, Plan(GRID, ((),), **plan), previous, 1.0, 0, None, None, True)
 
 
 def attend(state: Forward, tokens: int = TOKENS, mask=None, per_head=False, out_per_head=False, **kwargs):

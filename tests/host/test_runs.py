@@ -32,6 +32,21 @@ def test_a_patched_model_sampled_twice_gives_the_same_and_a_fresh_trace():
     assert len(trace.records) == trace.routed == records == 2 * BLOCKS
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_nothing_is_left_on_the_model_after_a_run(cancelled):
+    def cancel(*_):
+        raise comfy.model_management.InterruptProcessingException()
+
+    patched, trace = routed(tiny.load())
+    if cancelled:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            tiny.sample(patched, callback=cancel)
+    else:
+        tiny.sample(patched)
+        assert trace.routed
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in patched.model.diffusion_model.modules())
+
+
 def test_two_branches_with_other_settings_do_not_touch_each_other():
     one, trace_one = routed(tiny.load(), little())
     two, trace_two = routed(tiny.load(), MoCSettings(RoutingConfig(top_k=1, own="chunk", tile=(1, 2, 2))))

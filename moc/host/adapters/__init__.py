@@ -10,8 +10,10 @@ from .plan import Adapter, Plan
 
 ADAPTERS: dict[str, Adapter] = {
     **dict.fromkeys(wan.CLASSES, Adapter(wan.plan, stride=4)),
+    "VaceWanModel": Adapter(wan.plan, stride=4, film=wan.vace_film),
+    "AnimateWanModel": Adapter(wan.plan, stride=4, film=wan.animate_film),
     **dict.fromkeys(hunyuan.CLASSES, Adapter(hunyuan.plan, stride=4)),
-    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, frames=ltx.frames)),
+    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, film=ltx.film)),
     **dict.fromkeys(cogvideox.CLASSES, Adapter(cogvideox.plan, stride=4)),
     **dict.fromkeys(mochi.CLASSES, Adapter(mochi.plan, stride=6, outer=True)),
     "GeneralDIT": Adapter(cosmos.plan, stride=8),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, each
+from .plan import Part, Plan, conditioning, each
 
 CLASSES = ("LTXVModel", "LTXAVModel")
 
@@ -23,11 +23,8 @@ def plan(model, args: list, kwargs: dict) -> Plan:
     return Plan((frames, height, width), blocks, (), tuple(after), cross, width=model.inner_dim)
 
 
-def frames(shape: tuple[int, ...], conds: dict) -> int:
-    for cond in (cond for group in conds.values() for cond in group):
-        if cond.get("keyframe_idxs") is not None:
-            return shape[2] - _guides(cond["keyframe_idxs"], shape)
-    return shape[2]
+def film(shape: tuple[int, ...], conds: dict) -> tuple[int, int]:
+    return 0, shape[2] - _guides(conditioning(conds, "keyframe_idxs"), shape)
 
 
 def _guides(keyframes, shape: tuple[int, ...]) -> int:

@@ -65,13 +65,13 @@ class Adapter:
     """plan    plan(diffusion_model, args, kwargs) of one forward pass
     stride  video frames that one latent frame holds, after a first one that holds a single frame;
             or a pattern of such numbers that repeats
-    frames  frames(shape, conds): latent frames of the film, where the latent holds others as well
+    film    film(latent's shape, conds) -> (its first latent frame, how many), where the latent holds others as well
     outer   the model runs no wrappers of its own: what goes into it is seen one level above
     """
 
     plan: Callable[[object, list, dict], Plan]
     stride: int | tuple[int, ...]
-    frames: Callable[[tuple[int, ...], dict], int] = lambda shape, conds: shape[2]
+    film: Callable[[tuple[int, ...], dict], tuple[int, int]] = lambda shape, conds: (0, shape[2])
     outer: bool = False
 
     def starts(self, shots: Shots, frames: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -92,6 +92,11 @@ class Adapter:
             if border != cut:
                 notes.append(f"cut {number} moved from frame {cut} to {border}, the nearest one this model can cut at")
         return tuple(starts), tuple(notes)
+
+
+def conditioning(conds: dict, name: str):
+    """What the first prompt that has it says."""
+    return next((c[name] for group in conds.values() for c in group if c.get(name) is not None), None)
 
 
 def each(*blocks: Iterable[Module]) -> Blocks:

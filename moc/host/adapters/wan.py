@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, each, patches
+from .plan import Part, Plan, conditioning, each, patches
 
 CLASSES = (
     "WanModel",  # t2v, i2v, first-last frame, TI2V 5B, Fun control, Phantom, in-context latents
@@ -50,6 +50,22 @@ def plan(model, args: list, kwargs: dict) -> Plan:
     if name == "VaceWanModel":
         blocks = tuple((block, *_vace_block(model, i)) for i, block in enumerate(model.blocks))
     return Plan(grid, blocks, tuple(before), tuple(after), cross=(context.shape[1],))
+
+
+def vace_film(shape: tuple[int, ...], conds: dict) -> tuple[int, int]:
+    """Reference images stand in front; their second half, what there is to generate, is empty."""
+    controls = conditioning(conds, "vace_frames")
+    if controls is None or controls[0].shape[2] != shape[2]:
+        return 0, shape[2]
+    halves = controls[0][0, 16:].transpose(0, 1).flatten(2)  # [T, C, H*W]
+    empty = (halves == halves[..., :1]).all(-1).all(-1).tolist()
+    first = 0 if all(empty) else empty.index(False)
+    return first, shape[2] - first
+
+
+def animate_film(shape: tuple[int, ...], conds: dict) -> tuple[int, int]:
+    """One reference image stands in front: the model adds the pose from the second latent frame on."""
+    return 1, shape[2] - 1
 
 
 def _frames(latent, patch: tuple[int, int, int]) -> list[Part]:

@@ -92,7 +92,7 @@ def _holes(shape: tuple) -> torch.Tensor:
 
 
 GUIDES = {"latent": (128, 7, 4, 4), "conds": _guides, "mask": _guide_mask, "after": (("reference", 16),) * 2}
-GUIDES |= {"windows": NOWHERE}
+GUIDES |= {"windows": NOWHERE, "note": "all of strength 1"}
 
 
 def _cog(name: str, config: dict | None = None, **facts) -> Variant:
@@ -129,6 +129,10 @@ MINIMAX |= {"attention_head_dim": 128, "ffn_hidden_size": 128, "text_dim": 64, "
 MINIMAX |= {"time_embed_dim": 64, "timestep_input_dim": 64}
 
 
+def _first_frame(shape: tuple) -> dict:
+    return {**POOLED, "time_dim_replace": random(1, 16, 1, *shape[3:], seed=37)}
+
+
 def _minimax(name: str, **facts) -> Variant:
     return Variant(
         "MiniMax H3",
@@ -140,6 +144,7 @@ def _minimax(name: str, **facts) -> Variant:
         audio=(1, 32, 2, 6),
         since=NEWER,
         windows=NOWHERE,
+        note="cuts fall on frames 0, 1, 5, 9 and 13 of every 17",
         **facts,
     )
 
@@ -162,10 +167,11 @@ ROWS = (
         conds=joined(pooled, partial(padded, 7, 5)),
         before=(("text", 5),),
         padding=2,
+        alone=True,
         note="padding is never attended",
     ),
     hunyuan("1.0 i2v", {"in_channels": 33}, conds=joined(pooled, image(16)), windows=NEWER),
-    hunyuan("1.0 reference", conds=joined(pooled, _reference), before=(("text", 7), ("reference", 16))),
+    hunyuan("1.0 reference", conds=joined(pooled, _reference), before=(("text", 7), ("reference", 16)), alone=True),
     hunyuan("1.5 t2v", HUNYUAN_15, latent=(32, 5, 4, 4), windows=NEWER),
     hunyuan(
         "1.5 i2v",
@@ -193,7 +199,7 @@ ROWS = (
         {"patch_size_t": 2},
         grid=(3, 4, 4),
         changed=1,
-        note="two latent frames share their tokens: cuts move to even ones",
+        note="two latent frames share their tokens: cuts fall on even ones",
     ),
     _cog("i2v", {"in_channels": 32}, conds=image(16)),
     Variant(
@@ -221,6 +227,9 @@ ROWS = (
         windows=NEWER,
     ),
     Variant("Kandinsky 5", "t2v", "Kandinsky5", "kandinsky5.model", KANDINSKY, sized=True, conds=pooled, since=NEWER),
+    Variant(
+        "Kandinsky 5", "i2v", "Kandinsky5", "kandinsky5.model", KANDINSKY, sized=True, conds=_first_frame, since=NEWER
+    ),
     _minimax("t2v", before=(("text", 7), ("audio", 12))),
     _minimax("keyframe", conds=_keyframe, before=(("text", 7), ("reference", 16), ("audio", 12))),
     _minimax("references", conds=_references, before=(("text", 7), ("reference", 6), ("audio", 6), ("audio", 12))),

@@ -36,6 +36,7 @@ class Variant:
     mask      noise mask of the latent
     changed   frame of tokens that holds latent frame 2
     blocks    the block of every video self-attention call of one forward pass
+    alone     ComfyUI itself fails at this with more than one sample
     since     first ComfyUI version of the tests that has it, or lets anyone see its attention
     windows   first ComfyUI version of the tests whose context windows this works in, "" for none
     note      what a reader of the table should know
@@ -58,6 +59,7 @@ class Variant:
     mask: Callable[[tuple], Tensor] | None = None
     changed: int = 2
     blocks: tuple[int, ...] = (0, 1, 2)
+    alone: bool = False
     since: str = "0.3.75"
     windows: str = "0.3.75"
     note: str = ""

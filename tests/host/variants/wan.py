@@ -11,6 +11,7 @@ from .row import NEWER, Variant, image, joined, random, vision
 SIZES = {"dim": 256, "ffn_dim": 256, "num_heads": 2, "num_layers": 3}
 FRAME = 16  # tokens
 REFERENCE = ("reference", FRAME)
+IN_FRONT = "cuts count from behind the reference image that stands in front"
 
 
 def row(name: str, cls: str, config: dict | None = None, *, module: str = "wan.model", **facts) -> Variant:
@@ -88,6 +89,7 @@ ROWS = (
         conds=partial(_vace, 1),
         blocks=(0, 0, 1, 1, 2, 2),
         windows=NEWER,
+        note=IN_FRONT,
     ),
     row(
         "vace, two contexts",
@@ -96,6 +98,7 @@ ROWS = (
         conds=partial(_vace, 2),
         blocks=(0, 0, 0, 1, 2),
         windows=NEWER,
+        note=IN_FRONT,
     ),
     row("fun control", "WanModel", {"model_type": "i2v", "in_dim": 48}, conds=both, windows=NEWER),
     row(
@@ -132,6 +135,7 @@ ROWS = (
         conds=joined(picture, _animate),
         blocks=(0, 1, 2, 3, 4),
         windows=NEWER,
+        note=IN_FRONT,
     ),
     row("context latents", "WanModel", conds=_contexts, after=(REFERENCE, *(("reference", 9),) * 3), since=NEWER),
     row("scail", "SCAILWanModel", {"in_dim": 20}, conds=_scail, **SCAIL),

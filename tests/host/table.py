@@ -1,0 +1,61 @@
+"""Writes docs/models.md from the table of the host tests: python tests/host/table.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from variants import VARIANTS, Variant
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "models.md"
+KINDS = {"text": "text", "reference": "references", "audio": "audio"}
+ABOVE = """# Models
+
+Written by `tests/host/table.py` from the table of the host tests; do not edit it by hand.
+
+Every row is tested with a tiny random model of ComfyUI's own classes, on every version of ComfyUI named from the row's
+first one on: choosing every chunk gives the unpatched result, every video self-attention is routed exactly once in a
+forward pass and nothing else is, the video stands where its content is, blocks keep their numbers, and the attention
+of other packs gets what MoC leaves dense.
+
+*Since* is the first of the tested versions (0.3.75 and 0.30.0) that has the model. *Beside the video* are the other
+tokens in the video's sequence: text is always seen, everything else can be chosen like a chunk of the video or is
+always seen, by the setting `references`. *Windows* is the first tested version whose context windows work with it.
+
+| Model | Use | Since | Beside the video | Windows | |
+|---|---|---|---|---|---|
+"""
+BELOW = """
+## What runs dense
+
+MoC Report says so, with the reason.
+
+- A model that is not in the table, and any number of tokens that its row does not explain.
+- Attention masks, except one that only hides text: padding is left out of the sequence, which is exact.
+- LTX guides with a strength other than 1, or with a mask: the model weakens single tokens for them.
+- Wan with the `ar_video` sampler, Wan S2V in ComfyUI 0.3.75, and SeedVR2: ComfyUI does not hand out their attention.
+"""
+
+
+def line(variant: Variant) -> str:
+    beside = dict.fromkeys(KINDS[kind] for kind, _ in variant.before + variant.after)
+    cells = (
+        variant.model,
+        variant.name,
+        variant.since,
+        ", ".join(beside) or "nothing",
+        max(variant.windows, variant.since, key=version) if variant.windows else "no",
+        variant.note,
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def page() -> str:
+    return ABOVE + "".join(line(variant) for variant in VARIANTS) + BELOW
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
