@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,10 +33,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_stream": "routing",
     "_repair": "routing (repair)",
     "_count": "lists",
-    "_scatter_gather": "token order",
     "_scatter": "lists",
-    "_before": "lists",
-    "_cut": "lists",
     "_union": "lists",
     "cumsum": "lists",
     "Scan": "lists",
@@ -89,11 +87,10 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def moc(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> Tensor:
     """`moc_attention`, with the case's union lists."""
     t, scale = table.tensors(q.device), q.shape[-1] ** -0.5
-    how = dict(engine="tiles", shared=True) if case.shared else {}
     if table.identity:
-        return engine.run(q, k, v, table, case.routing, scale, **how)
+        return engine.run(q, k, v, table, case.routing, scale, shared=case.shared)
     q, k, v = (x.index_select(-2, t.order) for x in (q, k, v))
-    return engine.run(q, k, v, table, case.routing, scale, **how).index_select(-2, t.inverse)
+    return engine.run(q, k, v, table, case.routing, scale, shared=case.shared).index_select(-2, t.inverse)
 
 
 def sol(q: Tensor, k: Tensor, v: Tensor, share: float) -> Callable[[], Tensor] | str:
@@ -132,7 +129,7 @@ def run(case: Case) -> dict[str, object]:
         "case": case.name, "tokens": n, "heads": case.heads, "dim": case.dim, "chunks": len(table.chunks),
         "top_k": top_k, "kept": round(kept, 4), "ideal": round(1 / kept, 2), "least": case.least, "aim": case.aim,
     }  # fmt: skip
-    if table.mean_chunk <= 128:
+    if table.mean_chunk <= engine.SMALL_CHUNK:
         result["union_over_k_64_rows"] = round(union_factor(q, k, case, table), 2)
     moc(q, k, v, table, case)
     torch.cuda.synchronize()
@@ -177,12 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     wanted = [w for w in args.cases.split(",") if w]
-    facts = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.attention" + (f" --cases {args.cases}" if args.cases else ""),
-    }  # fmt: skip
-    results: list[dict] = []
+    results = []
     for case in CASES:
         if wanted and not any(w in case.name for w in wanted):
             continue
@@ -191,9 +183,15 @@ def main() -> None:
         except Exception as failure:  # one case that fails should not lose the others
             results.append({"case": case.name, "failed": f"{type(failure).__name__}: {failure}"[:500]})
         print(json.dumps(results[-1]), flush=True)
-        if args.out:
-            args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
         torch.cuda.empty_cache()
+    facts = {
+        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
+        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16",
+        "command": "python -m benchmarks.attention " + " ".join(a for a in sys.argv[1:] if not a.startswith("/")),
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
     for r in results:
         if "failed" not in r:
             sol_ratio = r.get("sol_attn_ratio", math.nan)

@@ -12,7 +12,6 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.backends import reference
-from moc.backends import triton as triton_backend
 from moc.backends.triton import engine, supports
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -33,9 +32,7 @@ CASES = {
     ),
     "own chunk smaller than a tile of rows": (PLAIN, (0, 1), R(top_k=2, tile=(1, 2, 3), own="chunk", tail="pooled"), 1),
     "ragged chunks, window": (PLAIN, (0,), R(top_k=2, tile=(1, 3, 4), own="frame", window=1), 1),
-    "static memory, outer loop": (
-        PLAIN, (0, 1, 2, 3), R(top_k=2, static="first tokens", static_tokens=5, shots_kept=1), 1,
-    ),
+    "static memory, outer loop": (PLAIN, (0, 1, 2, 3), R(top_k=2, static="first tokens", static_tokens=5, shots_kept=1), 1),
     "references routed, other tokens after": (AROUND, (0, 2), R(top_k=1, tile=(2, 4, 6), own="frame"), 1),
     "nothing routed": (WITH_TEXT, (0, 2), R(top_k=0, tail="pooled"), 1),
 }  # fmt: skip
@@ -93,15 +90,14 @@ def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compiled_as_one_operator() -> None:
-    routing = R(top_k=1, own="frame")
-    table = build_table(PLAIN, (0,), routing)
+    from moc.backends.triton import op
+
+    table, routing = build_table(PLAIN, (0,), R(top_k=1, own="frame")), R(top_k=1, own="frame")
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
-
-    def call(q, k, v):
-        return triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
-
-    got = torch.compile(call, backend="aot_eager", fullgraph=True)(q, k, v)
-    torch.testing.assert_close(got, call(q, k, v), atol=0, rtol=0)
+    call = torch.compile(
+        lambda q, k, v: op.compiled(q, k, v, table, routing, 0.25) * 2, backend="eager", fullgraph=True
+    )
+    torch.testing.assert_close(call(q, k, v), engine.run(q, k, v, table, routing, 0.25) * 2)
 
 
 def test_says_what_it_cannot_do() -> None:

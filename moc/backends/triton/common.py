@@ -67,20 +67,21 @@ def ones(b_w):
 
 
 @triton.jit
-def pair_columns(o_k, D: tl.constexpr, DP: tl.constexpr, SPLIT: tl.constexpr):
-    """Columns 0 to 2 * DP of query and descriptor pairs -> (place in a query row, place in a descriptor row, valid).
+def score_tile(b_q, p_a, p_b, m_kv, MINMAX: tl.constexpr, PRECISION: tl.constexpr):
+    """Scores [M, C] of queries [M, D] against descriptors [C, D].
 
-    Mean: the descriptor is two numbers of the input's precision that add up to the mean, so both meet the same query.
-    Min-max (SPLIT): largest and smallest key, which meet the positive and the negative part of the query [2 * D].
-    One product over both halves keeps the matrix unit busy for longer than two would.
+    Mean: a + b is the mean as two numbers of the input's precision. Min-max: a is the largest key, b the smallest.
     """
-    o_d = o_k % DP
-    o_pair = o_k // DP * D + o_d
-    if SPLIT:
-        o_q = o_pair
+    b_a = tl.load(p_a, mask=m_kv, other=0.0)
+    b_b = tl.load(p_b, mask=m_kv, other=0.0)
+    if MINMAX:
+        b_zero = tl.zeros_like(b_q)
+        b_s = tl.dot(tl.where(b_q > 0, b_q, b_zero), tl.trans(b_a), input_precision=PRECISION)
+        b_s = tl.dot(tl.where(b_q < 0, b_q, b_zero), tl.trans(b_b), b_s, input_precision=PRECISION)
     else:
-        o_q = o_d
-    return o_q, o_pair, o_d < D
+        b_s = tl.dot(b_q, tl.trans(b_b), input_precision=PRECISION)
+        b_s = tl.dot(b_q, tl.trans(b_a), b_s, input_precision=PRECISION)
+    return b_s
 
 
 @triton.jit
@@ -116,7 +117,7 @@ def attend_step(
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
+    """Take keys [J, D] and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if BIAS:
         b_s = b_s * scale + b_bias[None, :]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from . import dense
-from .configs import configs_of, scores_in_registers
+from .configs import configs_of
 from .lists import row_lists
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
@@ -23,7 +23,7 @@ from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
-SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
+SMALL_CHUNK = 128  # tokens: up to here tile-major
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -32,12 +32,15 @@ def run(
     *, engine: str | None = None, shared: bool = False,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
-    out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
+    out = torch.empty_like(q)
+    if out.stride(-1) != 1:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     precision = _precision(q)
     minmax, tail = routing.descriptor == "minmax", routing.tail == "pooled"
-    means = pool(k, plan, pair=routing.descriptor)
+    means = pool(k, plan, rest=not minmax, ends=minmax)
+    near, far = (means["high"], means["low"]) if minmax else (means["mean"], means["rest"])
     summary = (means["mean"], pool(v, plan)["mean"]) if tail else None
     keep = _kept_shots(q, k, plan, routing)
     engine = engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
@@ -49,10 +52,10 @@ def run(
         if plan.top_k == 0:
             sel.zero_()
         else:
-            choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
+            choose = route if plan.chunks <= IN_REGISTERS else stream
             choose(
-                _queries(q, heads, minmax), means["pair"], keep, sel, plan, heads,
-                split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
+                q, near, far, keep, sel, plan, heads,
+                minmax=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
         if record is not None:
             kept.append(sel)
@@ -60,11 +63,6 @@ def run(
     if record is not None:
         _record(record, torch.cat(kept), plan, q.shape[:2])
     return out
-
-
-def empty_output(q: Tensor) -> Tensor:
-    """Laid out like q in memory, where its rows are whole."""
-    return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 class _Job:
@@ -83,7 +81,7 @@ class _Job:
 
     def see_all(self, heads: range) -> None:
         """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
-        config = self.configs.long
+        config = self.configs.dense
         self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
 
     def tiles(self, sel: Tensor, heads: range) -> None:
@@ -101,15 +99,14 @@ class _Job:
         slots = None
         if plan.top_k:
             slots = new_slots(q, len(heads), plan)
-            config = self.configs.keys_in_a_row(plan.typical)
-            lists = row_lists(sel, plan, plan.top_k, config.rows)
+            lists = row_lists(sel, plan, plan.top_k, self.configs.routed.rows)
             routed(
                 q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
-                scale=self.scale * LOG2E, config=config, precision=self.precision,
+                scale=self.scale * LOG2E, config=self.configs.routed, precision=self.precision,
             )  # fmt: skip
             del lists
         if not dense.usable(q, plan):
-            config = self.configs.keys_in_a_row(plan.group_rows) if self.summary is None else self.configs.tile
+            config = self.configs.dense if self.summary is None else self.configs.tile
             tiles = plan.tiles(config.rows, "routed")
             self._attend(tiles, heads, config, ranges=True, sel=sel, tail=self.summary, slots=slots)
             return
@@ -121,21 +118,6 @@ class _Job:
             mine = None if slots is None else type(slots)(slots.part[part], slots.lse[part])
             tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
             self._attend(tiles, some, config, ranges=rest, sel=sel[part], tail=self.summary, slots=mine, own=own)
-
-
-def _queries(q: Tensor, heads: range, split: bool) -> Tensor:
-    """Some heads of q [B, H, N, D] as [heads, N, D], or [heads, N, 2 * D]: the positive part, then the negative one."""
-    h = q.shape[1]
-    parts = []
-    for b in range(heads.start // h, (heads.stop - 1) // h + 1):
-        parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
-    flat = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if not split:
-        return flat
-    both = torch.empty(*flat.shape[:-1], 2 * flat.shape[-1], dtype=q.dtype, device=q.device)
-    torch.clamp(flat, min=0, out=both[..., : flat.shape[-1]])
-    torch.clamp(flat, max=0, out=both[..., flat.shape[-1] :])
-    return both
 
 
 def piece_size(plan: Plan, keys: int) -> int:

@@ -76,7 +76,7 @@ class Plan:
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
     def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
-        """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
+        """Token ranges that every row of the group sees; they do not overlap. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
         out = [(a, b)] if own else []
         for low, high in self.linked:
@@ -149,10 +149,8 @@ class Plan:
                     length.append(np.minimum(c.stop - low, size))
                     chunk.append(np.full(len(low), index))
             count = sum(map(len, start))
-            starts, lengths, chunks = (
-                self._on(np.concatenate(x) if count else np.zeros(1, int)) for x in (start, length, chunk)
-            )
-            self._pieces[key] = Pieces(starts, lengths, chunks, size, count)
+            flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
+            self._pieces[key] = Pieces(*map(self._on, flat), size, count)
         return self._pieces[key]
 
     def runs(self) -> list[Run]:

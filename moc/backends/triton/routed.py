@@ -15,17 +15,19 @@ from .lists import RowLists
 from .plan import Plan
 
 
-@triton.jit(do_not_specialize=["bh_first", "most"])
+@triton.jit(do_not_specialize=["bh_first", "lists"])
 def _routed(
-    q, k, v, chunk, entry, tile, part, lse,
-    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
+    q, k, v, chunk, entry, end, tile_end, tile, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, lists, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    p_tile = tile + tl.program_id(0)
-    i_list, b_from, b_to = tl.load(p_tile), tl.load(p_tile + most), tl.load(p_tile + 2 * most)
-    if i_list < 0:
+    i_list = tl.load(tile + tl.program_id(0))
+    if i_list >= lists:
         return
+    i_first = tl.load(tile_end + i_list - 1, mask=i_list > 0, other=0)
+    b_from = tl.load(end + i_list - 1, mask=i_list > 0, other=0) + (tl.program_id(0) - i_first) * BM
+    b_to = tl.load(end + i_list)
     i_local, i_c = i_list // C, i_list % C
     i_bh = bh_first + i_local
     i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
@@ -77,8 +79,8 @@ def routed(
     """Fill part [heads, N, K, D] and lse [heads, N, K] at every (row, slot) that is listed."""
     _, h, n, d = q.shape
     _routed[(lists.most,)](
-        q, k, v, plan.chunk, lists.entry, lists.tile, part, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], h, n, plan.chunks, lists.most, heads.start, scale,
+        q, k, v, plan.chunk, lists.entry, lists.end, lists.tile_end, lists.tile, part, lse,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], h, n, plan.chunks, len(heads) * plan.chunks, heads.start, scale,
         K=part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=lists.rows, BN=config.keys,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
 the G*R kept unless one group holds more than R of them. A tile of rows where that could have happened is flagged and
-dealt anew, with more places. What is still flagged then, or has equal scores that compete for the last place, goes to
-`_repair`: it finds the threshold by counting, pass by pass, and is always right.
+dealt anew. What is still flagged then, or has equal scores that compete for the last place, goes to `_repair`: it finds
+the threshold by counting, pass by pass, and is always right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, key_of, middle, open_to, pair_columns
+from .common import HIGHEST, LOWEST, key_of, middle, open_to, score_tile
 from .configs import Config
 from .plan import Plan
 
@@ -49,12 +49,12 @@ def _mark(b_key, b_lo, o_g, p_sel, N, m_n, turn, G: tl.constexpr, LOW: tl.conste
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S", "turn"])
 def _stream(
-    q, pair, chunk, row, keep, sel, flag,
-    s_bh, s_n, N, C, S, W, bh_first, tiles, k, turns, turn,
+    q, a, b, chunk, row, keep, sel, flag,
+    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k, turns, turn,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
-    AGAIN: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    AGAIN: tl.constexpr, MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    if AGAIN:  # noqa: SIM102 -- the outer condition is the compiler's
+    if AGAIN:
         if tl.load(flag + tl.program_id(0)) != FULL:
             return
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
@@ -64,27 +64,22 @@ def _stream(
     b_first = tl.load(row + o_n, mask=m_n, other=0)
     b_last = tl.load(row + N + o_n, mask=m_n, other=C)
     b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-    o_g = tl.arange(0, G)
-    o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
-    p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-    b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
-    p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
+    o_d, o_g = tl.arange(0, DP), tl.arange(0, G)
+    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
+    b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)  # [BM, DP]
+    p_desc = i_bh.to(tl.int64) * C * D + o_d[None, :]
     p_keep = keep + i_bh.to(tl.int64) * S * S
-
-    # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
-    b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
-    b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
     b_none = tl.full([BM, G], LOWEST, tl.int32)
     b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
     for i in range(0, turns):
         # Turned from pass to pass, so that chunks one frame apart do not always meet in the same group
         o_c = i * G + ((o_g + i * turn) & (G - 1))
-        b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
-        b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
+        m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
+        b_s = score_tile(b_q, a + p_desc + o_c[:, None] * D, b + p_desc + o_c[:, None] * D, m_kv, MINMAX, PRECISION)
         b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
         # The low bits name the pass: scores that agree in all other digits are equal, and the earlier chunk wins
-        b_new = (tl.maximum(key_of(b_s - b_common[:, None]), LOWEST + LOW + 1) & ~LOW) | (LOW - i)
+        b_new = (tl.maximum(key_of(b_s), LOWEST + LOW + 1) & ~LOW) | (LOW - i)
         b_new = tl.where(b_cand, b_new, LOWEST)
         b_0, b_new = _push(b_0, b_new)
         b_1, b_new = _push(b_1, b_new)
@@ -145,10 +140,10 @@ def _stream(
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
 def _repair(
-    q, pair, chunk, row, keep, sel, flag,
-    s_bh, s_n, N, C, S, W, bh_first, tiles, k,
+    q, a, b, chunk, row, keep, sel, flag,
+    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
-    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     if tl.load(flag + tl.program_id(0)) == 0:
         return
@@ -159,11 +154,10 @@ def _repair(
     b_first = tl.load(row + o_n, mask=m_n, other=0)
     b_last = tl.load(row + N + o_n, mask=m_n, other=C)
     b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-    o_g = tl.arange(0, G)
-    o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
-    p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-    b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
-    p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
+    o_d, o_g = tl.arange(0, DP), tl.arange(0, G)
+    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
+    b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)
+    p_desc = i_bh.to(tl.int64) * C * D + o_d[None, :]
     p_keep = keep + i_bh.to(tl.int64) * S * S
     turns = tl.cdiv(C, G)
 
@@ -180,8 +174,8 @@ def _repair(
         b_n = tl.zeros([BM], tl.int32)
         for i in range(0, turns):
             o_c = i * G + o_g
-            b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
-            b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
+            m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
+            b_s = score_tile(b_q, a + p_desc + o_c[:, None] * D, b + p_desc + o_c[:, None] * D, m_kv, MINMAX, PRECISION)
             b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
             b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
             if state == 0:
@@ -225,11 +219,11 @@ def _repair(
 
 
 def stream(
-    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, split: bool, causal: bool, precision: str, config: Config, kept: int | None = None,
+    q: Tensor, a: Tensor, b: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    *, minmax: bool, causal: bool, precision: str, config: Config, kept: int | None = None,
 ) -> None:  # fmt: skip
     """As `route`, for any number of chunks. sel [heads, W, N] is overwritten."""
-    n, d = plan.length, pair.shape[-1]
+    _, h, n, d = q.shape
     dp = max(16, triton.next_power_of_2(d))
     rows, groups, stages = config.rows, config.keys, config.stages
     kept = kept or (5 if plan.top_k <= groups // 2 else 8)
@@ -239,14 +233,14 @@ def stream(
     sel.zero_()
     flag = sel.new_empty(tiles * len(heads))
     shared = (
-        queries, pair, plan.chunk, plan.row, sel if keep is None else keep, sel, flag,
-        *queries.stride()[:2], n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
+        q, a, b, plan.chunk, plan.row, sel if keep is None else keep, sel, flag,
+        *q.stride()[:3], h, n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
     )  # fmt: skip
-    how = dict(D=d, DP=dp, BM=rows, SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision)
+    how = dict(D=d, DP=dp, BM=rows, MINMAX=minmax, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision)
     low = triton.next_power_of_2(turns + 1) - 1
-    for turn, places, again in ((groups // 2 - 5, kept, False), (groups // 4 + 3, 8, True)):
+    for turn in (groups // 2 - 5, groups // 4 + 3):
         _stream[(tiles * len(heads),)](
-            *shared, turns, turn, **how, G=groups, R=places, LOW=low, AGAIN=again,
-            num_warps=8 if again else config.warps, num_stages=stages,
+            *shared, turns, turn, **how, G=groups, R=kept, LOW=low, AGAIN=turn < groups // 2 - 5,
+            num_warps=config.warps, num_stages=stages,
         )  # fmt: skip
     _repair[(tiles * len(heads),)](*shared, **how, G=max(32, groups), num_warps=4, num_stages=stages)

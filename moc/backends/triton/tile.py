@@ -153,17 +153,16 @@ def _tile(
     if SLOTS:
         p_sel = sel + i_local.to(tl.int64) * W * N + o_n
         b_n = tl.zeros([BM], tl.int32)
-        for _ in range(0, W):
+        for i in range(0, W):
             b_n += ones(tl.load(p_sel, mask=m_n, other=0))
             p_sel += N
         o_s = (i_local.to(tl.int64) * N + o_n) * K
-        if K <= 5:  # all in flight at once
+        if K <= 8:  # all in flight at once
             for i in tl.static_range(K):
                 b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
         else:
-            for i in range(0, tl.max(b_n, 0), 4):
-                for j in tl.static_range(4):
-                    b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D)
+            for i in range(0, tl.max(b_n, 0)):
+                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
 
     b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
@@ -198,11 +197,10 @@ def attend_tiles(
     none = plan.chunk  # stands where a part is left out; never read
     mean_k, mean_v = tail if tail else (none, none)
     size = lists.pieces.size if lists else config.keys
-    listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
     _tile[(tiles.count * len(heads),)](
-        q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
-        none if sel is None else sel, plan.chunk, plan.row, *(listed or [none] * 6), mean_k, mean_v,
-        *((slots.part, slots.lse) if slots else (none, none)), *((own.out, own.lse) if own else (none, none)),
+        q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges, none if sel is None else sel, plan.chunk, plan.row,
+        *((lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else [none] * 6),
+        mean_k, mean_v, *((slots.part, slots.lse) if slots else (none, none)), *((own.out, own.lse) if own else (none, none)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
         h, n, plan.chunks, plan.words, heads.start, tiles.count, lists.width if lists else 0,
