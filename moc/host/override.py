@@ -32,9 +32,11 @@ def attention_override(
     options = kwargs.get("transformer_options") or {}
     forward: Forward | None = options.get(FORWARD)
     if forward is not None and _is_video(forward, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
-        split = (q, k, v) if skip_reshape else (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        block = options.get(BLOCK, options.get("block_index", 0))
-        out = _video_attention(forward, *split, mask=mask, block=block, scale=kwargs.get("scale"))
+        out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
+        if q.shape == k.shape:
+            split = (q, k, v) if skip_reshape else (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            block = options.get(BLOCK, options.get("block_index", 0))
+            out = _video_attention(forward, *split, mask=mask, block=block, scale=kwargs.get("scale"))
         if isinstance(out, Tensor):
             return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
         forward.ran_dense(out)
@@ -47,12 +49,11 @@ def attention_override(
 
 
 def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
-    plan, tokens = forward.plan, q.shape[-2]
+    """Self-attention of all video tokens, for all queries or for some of them."""
+    plan, tokens, keys = forward.plan, q.shape[-2], k.shape[-2]
     if k.shape != v.shape or tokens < plan.video_tokens or plan.width not in (None, width):
         return False
-    if tokens < k.shape[-2] and plan.layout(k.shape[-2], None) is not None:
-        forward.ran_dense(Reason.MASK)  # LTX calls once for every group of queries that its mask treats alike
-    return q.shape == k.shape
+    return q.shape == k.shape or (tokens < keys and plan.layout(keys, None) is not None)
 
 
 def _video_attention(

@@ -99,6 +99,26 @@ def test_shots_are_mapped_into_every_context_window(schedule):
         assert any(list(window) != sorted(window) for window in seen)
 
 
+@pytest.mark.skipif(not hasattr(context_windows, "LTXVContextWindowsNode"), reason="not in this ComfyUI")
+def test_guides_in_a_context_window_do_not_shift_its_frames():
+    variant, shape = tiny.variant_of("LTX-2 guides"), (1, 128, 13, 4, 4)  # 11 frames of the film, 2 guides
+    node = context_windows.LTXVContextWindowsNode
+    model = result(node.execute(tiny.load(str(variant)), 33, 8, "standard_static", "pyramid", False))
+    noise = torch.arange(13, dtype=torch.float32)[None, None, :, None, None].expand(shape).contiguous()
+    patched, trace = routed(model, shots=Shots(cuts=(4, 9), unit="latent"))
+    seen: list = []
+
+    def see(executor, x, *args, **kwargs):
+        seen.append(tuple(x[0][0, 0, :, 0, 0].round().int().tolist()))
+        return executor(x, *args, **kwargs)
+
+    patched.add_wrapper_with_key("diffusion_model", "test", see)
+    tiny.sample(patched, variant, steps=1, shape=shape, noise=noise)
+    found = [(layout.frames, len(layout.spans)) for _, block, layout in trace.calls if block == 0]
+    assert not trace.dense and {guides for _, guides in found} > {0}
+    assert [frames for frames, _ in found] == [s[: len(s) - guides] for s, (_, guides) in zip(seen, found)]
+
+
 def test_choosing_every_chunk_in_context_windows_gives_the_unpatched_result():
     model, shape = windows(tiny.load(), "looped_uniform", closed_loop=True), (1, 16, 13, 8, 8)
     patched, trace = routed(model, everything(), Shots(cuts=(4, 9), unit="latent"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import comfy.sample
+import comfy.samplers
 import comfyui_version
 import pytest
 import tiny
@@ -47,4 +49,21 @@ def test_a_model_whose_attention_the_host_does_not_hand_out_says_so():
     model = tiny.load("s2v")
     patched, trace = routed(model)
     assert torch.equal(tiny.sample(patched, variant), tiny.sample(model, variant))
+    assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
+
+
+@pytest.mark.skipif(HOST < Version("0.30.0"), reason="not in this ComfyUI")
+def test_the_causal_models_own_sampler_says_that_nothing_came_by():
+    @torch.inference_mode()
+    def sample(model):
+        shape, sampler = (1, 16, 5, 8, 8), comfy.samplers.ksampler("ar_video", {"num_frame_per_block": 1})
+        prompt = [[tiny.random(1, TEXT, 4096, seed=2), {}]]
+        noise, sigmas = tiny.random(*shape, seed=1), torch.tensor([1.0, 0.5, 0.0])
+        return comfy.sample.sample_custom(
+            model, noise, 1.0, sampler, sigmas, prompt, prompt, torch.zeros(shape), disable_pbar=True, seed=1
+        )
+
+    model = tiny.load("causal")
+    patched, trace = routed(model)
+    assert torch.equal(sample(patched), sample(model))
     assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
