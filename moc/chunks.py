@@ -79,17 +79,13 @@ class ChunkTable:
     groups: tuple[Group, ...]
     order: np.ndarray
     frames: np.ndarray  # [N] grid frame of every sorted token
+    identity: bool  # sorted order is the sequence's own order: nothing has to be moved
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def length(self) -> int:
         return self.layout.length
-
-    @property
-    def identity(self) -> bool:
-        """True when sorted order is the sequence's own order, so that nothing has to be moved."""
-        return bool((self.order[1:] > self.order[:-1]).all())
 
     @property
     def mean_chunk(self) -> float:
@@ -307,7 +303,8 @@ def build_table(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingCo
     inside = (order >= layout.video_start) & (order < layout.video_stop)
     frames[inside] = (order[inside] - layout.video_start) // layout.frame_tokens
     groups = _groups(tuple(chunks), first_video, last_video, np.array(chunk_slab), tile_t, routing)
-    return ChunkTable(layout, starts, tuple(chunks), groups, order, frames)
+    identity = bool((order[1:] > order[:-1]).all())  # a plain bool, so that a compiler need not trace numpy
+    return ChunkTable(layout, starts, tuple(chunks), groups, order, frames, identity)
 
 
 def _groups(
