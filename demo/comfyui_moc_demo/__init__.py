@@ -1,0 +1,178 @@
+"""Nodes of the Mixture of Contexts demo: what its small model is told, and how alike its characters come out.
+
+They belong to the demo model alone and are no part of the node pack.
+"""
+
+import json
+
+import torch
+from comfy_api.latest import ComfyExtension, io, ui
+
+from . import storyboard as sb
+
+PROMPT = "\n[shot cut] ".join(
+    (
+        "yellow over green gradient, close, right",
+        "blue over white moon, close, up",
+        "orange over red sea, wide, hop right",
+        "teal over navy hills, close, left",
+        "pink over purple gradient, close, turn right",
+        "white over grey hills, close, down",
+    )
+)
+
+# The Wan latent format subtracts these from a LATENT and divides by them; the control takes the way back first.
+MEAN = (
+    -0.7571,
+    -0.7089,
+    -0.9113,
+    0.1075,
+    -0.1745,
+    0.9653,
+    -0.1517,
+    1.5508,
+    0.4134,
+    -0.0715,
+    0.5517,
+    -0.3632,
+    -0.1922,
+    -0.9497,
+    0.2503,
+    -0.2921,
+)
+STD = (
+    2.8184,
+    1.4541,
+    2.3275,
+    2.6558,
+    1.2196,
+    1.7708,
+    2.6052,
+    2.0743,
+    3.2687,
+    2.1526,
+    2.8652,
+    1.5579,
+    1.6382,
+    1.1253,
+    2.8251,
+    1.9160,
+)
+
+
+def control_video(box):
+    """The boxes as a film: red and green are the place in the box, blue says that there is one."""
+    at = torch.arange(sb.SIZE) + 0.5
+    left, top, cell = box[..., None].unbind(1)
+    u, v = (at - left) / (sb.CELLS * cell), (at - top) / (sb.CELLS * cell)
+    inside = (((u > 0) & (u < 1))[:, None, :] & ((v > 0) & (v < 1))[:, :, None]).float()
+    return torch.stack((u[:, None, :] * inside, v[:, :, None] * inside, inside), -1).clamp(0, 1)
+
+
+class Storyboard(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MoCDemoStoryboard",
+            display_name="MoC Demo Storyboard",
+            category="MoC/demo",
+            description="Six shots for the demo model: where the character is and what the background looks like, "
+            "never what the character looks like.",
+            inputs=[
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default=PROMPT,
+                    tooltip=(
+                        "Up to six shots, separated by [shot cut]. A shot may name two colours (above, below), a "
+                        "scene, a view, a heading and a path; the rest is drawn from the seed. Known words: "
+                        + ", ".join(sb.VOCABULARY)
+                        + "."
+                    ),
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Draws what the prompt leaves open."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="conditioning"),
+                io.Latent.Output(display_name="latent"),
+                io.Image.Output(display_name="control"),
+                io.String.Output(
+                    display_name="storyboard", tooltip="Boxes and shots as JSON, for MoC Demo Similarity."
+                ),
+                io.String.Output(display_name="cuts", tooltip="First frame of shots two to six, for MoC Shots."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt=None):
+        if prompt is not None and len(sb.SHOT_CUT.split(prompt)) > sb.SHOTS:
+            return f"the demo model knows {sb.SHOTS} shots: use at most {sb.SHOTS - 1} [shot cut] marks."
+        return True
+
+    @classmethod
+    def execute(cls, prompt, seed):
+        shots, unknown = sb.parse(prompt, seed)
+        box = sb.boxes(shots)
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (MEAN, STD))
+        control = sb.control_latent(box[None]) * std + mean
+        side = sb.SIZE // 8
+        conditioning = [[sb.context(shots), {"concat_latent_image": control}]]
+        latent = {"samples": torch.zeros(1, 16, sb.LATENT_FRAMES, side, side)}
+        tokens = sb.LATENT_FRAMES * (side // 2) ** 2
+        board = {
+            "boxes": box.tolist(),
+            "shot_of_frame": sb.SHOT_OF_FRAME,
+            "tokens": tokens,
+            "shots": [{k: shot[k] for k in ("upper", "lower", "scene", "cell")} for shot in shots],
+        }
+        lines = [
+            f"{i}: {s['upper']} over {s['lower']}, {s['scene']}, {s['cell']} pixels a cell"
+            for i, s in enumerate(shots, 1)
+        ]
+        if unknown:
+            lines.append("not understood: " + ", ".join(dict.fromkeys(unknown)))
+        return io.NodeOutput(
+            conditioning,
+            latent,
+            control_video(box),
+            json.dumps(board),
+            ", ".join(map(str, sb.CUTS)),
+            ui=ui.PreviewText("\n".join(lines)),
+        )
+
+
+class Similarity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MoCDemoSimilarity",
+            display_name="MoC Demo Similarity",
+            category="MoC/demo",
+            is_output_node=True,
+            description="How alike the character is between shots and within them: 1 is the same, 0 an unrelated one.",
+            inputs=[
+                io.Image.Input("frames", tooltip="The decoded video."),
+                io.String.Input("storyboard", force_input=True, tooltip="From MoC Demo Storyboard."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="video"),
+                io.Float.Output(display_name="between"),
+                io.Float.Output(display_name="within"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, frames, storyboard):
+        board = json.loads(storyboard)
+        found = sb.similarity(frames, board["boxes"], board["shot_of_frame"])
+        found["tokens"] = board["tokens"]
+        return io.NodeOutput(frames, found["between"], found["within"], ui=ui.PreviewText(json.dumps(found)))
+
+
+class Extension(ComfyExtension):
+    async def get_node_list(self):
+        return [Storyboard, Similarity]
+
+
+async def comfy_entrypoint():
+    return Extension()
