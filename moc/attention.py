@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ def moc_attention(
     scale: float | None = None,
     training: bool = False,
     record=None,
+    note: Callable[[str], None] | None = None,
 ) -> Tensor:
     """Mixture of Contexts self-attention (arXiv 2508.21058, eq. 1).
 
@@ -32,6 +35,7 @@ def moc_attention(
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in
     record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
+    note      called with a sentence when a GPU has to do without its kernels
     Returns [B, H, N, D] like q. Gradients flow to q, k and v through the selected keys; the choice itself has none.
     """
     if q.shape != k.shape or q.shape != v.shape or q.shape[-2] != table.length:
@@ -40,7 +44,7 @@ def moc_attention(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
-    attend = _auto if backend == "auto" else BACKENDS[backend]
+    attend = partial(_auto, note=note) if backend == "auto" else BACKENDS[backend]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if table.identity:
         return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
@@ -51,13 +55,17 @@ def moc_attention(
 
 
 def _auto(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, **rest
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, note, **rest
 ) -> Tensor:
     """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off."""
-    grad = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
-    if q.device.type == "cuda" and not grad and triton.supports(q, table, routing, training) is None:
-        try:
-            return triton.attend(q, k, v, table, routing, training=training, **rest)
-        except Exception as failure:
-            logging.getLogger(__name__).warning("MoC runs without its GPU kernels: %s", triton.fails(q.device, failure))
+    if q.device.type == "cuda" and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+        reason = triton.supports(q, table, routing, training)
+        if reason is None:
+            try:
+                return triton.attend(q, k, v, table, routing, training=training, **rest)
+            except Exception as failure:
+                reason = triton.fails(q.device, failure)
+                logging.getLogger(__name__).warning("MoC runs without its GPU kernels: %s", reason)
+        if note is not None:
+            note(f"MoC ran on plain torch, which is slower: {reason}")
     return eager.attend(q, k, v, table, routing, training=training, **rest)
