@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
+from pathlib import Path
 
 import comfy.model_detection
 import comfy.ops
@@ -11,6 +13,9 @@ import comfy.sample
 import comfy.sd
 import torch
 from torch import Tensor
+
+sys.path.append(str(Path(__file__).parent))  # the workflow tests' server loads this file by its path
+
 from variants import VARIANTS, Variant, random
 
 torch.set_num_threads(1)  # such small work only gets slower when it is shared out
