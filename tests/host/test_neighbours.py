@@ -126,23 +126,26 @@ def test_choosing_every_chunk_in_context_windows_gives_the_unpatched_result():
     assert trace.routed and not trace.dense
 
 
-def test_a_compiled_model_does_not_keep_the_settings_of_the_first_branch():
-    graphs: list = []
+@pytest.mark.parametrize("name", ["t2v", "Mochi t2v"])
+def test_a_compiled_model_does_not_keep_the_settings_of_the_first_branch(name):
+    variant, model, graphs = tiny.variant_of(name), tiny.load(name), []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    compiled = tiny.load().clone()
+    compiled = model.clone()
     set_torch_compile_wrapper(
         compiled,
         backend=backend,
         options={"guard_filter_fn": lambda guards: ["transformer_options" not in g.name for g in guards]},
     )
-    plain = {name: tiny.sample(routed(tiny.load(), s)[0]) for name, s in {"all": everything(), "k=1": little()}.items()}
+    plain = {}
+    for kind, settings in {"all": everything(), "k=1": little()}.items():
+        plain[kind] = tiny.sample(routed(model, settings)[0], variant)
     patched, trace = routed(compiled, little(end_percent=0.5))
-    tiny.sample(patched, steps=4)
+    tiny.sample(patched, variant, steps=4)
     assert trace.routed and trace.dense[Reason.SCHEDULE], "the step is read anew in every pass"
-    assert apart(tiny.sample(routed(compiled, everything())[0]), plain["all"]) < 1e-5
-    assert apart(tiny.sample(routed(compiled, little())[0]), plain["k=1"]) < 1e-5
+    assert apart(tiny.sample(routed(compiled, everything())[0], variant), plain["all"]) < 1e-5
+    assert apart(tiny.sample(routed(compiled, little())[0], variant), plain["k=1"]) < 1e-5
     assert len(graphs) > BLOCKS, "the rest of the model is compiled"
