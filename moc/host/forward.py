@@ -35,7 +35,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         return None
     try:
         plan = adapter.plan(diffusion_model, args, kwargs)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:  # a host that hands over something else
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a host that hands over something else
         trace.ran_dense(run.failed(error))
         return None
     run.forwards += 1

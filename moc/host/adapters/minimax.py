@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, each, patches
+from .plan import Plan, each, patches
 
 CLASSES = ("MiniMaxH3Model",)
 STRIDE = (1, 4, 4, 4, 4)  # its VAE starts anew every 17 frames
@@ -11,11 +11,7 @@ KINDS = {"text": "text", "cond": "reference", "ref_img": "reference", "ref_audio
 
 def plan(model, args: list, kwargs: dict) -> Plan:
     """text [keyframes | references] audio video"""
-    (video, audio), _, context = args[:3]
-    grid = patches(video.shape, model.patch_size)
-    rest: list[Part] = [("other", None), ("audio", audio.shape[-2] * audio.shape[-1])]
-    layout = (kwargs.get("minimax_payload") or {}).get("layout")
-    # in context windows the model makes a layout of its own
-    if layout is not None and layout.segments[-1][1] - layout.segments[-1][0] == grid[0] * grid[1] * grid[2]:
-        rest = [(KINDS[kind], stop - start) for start, stop, kind in layout.segments[1:-1]]
-    return Plan(grid, each(model.blocks), (("text", context.shape[1]), *rest))
+    video, _ = args[0]
+    segments = kwargs["minimax_payload"]["layout"].segments
+    before = tuple((KINDS[kind], stop - start) for start, stop, kind in segments[:-1])
+    return Plan(patches(video.shape, model.patch_size), each(model.blocks), before)
