@@ -91,7 +91,16 @@ def _video_attention(
         if unpadded is not None:
             q, k, v = (unpadded.take(x) for x in (q, k, v))
         out = moc_attention(
-            q, k, v, table, routing, backend=patch.backend, scale=scale, training=training, record=counts
+            q,
+            k,
+            v,
+            table,
+            routing,
+            backend=patch.backend,
+            scale=scale,
+            training=training,
+            record=counts,
+            note=patch.trace.note,
         )
         if unpadded is not None:
             out = unpadded.put(out, shape)
