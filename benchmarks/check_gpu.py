@@ -42,12 +42,15 @@ CASES = {
     "own shot, causal, text": (_layout((12, 10, 13), 77), (0, 5, 6), R(top_k=4, causal=True), 1, 3, 128),
     "own chunk, batch of 2": (_layout((6, 15, 20)), (0,), R(top_k=3, own="chunk"), 2, 2, 128),
     "more choices than chunks": (_layout((5, 9, 11), 5), (0, 2), R(top_k=40, own="frame", chunk_tokens=30), 1, 2, 128),
-    "chunks of one token": (_layout((3, 9, 13)), (0, 1), R(top_k=9, tile=(1, 1, 1), own="frame", tail="pooled"), 1, 2, 64),
+    "chunks of one token": (
+        _layout((3, 9, 13)), (0, 1), R(top_k=9, tile=(1, 1, 1), own="frame", tail="pooled"), 1, 2, 64,
+    ),
     "2x2 tiles, own chunk below a tile of rows": (
         _layout((4, 13, 17), 31), (0, 2), R(top_k=11, tile=(1, 2, 2), own="chunk", descriptor="minmax"), 1, 2, 128,
     ),
     "8x8 tiles, ragged, min-max, tail": (
-        _layout((9, 30, 50)), (0, 4), R(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
+        _layout((9, 30, 50)), (0, 4),
+        R(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
     ),
     "large chunks, tail, window": (
         _layout((10, 16, 17), 9), (0, 5), R(top_k=3, own="frame", window=1, tail="pooled"), 1, 2, 128,

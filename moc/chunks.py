@@ -278,7 +278,7 @@ def build_table(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingCo
         position += length
 
     def add_span(span) -> None:
-        routed = span.kind != "text" and routing.references == "routed"
+        routed = span.kind not in ("text", "audio") and routing.references == "routed"
         if span.stop > span.start:
             add(span.kind, span.stop - span.start, linked=not routed, routable=routed)
 

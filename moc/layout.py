@@ -11,7 +11,7 @@ KINDS = ("text", "reference", "audio", "other")
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens [start, stop) that are not video. kind "text" is always seen by every query, "reference" may be routed."""
+    """Tokens [start, stop) that are not video. Every query sees "text" and "audio"; the others may be routed."""
 
     kind: str
     start: int

@@ -18,8 +18,8 @@ forward pass and nothing else is, the video stands where its content is, blocks 
 of other packs gets what MoC leaves dense.
 
 *Since* is the first of the tested versions (0.3.75 and 0.30.0) that has the model. *Beside the video* are the other
-tokens in the video's sequence: text is always seen, everything else can be chosen like a chunk of the video or is
-always seen, by the setting `references`. *Windows* is the first tested version whose context windows work with it.
+tokens in the video's sequence: text and audio are always seen, everything else can be chosen like a chunk of the video
+or is always seen, by the setting `references`. *Windows* is the first tested version whose context windows work here.
 
 | Model | Use | Since | Beside the video | Windows | |
 |---|---|---|---|---|---|
@@ -27,7 +27,7 @@ always seen, by the setting `references`. *Windows* is the first tested version 
 BELOW = """
 ## What runs dense
 
-MoC Report says so, with the reason.
+The report of MoC Routing Heatmap says so, with the reason.
 
 - A model that is not in the table, and any number of tokens that its row does not explain.
 - Attention masks, except one that only hides text: padding is left out of the sequence, which is exact.

@@ -32,7 +32,9 @@ CASES = {
     ),
     "own chunk smaller than a tile of rows": (PLAIN, (0, 1), R(top_k=2, tile=(1, 2, 3), own="chunk", tail="pooled"), 1),
     "ragged chunks, window": (PLAIN, (0,), R(top_k=2, tile=(1, 3, 4), own="frame", window=1), 1),
-    "static memory, outer loop": (PLAIN, (0, 1, 2, 3), R(top_k=2, static="first tokens", static_tokens=5, shots_kept=1), 1),
+    "static memory, outer loop": (
+        PLAIN, (0, 1, 2, 3), R(top_k=2, static="first tokens", static_tokens=5, shots_kept=1), 1,
+    ),
     "references routed, other tokens after": (AROUND, (0, 2), R(top_k=1, tile=(2, 4, 6), own="frame"), 1),
     "nothing routed": (WITH_TEXT, (0, 2), R(top_k=0, tail="pooled"), 1),
 }  # fmt: skip

@@ -13,8 +13,8 @@ from .softmax import ROWS, merge, part_gradients, softmax_part
 def forward(q, k, v, table: ChunkTable, block, scale: float, out: Tensor, lse: Tensor) -> None:
     """Merge the block's routed chunks into out [B, H, N, D] and lse [B, H, N]."""
     for b, h, rows, keys in _lists(table, block):
-        some = (x[None, None] for x in (q[b, h, rows], k[b, h, keys], v[b, h, keys]))
-        part, part_lse = softmax_part(*some, scale)
+        query, key, value = (x[None, None] for x in (q[b, h, rows], k[b, h, keys], v[b, h, keys]))
+        part, part_lse = softmax_part(query, key, value, scale)
         out[b, h, rows], lse[b, h, rows] = merge(out[b, h, rows], lse[b, h, rows], part[0, 0], part_lse[0, 0])
 
 

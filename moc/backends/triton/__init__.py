@@ -50,7 +50,7 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
 
 
 def fails(device: torch.device, failure: Exception) -> str:
-    """Remember that a call broke off, and say why in one line. Want of memory passes, a kernel that does not build stays."""
+    """Why a call broke off, in one line. Want of memory passes; a kernel that does not build is remembered."""
     reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
     if not isinstance(failure, torch.OutOfMemoryError):
         _failed[str(device)] = reason

@@ -117,7 +117,7 @@ def attend_step(
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Take keys [J, D] and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
+    """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if BIAS:
         b_s = b_s * scale + b_bias[None, :]

@@ -76,7 +76,7 @@ class Plan:
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
     def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
-        """Token ranges that every row of the group sees; they do not overlap. Without `own`: those that are not its own."""
+        """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
         out = [(a, b)] if own else []
         for low, high in self.linked:
@@ -150,7 +150,8 @@ class Plan:
                     chunk.append(np.full(len(low), index))
             count = sum(map(len, start))
             flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
-            self._pieces[key] = Pieces(*map(self._on, flat), size, count)
+            starts, lengths, chunks = map(self._on, flat)
+            self._pieces[key] = Pieces(starts, lengths, chunks, size, count)
         return self._pieces[key]
 
     def runs(self) -> list[Run]:

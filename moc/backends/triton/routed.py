@@ -80,7 +80,8 @@ def routed(
     _, h, n, d = q.shape
     _routed[(lists.most,)](
         q, k, v, plan.chunk, lists.entry, lists.end, lists.tile_end, lists.tile, part, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], h, n, plan.chunks, len(heads) * plan.chunks, heads.start, scale,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+        h, n, plan.chunks, len(heads) * plan.chunks, heads.start, scale,
         K=part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=lists.rows, BN=config.keys,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip

@@ -198,9 +198,13 @@ def attend_tiles(
     mean_k, mean_v = tail if tail else (none, none)
     size = lists.pieces.size if lists else config.keys
     _tile[(tiles.count * len(heads),)](
-        q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges, none if sel is None else sel, plan.chunk, plan.row,
-        *((lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else [none] * 6),
-        mean_k, mean_v, *((slots.part, slots.lse) if slots else (none, none)), *((own.out, own.lse) if own else (none, none)),
+        q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
+        none if sel is None else sel, plan.chunk, plan.row,
+        *((lists.piece, lists.low, lists.high, lists.count) if lists else [none] * 4),
+        *((lists.pieces.start, lists.pieces.length) if lists else [none] * 2),
+        mean_k, mean_v,
+        *((slots.part, slots.lse) if slots else [none] * 2),
+        *((own.out, own.lse) if own else [none] * 2),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
         h, n, plan.chunks, plan.words, heads.start, tiles.count, lists.width if lists else 0,
