@@ -12,12 +12,15 @@ import comfy.ops
 import comfy.samplers
 import comfy.sd
 import comfy.supported_models
+import comfy_extras.nodes_custom_sampler as custom_sampler
 import pytest
 import safetensors.torch
 import tiny
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_model_merging import ModelMergeSimple
+from comfy_extras.nodes_perpneg import PerpNegGuider
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import apply_moc
@@ -193,6 +196,43 @@ def test_start_and_end_percent_mean_the_whole_schedule_in_a_part_of_it(first, la
     advanced(patched, torch.zeros(tiny.LATENT), first, last, steps=6)
     assert sorted({step for step, _, _ in trace.calls}) == on
     assert trace.dense.total() == trace.dense[Reason.SCHEDULE] == BLOCKS * (last - first - len(on))
+
+
+@pytest.mark.parametrize("order", ["before MoC", "after MoC"])
+def test_start_and_end_percent_follow_a_node_that_shifts_the_schedule(order):
+    settings, shift = little(start_percent=0.15, end_percent=0.75), ModelSamplingSD3().patch
+    if order == "before MoC":
+        model, trace = routed(shift(tiny.load(), 1.0)[0], settings)
+    else:
+        patched, trace = routed(tiny.load(), settings)
+        model = shift(patched, 1.0)[0]
+    tiny.sample(model, steps=10)
+    assert sorted({step for step, _, _ in trace.calls}) == [2, 3, 4, 5, 6, 7], "10 % of the noise a step, without shift"
+
+
+def guiders(model, second):
+    """Every guider of the host that runs the model in a way of its own -> (name, guider, passes in a step)"""
+    one, two, three = ([[tiny.random(1, *T2V.text, seed=seed), {}]] for seed in (2, 3, 4))
+    yield "two prompts", custom_sampler.DualCFGGuider.execute(model, one, two, three, 2.0, 3.0, "regular"), 1
+    yield "nested", custom_sampler.DualCFGGuider.execute(model, one, two, three, 2.0, 3.0, "nested"), 1
+    yield "perpendicular", PerpNegGuider.execute(model, one, two, three, 2.0, 1.0), 1
+    if hasattr(custom_sampler, "DualModelGuider"):  # not in ComfyUI 0.3.75
+        yield "another model for the negative", custom_sampler.DualModelGuider.execute(model, one, 2.0, second, two), 2
+
+
+def test_guiders_that_run_the_model_in_their_own_way_are_routed_in_every_pass(other):
+    def run(guider) -> Tensor:
+        sigmas = comfy.samplers.calculate_sigmas(tiny.load().get_model_object("model_sampling"), "simple", 2)
+        with torch.inference_mode():
+            noise, euler = tiny.random(*tiny.LATENT), comfy.samplers.sampler_object("euler")
+            return guider.args[0].sample(noise, torch.zeros(tiny.LATENT), euler, sigmas, disable_pbar=True)
+
+    patched, trace = routed(tiny.load(), everything())
+    dense = {name: run(guider) for name, guider, _ in guiders(tiny.load(), other)}
+    for name, guider, passes in guiders(patched, other):
+        assert apart(run(guider), dense[name]) < 1e-5, name
+        assert trace.routed == 2 * passes * BLOCKS and not trace.dense and not trace.notes, name
+    assert not any(m._forward_pre_hooks for m in other.model.modules())
 
 
 def test_a_batch_with_a_negative_prompt_of_another_length():
