@@ -16,6 +16,8 @@ from .adapters import adapter_for
 from .forward import begin_forward, end_forward
 from .run import KEY, RUN, Patch, Run
 
+ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is inside, one at the end is not
+
 
 def apply_moc(
     model: ModelPatcher, shots: Shots | None, settings: MoCSettings, trace: Trace, *, backend: str = "auto"
@@ -104,5 +106,7 @@ def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]
             patch.trace.note(note)
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     schedule = patch.settings.schedule
-    active = float(percent_to_sigma(schedule.end_percent)), float(percent_to_sigma(schedule.start_percent))
-    return Run(patch, sigmas[:-1], active, first + frames, starts)
+    low, high = (
+        float(percent_to_sigma(percent)) * (1 + ROUNDING) for percent in (schedule.end_percent, schedule.start_percent)
+    )
+    return Run(patch, sigmas[:-1], (low, high), first + frames, starts)

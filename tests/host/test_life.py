@@ -200,14 +200,14 @@ def test_start_and_end_percent_mean_the_whole_schedule_in_a_part_of_it(first, la
 
 @pytest.mark.parametrize("order", ["before MoC", "after MoC"])
 def test_start_and_end_percent_follow_a_node_that_shifts_the_schedule(order):
-    settings, shift = little(start_percent=0.15, end_percent=0.75), ModelSamplingSD3().patch
+    settings, shift = little(start_percent=0.2, end_percent=0.7), ModelSamplingSD3().patch
     if order == "before MoC":
         model, trace = routed(shift(tiny.load(), 1.0)[0], settings)
     else:
         patched, trace = routed(tiny.load(), settings)
         model = shift(patched, 1.0)[0]
     tiny.sample(model, steps=10)
-    assert sorted({step for step, _, _ in trace.calls}) == [2, 3, 4, 5, 6, 7], "10 % of the noise a step, without shift"
+    assert sorted({step for step, _, _ in trace.calls}) == [2, 3, 4, 5, 6], "10 % a step"
 
 
 def guiders(model, second):
