@@ -46,6 +46,7 @@ class Clock:
 
     def __init__(self, name: str) -> None:
         self.name, self.first, self.last, self.sampled, self.total = name, 0.0, 0.0, 0, 0
+        self.began = self.ended = 0.0  # of the sampler's node as a whole
 
     def __call__(self, progress: Progress) -> None:
         if progress.node_class == "KSampler" and progress.total:
@@ -55,13 +56,17 @@ class Clock:
             done = "#" * round(24 * progress.value / progress.total)
             print(f"\r  {self.name}: [{done:24}] step {progress.value}/{progress.total}", end="", flush=True)
         elif progress.node_class and not progress.total:
+            if progress.node_class == "KSampler":
+                self.began = time.monotonic()
+            elif self.began and not self.ended:
+                self.ended = time.monotonic()
             print(f"\r  {self.name}: {progress.node_class:50}", end="", flush=True)
 
     @property
     def seconds(self) -> float:
-        """All steps, from the steps between the first and the last report."""
+        """All steps, from the steps between the first and the last report; the node's whole time if none was seen."""
         steps = self.total - self.sampled
-        return (self.last - self.first) / steps * self.total if steps > 0 else 0.0
+        return (self.last - self.first) / steps * self.total if steps > 0 else max(self.ended - self.began, 0.0)
 
 
 def nodes_of(prompt: Prompt, node_class: str) -> list[str]:
@@ -137,7 +142,7 @@ def report(moc: Result, dense: Result | None, prompt: Prompt) -> str:
         rows.append((name, of_dense or "", of_moc) if dense else (name, of_moc))
 
     row("pairs kept", "100 %", f"{kept[1]} %" if kept else "?")
-    row("seconds of sampling", f"{dense.seconds:.1f}" if dense else None, f"{moc.seconds:.1f}")
+    row("seconds of sampling", f"{dense.seconds:.1f}" if dense else None, f"{moc.seconds:.1f}" if moc.seconds else "?")
     for key, what in (("between", "character alike between shots"), ("within", "character alike within a shot")):
         row(what, f"{dense.likeness[key]:.3f}" if dense else None, f"{moc.likeness[key]:.3f}")
     tokens = moc.likeness.get("tokens")
