@@ -87,6 +87,20 @@ def test_strided_inputs_and_a_split_batch_change_nothing(engine):
     torch.testing.assert_close(torch.cat(rows), whole, rtol=1e-5, atol=1e-6)
 
 
+def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
+    layout = TokenLayout(6 * 12, (6, 3, 4))
+    routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", tail="pooled")
+    table = build_table(layout, (0, 3), routing)
+    inputs = qkv(layout, dtype=torch.bfloat16, grad=True)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = moc_attention(*inputs, table, routing)
+            results.append((out, *torch.autograd.grad(out.float().square().sum(), inputs)))
+    for plain, cast in zip(*results, strict=True):
+        torch.testing.assert_close(cast, plain)
+
+
 def test_small_row_blocks_change_nothing(engine, monkeypatch):
     layout = TokenLayout(4 * 10 * 10, (4, 10, 10))
     routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own="shot", tail="pooled")

@@ -27,6 +27,13 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    with torch.autocast(q.device.type, enabled=False):  # scores and sums keep the digits that `wide` gives them
+        return _attend(q, k, v, table, routing, scale, training, record)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
+) -> Tensor:
     with torch.no_grad():
         blocks = tuple(_route(q, k, table, routing, training, record))
     mean_k = mean_v = q.new_zeros(0)

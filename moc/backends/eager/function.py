@@ -51,6 +51,11 @@ class Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):
+            return Attend._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx, grad):
         q, k, v, mean_k, mean_v, out, lse = ctx.saved_tensors
         table, blocks, scale, engine = ctx.plan
         dq, dk, dv, dmean_k, dmean_v = (x.new_zeros(x.shape, dtype=lse.dtype) for x in (q, k, v, mean_k, mean_v))
