@@ -65,12 +65,17 @@ class Record:
 class Counts:
     """Collects one attention call on its device: give it to `moc_attention(record=...)`."""
 
-    def __init__(self, table: ChunkTable, heads: int, device: torch.device) -> None:
+    def __init__(self, table: ChunkTable, heads: int, device: torch.device, batch: int = 1) -> None:
         self.table = table
         self._tensors = table.tensors(device)
         frames = table.layout.grid[0]
         self._count = torch.zeros(heads, frames + 1, len(table.chunks), device=device)  # last row: not video
-        self._batch = 1
+        self._batch = batch
+
+    def add_frames(self, count: Tensor) -> None:
+        """count [H, F + 1, C]: how many query tokens of a frame, over the whole batch, chose a chunk. Last row: not
+        video. For backends that count while they route; needs `batch` to have been told."""
+        self._count += count
 
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [B, H, R, C] for sorted rows."""

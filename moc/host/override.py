@@ -85,7 +85,7 @@ def _video_attention(
     if training and (routing.drop_off or routing.drop_in):
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
-    counts = Counts(table, q.shape[1], q.device) if forward.recording else None
+    counts = Counts(table, q.shape[1], q.device, q.shape[0]) if forward.recording else None
     shape = q.shape
     try:
         if unpadded is not None:
