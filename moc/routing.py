@@ -34,7 +34,7 @@ def wide(x: Tensor) -> Tensor:
 
 def chunk_means(x: Tensor, table: ChunkTable) -> Tensor:
     """Mean of x [B, H, N, D] over every chunk -> [B, H, C, D] (eq. 3: phi = mean pooling)."""
-    return _per_chunk(x, table, lambda block: wide(block).mean(-2))
+    return per_chunk(x, table, lambda block: wide(block).mean(-2))
 
 
 def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
@@ -44,8 +44,8 @@ def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
         return Descriptors(mean)
     return Descriptors(
         mean,
-        low=_per_chunk(k, table, lambda block: wide(block.amin(-2))),
-        high=_per_chunk(k, table, lambda block: wide(block.amax(-2))),
+        low=per_chunk(k, table, lambda block: wide(block.amin(-2))),
+        high=per_chunk(k, table, lambda block: wide(block.amax(-2))),
     )
 
 
@@ -178,7 +178,7 @@ def _hash(row: Tensor, column: Tensor, seed: int) -> Tensor:
     return ((x >> 40) & 0xFFFFFF).float() / 2**24
 
 
-def _per_chunk(x: Tensor, table: ChunkTable, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+def per_chunk(x: Tensor, table: ChunkTable, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """Reduce x [B, H, N, D] over the tokens of every chunk; chunks of one length go together."""
     t = table.tensors(x.device)
     if len(t.buckets) == 1:
