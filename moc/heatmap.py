@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from .errors import MoCError
 from .trace import Axes, Record, Trace
 
 VIEWS = ("frames", "chunks", "shots")
+Cells = dict[str, np.ndarray]
 BEFORE, VIDEO, AFTER = range(3)  # where a column's tokens stand in the sequence
 
 
@@ -28,8 +30,11 @@ class Line:
 class Heatmap:
     """Who reads whom: query rows x key columns.
 
-    share    [R, C] part of the (query, key) pairs that routing chose; NaN where there was nothing to choose
-    always   [R, C] part of the chunks that the row sees without choosing them
+    always   [R, C] part of the (query, key) pairs that the row sees without choosing them
+    open     [R, C] part of the pairs that it may choose; the rest causality forbids
+    share    [R, C] part of the open pairs that routing chose; NaN where there was nothing to choose
+    mass     [R, C] part of the row's attention that the column got, None where it was not recorded
+    met      [R, C] False where both ends never stood in one pass (context windows)
     density  kept share of all pairs in the records that were used
     heads_together  one head was asked for, but memory was short and some records hold only the mean of all
     """
@@ -39,6 +44,9 @@ class Heatmap:
     columns: tuple[Line, ...]
     share: np.ndarray
     always: np.ndarray
+    open: np.ndarray
+    mass: np.ndarray | None
+    met: np.ndarray
     density: float
     steps: tuple[int, int]
     blocks: tuple[int, ...]
@@ -52,22 +60,28 @@ def heatmap(
     """Mean over the steps (last_step -1: to the end), the block and the head asked for (-1: all of them)."""
     if view not in VIEWS:
         raise MoCError(f"view is {view!r}; choose one of: {', '.join(VIEWS)}.")
-    records = _pick(list(trace.records), first_step, last_step, block)
-    rows, columns, total, count, always = _lay_out(records, head)
-    # chunks of a cell's pairs are counted alike: they are of nearly equal size
-    choice = np.where((always < count) | (total > 0), count, 0)
-    parts: tuple[np.ndarray, ...] = (total, choice, always, count)
+    records = pick(trace, first_step, last_step, block)
+    plan = Plan(tuple({id(r.axes): r.axes for r in records}.values()))
+    sums: dict[int, Sums] = {}
+    for record in records:
+        parts = _of_head(record.share, head), None if record.mass is None else _of_head(record.mass, head)
+        sums.setdefault(id(record.axes), Sums(record.axes)).add(*parts)
+    rows, columns, cells = plan.rows, plan.columns, plan.add_up(sums.values())
     if view == "shots":
-        rows, parts = _join(rows, parts, 0, lambda line: line.shot)
+        rows, cells = _join(rows, cells, 0, lambda line: line.shot)
     if view != "chunks":
-        columns, parts = _join(columns, parts, 1, lambda line: line.shot if view == "shots" else line.frame)
-    total, choice, always, count = parts
+        columns, cells = _join(columns, cells, 1, lambda line: line.shot if view == "shots" else line.frame)
+    rows, cells = _with_other_rows(rows, columns, cells)
+    pairs = np.maximum(cells["pairs"], 1e-9)
     return Heatmap(
         view,
         rows,
         columns,
-        np.divide(total, choice, out=np.full_like(total, np.nan), where=choice > 0),
-        np.divide(always, count, out=np.zeros_like(total), where=count > 0),
+        ratio(cells["chosen"], cells["open"]),
+        cells["always"] / pairs,
+        cells["open"] / pairs,
+        ratio(cells["mass"], cells["calls"]) if "mass" in cells else None,
+        cells["pairs"] > 0,
         sum(r.density for r in records) / len(records),
         (min(r.step for r in records), max(r.step for r in records)),
         tuple(sorted({r.block for r in records})),
@@ -76,25 +90,33 @@ def heatmap(
     )
 
 
+def links(heat: Heatmap) -> list[tuple[int, int, float]]:
+    """(reading shot, read shot, share of its open pairs), strongest first; of a heatmap by shots."""
+    found = [
+        (row.shot, column.shot, float(heat.share[r, c]))
+        for r, row in enumerate(heat.rows)
+        for c, column in enumerate(heat.columns)
+        if row.kind == column.kind == "video" and row.shot != column.shot and heat.share[r, c] > 0
+    ]
+    return sorted(found, key=lambda link: -link[2])
+
+
 def flow(trace: Trace, most: int = 3) -> list[str]:
     """One sentence per shot that reads others: how much of which, over the whole run."""
     if not trace.records:
         return []
-    shots = heatmap(trace, "shots")
-    sentences = []
-    for row, shares in zip(shots.rows, shots.share, strict=True):
-        read = [
-            (-share, column.shot)
-            for share, column in zip(shares, shots.columns, strict=True)
-            if column.kind == "video" and column.shot != row.shot and share > 0
-        ]
-        if read:
-            parts = ", ".join(f"{-share:.1%} of shot {shot + 1}" for share, shot in sorted(read)[:most])
-            sentences.append(f"Shot {row.shot + 1} reads {parts}.")
+    heat, sentences = heatmap(trace, "shots"), []
+    found = links(heat)
+    for shot in sorted({line.shot for line in heat.rows if line.kind == "video"}):
+        parts = [f"{share:.1%} of shot {read + 1}" for reader, read, share in found if reader == shot][:most]
+        if parts:
+            sentences.append(f"Shot {shot + 1} reads {', '.join(parts)}.")
     return sentences
 
 
-def _pick(records: list[Record], first_step: int, last_step: int, block: int) -> list[Record]:
+def pick(trace: Trace, first_step: int = 0, last_step: int = -1, block: int = -1) -> list[Record]:
+    """The records of these steps and this block; an error says what there is instead."""
+    records = list(trace.records)
     if not records:
         raise MoCError("no routing was recorded: sample with the MODEL from MoC Apply first.")
     blocks = sorted({r.block for r in records})
@@ -108,41 +130,66 @@ def _pick(records: list[Record], first_step: int, last_step: int, block: int) ->
     return chosen
 
 
-def _lay_out(
-    records: list[Record], head: int
-) -> tuple[tuple[Line, ...], tuple[Line, ...], np.ndarray, np.ndarray, np.ndarray]:
-    """(rows, columns, total, count, always): sums over the records, on the union of their axes.
+class Sums:
+    """Records of the same axes, added up."""
 
-    Context windows give each call its own frames; count says how many calls held both ends of a cell.
-    """
-    sums: dict[int, tuple[Axes, np.ndarray, int]] = {}
-    for record in records:
-        axes, total, calls = sums.get(id(record.axes), (record.axes, np.zeros(()), 0))
-        sums[id(axes)] = axes, total + _of_head(record, head), calls + 1
+    def __init__(self, axes: Axes) -> None:
+        self.axes, self.calls = axes, 0
+        self.share = np.zeros((len(axes.frames), len(axes.columns)))
+        self.mass: np.ndarray | None = None
 
-    rows: dict[int, Line] = {}
-    columns: dict[tuple[int, int, int], Line] = {}
-    for axes, _, _ in sums.values():
-        rows |= {f: Line("video", s, f) for f, s in zip(axes.frames, axes.shots, strict=True)}
-        columns |= {k: Line(c.kind, c.shot, c.frame) for k, c in zip(_keys(axes), axes.columns, strict=True)}
-    row_at = {frame: i for i, frame in enumerate(sorted(rows))}
-    column_at = {key: i for i, key in enumerate(sorted(columns))}
-
-    total, count, always = (np.zeros((len(rows), len(columns))) for _ in range(3))
-    for axes, part, calls in sums.values():
-        cells = np.ix_([row_at[f] for f in axes.frames], [column_at[k] for k in _keys(axes)])
-        np.add.at(total, cells, part)
-        np.add.at(count, cells, calls)
-        np.add.at(always, cells, axes.always.numpy() * calls)
-    return tuple(rows[f] for f in row_at), tuple(columns[k] for k in column_at), total, count, always
+    def add(self, share: np.ndarray, mass: np.ndarray | None) -> None:
+        self.calls += 1
+        self.share += share
+        if mass is not None:
+            self.mass = mass + (0 if self.mass is None else self.mass)
 
 
-def _of_head(record: Record, head: int) -> np.ndarray:
-    heads = record.share.shape[0]
+class Plan:
+    """Rows and columns of the film: the union of what single calls saw, each its own frames in context windows."""
+
+    def __init__(self, seen: tuple[Axes, ...]) -> None:
+        rows: dict[int, Line] = {}
+        columns: dict[tuple[int, int, int], Line] = {}
+        for axes in seen:
+            rows |= {f: Line("video", s, f) for f, s in zip(axes.frames, axes.shots, strict=True)}
+            columns |= {k: Line(c.kind, c.shot, c.frame) for k, c in zip(_keys(axes), axes.columns, strict=True)}
+        row_at = {frame: i for i, frame in enumerate(sorted(rows))}
+        column_at = {key: i for i, key in enumerate(sorted(columns))}
+        self.rows, self.columns = tuple(rows[f] for f in row_at), tuple(columns[k] for k in column_at)
+        self._cells = {
+            id(axes): np.ix_([row_at[f] for f in axes.frames], [column_at[k] for k in _keys(axes)]) for axes in seen
+        }
+
+    def add_up(self, sums: Iterable[Sums]) -> Cells:
+        """Everything in (query, key) pairs, so that cells can be joined by adding; mass and calls per row."""
+        cells = {name: np.zeros((len(self.rows), len(self.columns))) for name in ("pairs", "open", "always", "chosen")}
+        for one in sums:
+            at, tokens = self._cells[id(one.axes)], np.array([c.tokens for c in one.axes.columns], float)
+            np.add.at(cells["pairs"], at, tokens * one.calls)
+            np.add.at(cells["open"], at, one.axes.open.numpy() * tokens * one.calls)
+            np.add.at(cells["always"], at, one.axes.always.numpy() * tokens * one.calls)
+            np.add.at(cells["chosen"], at, one.share * tokens)
+            if one.mass is not None:
+                for name in ("mass", "calls"):
+                    cells.setdefault(name, np.zeros_like(cells["pairs"]))
+                np.add.at(cells["mass"], at, one.mass)
+                np.add.at(cells["calls"], (at[0], slice(None)), one.calls)
+        return cells
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where there is nothing."""
+    out = np.full_like(part, np.nan)
+    return np.minimum(np.divide(part, whole, out=out, where=whole > 1e-9), 1.0, out=out, where=whole > 1e-9)
+
+
+def _of_head(values: Tensor, head: int) -> np.ndarray:
+    heads = values.shape[0]
     if head >= heads > 1:
         raise MoCError(f"head {head} does not exist: this model has heads 0 to {heads - 1}; -1 is the mean of all.")
-    share = record.share.float().numpy()
-    return share[head] if 0 <= head < heads else share.mean(0)
+    array = values.float().numpy()
+    return array[head] if 0 <= head < heads else array.mean(0)
 
 
 def _keys(axes: Axes) -> list[tuple[int, int, int]]:
@@ -160,15 +207,34 @@ def _keys(axes: Axes) -> list[tuple[int, int, int]]:
 
 
 def _join(
-    lines: tuple[Line, ...], parts: tuple[np.ndarray, ...], axis: int, key: Callable[[Line], int]
-) -> tuple[tuple[Line, ...], tuple[np.ndarray, ...]]:
+    lines: tuple[Line, ...], cells: Cells, axis: int, key: Callable[[Line], int]
+) -> tuple[tuple[Line, ...], Cells]:
     """Add up neighbouring video lines of one key; every other line stays alone."""
     firsts = [
         i
         for i, line in enumerate(lines)
         if not i or line.kind != "video" or lines[i - 1].kind != "video" or key(line) != key(lines[i - 1])
     ]
-    return tuple(lines[i] for i in firsts), tuple(np.add.reduceat(part, firsts, axis=axis) for part in parts)
+    joined = {name: np.add.reduceat(part, firsts, axis=axis) for name, part in cells.items()}
+    if axis and "calls" in cells:
+        joined["calls"] = cells["calls"][:, firsts]  # counts rows
+    return tuple(lines[i] for i in firsts), joined
+
+
+def _with_other_rows(rows: tuple[Line, ...], columns: tuple[Line, ...], cells: Cells) -> tuple[tuple[Line, ...], Cells]:
+    """Text, references and audio read everything; their rows stand where their columns do."""
+    first = next((i for i, c in enumerate(columns) if c.kind == "video"), len(columns))
+    before = tuple(c for c in columns[:first] if c.kind != "video")
+    after = tuple(c for c in columns[first:] if c.kind != "video")
+    if not before and not after:
+        return rows, cells
+    whole = cells["pairs"].max(0)
+    filled = {name: whole if name in ("pairs", "always") else np.zeros_like(whole) for name in cells}
+    parts = {
+        name: np.vstack([np.tile(filled[name], (len(before), 1)), part, np.tile(filled[name], (len(after), 1))])
+        for name, part in cells.items()
+    }
+    return (*before, *rows, *after), parts
 
 
 def ranges(numbers: list[int]) -> str:

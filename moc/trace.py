@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .chunks import ChunkTable
+from .config import RoutingConfig
+from .errors import MoCError
 
 MOST_COLUMNS = 512
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 256 * 2**20  # of one run's records, in main memory
+KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
 
 class Reason(Enum):
@@ -39,36 +44,49 @@ class Column:
     shot: int
     frame: int  # absolute latent frame it begins in, -1 outside the video
     linked: bool
+    tokens: int = 1
 
 
 @dataclass(frozen=True)
 class Axes:
-    """rows: absolute latent frame and shot of every query frame; columns; always [F, K]: seen without being chosen."""
+    """rows: absolute latent frame and shot of every query frame; columns.
+
+    always, open [F, K]: part of the (query, key) pairs that is seen without being chosen, and that may be chosen. What
+    is missing to 1 causality forbids.
+    """
 
     frames: tuple[int, ...]
     shots: tuple[int, ...]
     columns: tuple[Column, ...]
     always: Tensor
+    open: Tensor
 
 
 @dataclass(frozen=True)
 class Record:
-    """share [H or 1, F, K]: part of a frame's query tokens that chose a column, mean over its chunks and the batch."""
+    """One attention call.
+
+    share [H or 1, F, K]: part of all (query, key) pairs of a frame and a column that were chosen, mean over the batch
+    mass  [H or 1, F, K]: part of the frame's attention that the column got, None where it was not asked for
+    """
 
     step: int
     block: int
     axes: Axes
     share: Tensor
     density: float
+    mass: Tensor | None = None
 
 
 class Counts:
     """Collects one attention call on its device: give it to `moc_attention(record=...)`."""
 
-    def __init__(self, table: ChunkTable, heads: int, device: torch.device, batch: int = 1) -> None:
-        self.table = table
-        self._tensors = table.tensors(device)
-        frames = table.layout.grid[0]
+    def __init__(
+        self, table: ChunkTable, heads: int, device: torch.device, batch: int = 1, causal: bool = False
+    ) -> None:
+        self.table, self.causal = table, causal
+        tensors, frames = table.tensors(device), table.layout.grid[0]
+        self.lengths, self._row_frame = tensors.lengths, tensors.row_frame
         self._count = torch.zeros(heads, frames + 1, len(table.chunks), device=device)  # last row: not video
         self._batch = batch
 
@@ -80,21 +98,29 @@ class Counts:
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [B, H, R, C] for sorted rows."""
         self._batch = chosen.shape[0]
-        self._count.index_add_(1, self._tensors.row_frame[rows] % self._count.shape[1], chosen.sum(0).float())
+        self._count.index_add_(1, self._row_frame[rows] % self._count.shape[1], chosen.sum(0).float())
 
-    def result(self) -> tuple[Tensor, Tensor]:
+    def result(self, geometry: _Geometry) -> tuple[Tensor, Tensor]:
         """(share [H, F, K], routed share of all pairs []), still on the device."""
-        t = self._tensors
+        pairs = self._count * self.lengths
         heads, tokens = self._count.shape[0], self.table.layout.frame_tokens
-        routed = (self._count.sum((0, 1)) * t.lengths).sum() / (self._batch * heads * self.table.length**2)
-        share = self._count[:, :-1] / (tokens * self._batch)
-        column = _column_of_chunk(self.table)
-        width = column[-1] + 1
-        if width < len(column):
-            index = torch.tensor(column, device=share.device)
-            size = torch.bincount(index, minlength=width)
-            share = share.new_zeros(*share.shape[:-1], width).index_add_(-1, index, share) / size
-        return share, routed
+        routed = pairs.sum() / (self._batch * heads * self.table.length**2)
+        pairs = pairs[:, :-1]
+        if geometry.column is not None:
+            empty = pairs.new_zeros(*pairs.shape[:-1], geometry.tokens.numel())
+            pairs = empty.index_add_(-1, geometry.column, pairs)
+        return pairs / (geometry.tokens * (tokens * self._batch)), routed
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """A table's axes, and on one device what sums its chunks up: column of every chunk (None: itself), tokens [K]."""
+
+    table: ChunkTable  # keeps its id taken
+    axes: Axes
+    mandatory: float
+    column: Tensor | None
+    tokens: Tensor
 
 
 @dataclass
@@ -107,15 +133,20 @@ class Trace:
     notes: list[str] = field(default_factory=list)
     steps: int = 0
     blocks: int = 0
+    keep: str = KEEP[0]
     _pending: list[tuple] = field(default_factory=list, repr=False)
-    _axes: dict[int, tuple[ChunkTable, Axes, float]] = field(default_factory=dict, repr=False)
+    _geometry: dict[tuple[int, torch.device], _Geometry] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.keep not in KEEP:
+            raise MoCError(f"trace is {self.keep!r}; choose one of: {', '.join(KEEP)}.")
 
     def start(self) -> None:
         """Forget the last run."""
         with self._lock:
-            for part in (self.records, self.dense, self.notes, self._pending, self._axes):
+            for part in (self.records, self.dense, self.notes, self._pending, self._geometry):
                 part.clear()
             self.routed = self.steps = self.blocks = self._bytes = 0
 
@@ -128,67 +159,125 @@ class Trace:
         with self._lock:
             self.dense[reason] += 1
 
-    def ran_routed(self, step: int, block: int, counts: Counts) -> None:
+    def counts(self, table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Counts | None:
+        """For one attention call with queries [B, H, N, D]; None where nothing is to be kept."""
+        return None if self.keep == "off" else Counts(table, q.shape[1], q.device, q.shape[0], routing.causal)
+
+    def ran_routed(self, step: int, block: int, counts: Counts | None) -> None:
         """Keep a call's counts. Nothing is moved to the CPU before `flush`."""
         with self._lock:
             self.routed += 1
-            self._pending.append((step, block, counts.table, *counts.result()))
+            self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
+            if counts is None:
+                return
+            geometry = self._geometry_of(counts)
+            share, density = counts.result(geometry)
+            if self._bytes + share.numel() * 2 > MOST_BYTES:
+                share = share.mean(0, keepdim=True)  # heads together once the budget is used up
+            self._bytes += share.numel() * 2
+            self._pending.append((step, block, geometry, share.half(), density))
 
-    def flush(self) -> None:
-        """Move what is pending to the CPU; once per forward pass, so that the device is waited for only once."""
+    def flush(self) -> list[Record]:
+        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns what is new."""
         with self._lock:
             pending, self._pending = self._pending, []
-            for step, block, table, share, routed in pending:
-                if id(table) not in self._axes:
-                    self._axes[id(table)] = (table, axes_of(table), table.density(0, False))
-                _, axes, mandatory = self._axes[id(table)]
-                if self._bytes + share.numel() * 2 > MOST_BYTES:
-                    share = share.mean(0, keepdim=True)  # heads together once the budget is used up
-                share = share.to("cpu", torch.float16)
-                self._bytes += share.numel() * 2
-                self.records.append(Record(step, block, axes, share, mandatory + float(routed)))
-                self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
+            new: list[Record] = []
+            for device in dict.fromkeys(p[3].device for p in pending):
+                calls = [p for p in pending if p[3].device == device]
+                numbers = torch.stack([density for *_, density in calls]).view(torch.float16)  # two halves each
+                moved = torch.cat([numbers, *(share.flatten() for *_, share, _ in calls)]).cpu()
+                routed = moved[: numbers.numel()].view(torch.float32).tolist()
+                shares = moved[numbers.numel() :].split([share.numel() for *_, share, _ in calls])
+                for (step, block, geometry, share, _), flat, part in zip(calls, shares, routed, strict=True):
+                    density = geometry.mandatory + part
+                    new.append(Record(step, block, geometry.axes, flat.view(share.shape), density))
+            self.records += new
+            return new
 
     def finish(self) -> None:
         """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
         with self._lock:
             self._pending.clear()
-            self._axes.clear()
+            self._geometry.clear()
 
     @property
     def density(self) -> float:
         """Mean kept share of (query, key) pairs over the routed calls."""
         return sum(r.density for r in self.records) / len(self.records) if self.records else 1.0
 
+    def line(self) -> str:
+        """How it goes, in one sentence."""
+        total = self.routed + sum(self.dense.values())
+        kept = f", {self.density:.1%} of pairs kept" if self.records else ""
+        return f"MoC on: {self.routed} of {total} self-attention calls routed{kept}."
+
     def report(self) -> str:
         """What happened, for a person."""
         if not self.routed and not self.dense:
             return "MoC: nothing sampled yet. Connect the sampler's LATENT so that this node runs after it."
-        total = self.routed + sum(self.dense.values())
-        lines = [f"MoC on: {self.routed} of {total} self-attention calls routed, {self.density:.1%} of pairs kept."]
+        lines = [self.line()]
+        if self.routed and self.keep == "off":
+            lines.append("What was chosen is not known: trace is off on MoC Apply.")
         lines += [f"{count} dense: {reason.value}." for reason, count in self.dense.most_common()]
         return "\n".join(lines + [f"Note: {note}." for note in self.notes])
 
+    def summary(self) -> dict[str, Any]:
+        """The report as data, for a JSON file."""
+        by_block: dict[int, list[float]] = {}
+        by_step: dict[int, list[float]] = {}
+        for record in self.records:
+            by_block.setdefault(record.block, []).append(record.density)
+            by_step.setdefault(record.step, []).append(record.density)
+        return {
+            "report": self.report(),
+            "routed_calls": self.routed,
+            "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
+            "notes": list(self.notes),
+            "density": self.density if self.records else None,
+            "density_of_block": {b: sum(d) / len(d) for b, d in sorted(by_block.items())},
+            "density_of_step": {s: sum(d) / len(d) for s, d in sorted(by_step.items())},
+        }
 
-def axes_of(table: ChunkTable) -> Axes:
+    def _geometry_of(self, counts: Counts) -> _Geometry:
+        table, device = counts.table, counts.lengths.device
+        key = id(table), device
+        if key not in self._geometry:
+            axes, column = axes_of(table, counts.causal), _column_of_chunk(table)
+            tokens = torch.tensor([c.tokens for c in axes.columns], dtype=torch.float32, device=device)
+            index = torch.tensor(column, device=device) if column[-1] + 1 < len(column) else None
+            self._geometry[key] = _Geometry(table, axes, table.density(0, False), index, tokens)
+        return self._geometry[key]
+
+
+def axes_of(table: ChunkTable, causal: bool = False) -> Axes:
     """Row and column labels of a table's records."""
-    absolute = table.layout.frames
-    column = _column_of_chunk(table)
+    absolute, column = table.layout.frames, _column_of_chunk(table)
     columns: list[Column] = []
     for index, chunk in zip(column, table.chunks, strict=True):
         if index == len(columns):
             frame = absolute[chunk.frame] if chunk.frame >= 0 else -1
-            columns.append(Column(chunk.kind, chunk.shot, frame, chunk.linked))
-    always = torch.zeros(len(absolute), len(columns), dtype=torch.bool)
+            columns.append(Column(chunk.kind, chunk.shot, frame, chunk.linked, chunk.length))
+        else:
+            columns[-1] = replace(columns[-1], tokens=columns[-1].tokens + chunk.length)
+    lengths = np.array([c.length for c in table.chunks])
+    linked, routable = (np.array([getattr(c, name) for c in table.chunks]) for name in ("linked", "routable"))
+    shot, place = np.array([c.shot for c in table.chunks]), np.arange(len(lengths))
+    always, able = np.zeros((2, len(absolute), len(lengths)))  # pairs
     frame_shot = [0] * len(absolute)
     for group in table.groups:
         if not group.routed:
             continue
-        seen = {column[i] for i in range(*group.own)} | {column[i] for i, c in enumerate(table.chunks) if c.linked}
-        for frame in {int(f) for f in table.frames[group.start : group.stop]}:
-            always[frame, sorted(seen)] = True
+        seen = linked | ((place >= group.own[0]) & (place < group.own[1]))
+        free = routable & ~seen & ((shot <= group.shot) | (not causal))
+        frames, rows = np.unique(table.frames[group.start : group.stop], return_counts=True)
+        always[frames] += rows[:, None] * (seen * lengths)
+        able[frames] += rows[:, None] * (free * lengths)
+        for frame in frames:
             frame_shot[frame] = group.shot
-    return Axes(absolute, tuple(frame_shot), tuple(columns), always)
+    firsts = np.flatnonzero(np.diff(column, prepend=-1))
+    pairs = table.layout.frame_tokens * np.add.reduceat(lengths, firsts)
+    parts = (torch.from_numpy(np.add.reduceat(x, firsts, axis=1) / pairs).float() for x in (always, able))
+    return Axes(absolute, tuple(frame_shot), tuple(columns), *parts)
 
 
 def _column_of_chunk(table: ChunkTable) -> list[int]:

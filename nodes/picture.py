@@ -86,13 +86,15 @@ def _runs(lines: tuple[Line, ...], edges: np.ndarray) -> list[tuple[Line, int, i
 
 
 def _plot(heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> np.ndarray:
-    """The cells as pixels. Hatched grey is seen without being chosen; a hatched corner, in part; white, never met."""
+    """The cells as pixels. Hatched grey is seen without being chosen; a hatched corner, in part; plain grey, forbidden;
+    white, never met."""
     px, py = np.arange(x[-1]), np.arange(y[-1])
     column, row = np.searchsorted(x, px, "right") - 1, np.searchsorted(y, py, "right") - 1
     share, always = heat.share[np.ix_(row, column)], heat.always[np.ix_(row, column)]
     none = np.isnan(share)
     pixels = colours(np.where(none, 0.0, share) / top)
-    pixels[none & (always == 0)] = PAPER
+    pixels[none] = SEEN
+    pixels[~heat.met[np.ix_(row, column)]] = PAPER
     u = (px - x[column]) / np.maximum(np.diff(x)[column], 1)
     v = (py - y[row]) / np.maximum(np.diff(y)[row], 1)
     inside = always >= 1  # a corner as large as its part, so that a tenth looks like a tenth
@@ -169,7 +171,9 @@ def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None
     y, left = TOP + PLOT_H + 50, LEFT
     stripes = np.add.outer(np.arange(28), np.arange(44)) % 12 < 4
     swatches = [(np.where(stripes[..., None], HATCH, SEEN), "always seen, not chosen")]
-    if (np.isnan(heat.share) & (heat.always == 0)).any():
+    if (np.isnan(heat.share) & (heat.always == 0) & heat.met).any():
+        swatches.append((np.full((28, 44, 3), SEEN), "later shot, not allowed"))
+    if not heat.met.all():
         swatches.append((np.full((28, 44, 3), PAPER), "never in one pass"))
     for swatch, text in swatches:
         image.paste(Image.fromarray(swatch.astype(np.uint8)), (left, y))

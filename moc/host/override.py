@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attention import moc_attention
 from ..layout import TokenLayout
-from ..trace import Counts, Reason
+from ..trace import Reason
 from .padding import Unpadded, unpad
 from .run import BLOCK, FORWARD, Forward
 
@@ -85,7 +85,7 @@ def _video_attention(
     if training and (routing.drop_off or routing.drop_in):
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
-    counts = Counts(table, q.shape[1], q.device, q.shape[0]) if forward.recording else None
+    counts = patch.trace.counts(table, routing, q) if forward.recording else None
     shape = q.shape
     try:
         if unpadded is not None:
@@ -109,7 +109,7 @@ def _video_attention(
             raise
         forward.reason = run.failed(error)
         return forward.reason
-    if counts is not None:
+    if forward.recording:
         patch.trace.ran_routed(forward.step, block, counts)
     return out
 

@@ -34,7 +34,7 @@ def record_run(trace, layout, wish=None, *, routing=ROUTING, steps=2, blocks=2, 
     _, candidate = candidates(table, routing, rows, torch.device("cpu"))
     for step in range(steps):
         for block in range(blocks):
-            counts = Counts(table, heads, torch.device("cpu"))
+            counts = trace.counts(table, routing, torch.zeros(1, heads, 1, 1))
             counts.add(rows, select(score, candidate, table.top_k(routing)))
             trace.ran_routed(step, block, counts)
         trace.flush()
@@ -48,10 +48,10 @@ def only(reader: int, read: int) -> np.ndarray:
 
 
 def axes(frames, shots, columns, always=()):
-    seen = torch.zeros(len(frames), len(columns), dtype=torch.bool)
+    seen = torch.zeros(len(frames), len(columns))
     for row, column in always:
-        seen[row, column] = True
-    return Axes(tuple(frames), tuple(shots), tuple(columns), seen)
+        seen[row, column] = 1
+    return Axes(tuple(frames), tuple(shots), tuple(columns), seen, 1 - seen)
 
 
 def hand_made(*records):
@@ -86,7 +86,8 @@ def test_shot_5_reading_shot_1_shows_in_exactly_that_cell():
 def test_every_frame_spends_its_whole_budget_on_the_columns(k, own, layout, seed):
     trace = Trace()
     record_run(trace, layout, routing=RoutingConfig(top_k=k, tile=(1, 2, 2), own=own), steps=1, blocks=1, seed=seed)
-    spent = np.nansum(heatmap(trace, "chunks").share, axis=1)
+    heat = heatmap(trace, "chunks")
+    spent = np.nansum(heat.share * heat.open, axis=1)[[line.kind == "video" for line in heat.rows]]
     assert np.allclose(spent, k, atol=1e-2)
 
 
@@ -95,23 +96,64 @@ def test_what_is_always_seen_is_no_choice():
     record_run(trace, WITH_SPANS)
     frames = heatmap(trace, "frames")
     assert np.array_equal(np.isnan(frames.share), frames.always == 1)
-    assert np.all(np.diagonal(frames.always[:, 1:]) == 1)  # its own frame
-    assert np.all(frames.always[:, 0] == 1)  # text
+    assert np.all(np.diagonal(frames.always) == 1)  # its own frame
+    assert np.all(frames.always[:, 0] == 1) and np.all(frames.always[[0, -1]] == 1)  # text is read, and reads all
     shots = heatmap(trace, "shots")
-    assert np.allclose(np.diagonal(shots.always[:, 1:]), [1 / 3, 1 / 2, 1 / 3, 1 / 2, 1 / 2])
-    assert not np.isnan(np.diagonal(shots.share[:, 1:])).any()  # other frames of the own shot are chosen
+    assert np.allclose(np.diagonal(shots.always)[1:-1], [1 / 3, 1 / 2, 1 / 3, 1 / 2, 1 / 2])
+    assert not np.isnan(np.diagonal(shots.share)[1:-1]).any()  # other frames of the own shot are chosen
+
+
+def test_of_its_own_frame_a_tile_always_sees_only_itself():
+    trace = Trace()
+    record_run(trace, PLAIN, routing=RoutingConfig(top_k=3, tile=(1, 2, 2), own="chunk"))
+    frames = heatmap(trace, "frames")
+    assert np.allclose(frames.always, np.eye(12) / 4) and np.allclose(frames.open, 1 - np.eye(12) / 4)
+    assert np.allclose(np.diagonal(heatmap(trace, "chunks").always[:, ::4]), 1 / 4)
+
+
+def test_what_causality_forbids_is_neither_seen_nor_open():
+    trace = Trace()
+    record_run(trace, PLAIN, routing=RoutingConfig(top_k=3, tile=(1, 2, 2), own="shot", causal=True))
+    shots = heatmap(trace, "shots")
+    assert np.array_equal(shots.always, np.eye(5)) and np.array_equal(shots.open, np.tri(5) - np.eye(5))
+    assert np.array_equal(np.isnan(shots.share), np.triu(np.ones((5, 5), bool)))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_long_chunks_weigh_more_than_short_ones(view):
+    """A cell is a part of its pairs. Frames of 3x3 tokens in tiles of two make chunks of 4, 2, 2 and 1 token."""
+    layout, routing = TokenLayout(4 * 9, (4, 3, 3)), RoutingConfig(top_k=3, tile=(1, 2, 2), own="frame")
+    table = build_table(layout, (0, 2), routing)
+    chosen = torch.zeros(1, 2, table.length, len(table.chunks), dtype=torch.bool)
+    table_rows = table.tensors("cpu").row_frame
+    single = next(i for i, c in enumerate(table.chunks) if c.frame == 0 and c.length == 1)
+    for head, picked in enumerate(([single], [i for i, c in enumerate(table.chunks) if c.frame == 0])):
+        for column in picked:
+            chosen[:, head, table_rows == 3, column] = True
+    trace, counts = Trace(), Counts(table, 2, torch.device("cpu"))
+    counts.add(slice(0, table.length), chosen)
+    trace.ran_routed(0, 0, counts)
+    trace.flush()
+    cell = {"frames": (3, 0), "chunks": (3, slice(0, 4)), "shots": (1, 0)}[view]
+    share = [heatmap(trace, view, head=head).share[cell] for head in range(2)]
+    if view == "chunks":
+        assert sorted(share[0]) == [0, 0, 0, 1] and np.all(share[1] == 1)
+    else:
+        of_frame = 1 if view == "frames" else 4  # one of two frames reads one of two
+        assert share == [pytest.approx(1 / 9 / of_frame, rel=1e-3), pytest.approx(1 / of_frame)]
 
 
 def test_views_keep_text_and_references_where_they_stand():
     trace = Trace()
     record_run(trace, WITH_SPANS)
-    sizes = {"frames": (12, 14), "chunks": (12, 50), "shots": (5, 7)}
+    sizes = {"frames": (14, 14), "chunks": (14, 50), "shots": (7, 7)}
     for view in VIEWS:
         heat = heatmap(trace, view)
         assert heat.share.shape == heat.always.shape == sizes[view] == (len(heat.rows), len(heat.columns))
         assert [c.kind for c in heat.columns][:: len(heat.columns) - 1] == ["text", "reference"]
         assert [c.kind for c in heat.columns[1:-1]] == ["video"] * (len(heat.columns) - 2)
-    assert [(line.shot, line.frame) for line in heatmap(trace, "shots").rows] == list(enumerate(STARTS))
+        assert [r.kind for r in heat.rows] == ["text", *["video"] * (len(heat.rows) - 2), "reference"]
+    assert [(line.shot, line.frame) for line in heatmap(trace, "shots").rows[1:-1]] == list(enumerate(STARTS))
 
 
 def test_context_windows_meet_on_the_frames_of_the_film():
@@ -123,6 +165,7 @@ def test_context_windows_meet_on_the_frames_of_the_film():
     nan = np.nan
     assert np.allclose(heat.share, [[nan, 0.2, nan], [0.4, nan, 0.6], [nan, 0.8, nan]], equal_nan=True, atol=1e-3)
     assert np.array_equal(heat.always, np.eye(3))  # frames 0 and 2 are not "always seen", they never met
+    assert np.array_equal(heat.met, [[1, 1, 0], [1, 1, 1], [0, 1, 1]])
     assert [line.shot for line in heat.rows] == [0, 0, 1]
 
 

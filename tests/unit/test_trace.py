@@ -41,8 +41,9 @@ def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
     record = run(Trace(), RoutingConfig(top_k=2, own="shot"), *planted(5, 1))
     always = record.axes.always
     assert record.axes.columns[0].kind == "text" and always[:, 0].all()
-    assert always[2].tolist() == [True, False, False, True, True, False, False]
-    assert (record.share[:, always] == 0).all()
+    assert always[2].tolist() == [1, 0, 0, 1, 1, 0, 0]
+    assert torch.equal(record.axes.open, 1 - always)
+    assert (record.share[:, always == 1] == 0).all()
 
 
 def test_the_density_is_the_kept_share_of_pairs():
