@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from .axes import Axes
 from .errors import MoCError
-from .trace import Axes, Record, Trace
+from .trace import Record, Trace
 
 VIEWS = ("frames", "chunks", "shots")
 Cells = dict[str, np.ndarray]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .axes import Axes, axes_of, column_of_chunk
 from .chunks import ChunkTable
 from .config import RoutingConfig
 from .errors import MoCError
+from .mass import chunk_mass
 
-MOST_COLUMNS = 512
-MOST_BYTES = 256 * 2**20  # of one run's records, in main memory
+MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
+MASS_ROWS = 8  # query tokens of a frame whose attention is measured
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
 
@@ -37,37 +38,12 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a record: a chunk, or the chunks of one frame group where there are too many."""
-
-    kind: str
-    shot: int
-    frame: int  # absolute latent frame it begins in, -1 outside the video
-    linked: bool
-    tokens: int = 1
-
-
-@dataclass(frozen=True)
-class Axes:
-    """rows: absolute latent frame and shot of every query frame; columns.
-
-    always, open [F, K]: part of the (query, key) pairs that is seen without being chosen, and that may be chosen. What
-    is missing to 1 causality forbids.
-    """
-
-    frames: tuple[int, ...]
-    shots: tuple[int, ...]
-    columns: tuple[Column, ...]
-    always: Tensor
-    open: Tensor
-
-
-@dataclass(frozen=True)
 class Record:
     """One attention call.
 
     share [H or 1, F, K]: part of all (query, key) pairs of a frame and a column that were chosen, mean over the batch
-    mass  [H or 1, F, K]: part of the frame's attention that the column got, None where it was not asked for
+    mass  [H or 1, F, K]: part of the frame's full attention that falls on the column, from a few of its query tokens;
+          None where it was not asked for
     """
 
     step: int
@@ -89,6 +65,7 @@ class Counts:
         self.lengths, self._row_frame = tensors.lengths, tensors.row_frame
         self._count = torch.zeros(heads, frames + 1, len(table.chunks), device=device)  # last row: not video
         self._batch = batch
+        self._mass: Tensor | None = None  # [H, F, C]
 
     def add_frames(self, count: Tensor) -> None:
         """count [H, F + 1, C]: how many query tokens of a frame, over the whole batch, chose a chunk. Last row: not
@@ -100,16 +77,27 @@ class Counts:
         self._batch = chosen.shape[0]
         self._count.index_add_(1, self._row_frame[rows] % self._count.shape[1], chosen.sum(0).float())
 
+    def measure(self, q: Tensor, k: Tensor, scale: float | None) -> None:
+        """Where full attention would look, on a few query tokens of every frame. q, k [B, H, N, D], model's order."""
+        layout = self.table.layout
+        inside = torch.linspace(0, layout.frame_tokens - 1, min(MASS_ROWS, layout.frame_tokens)).round().long()
+        rows = layout.video_start + torch.arange(layout.grid[0])[:, None] * layout.frame_tokens + inside
+        rows = rows.flatten().to(q.device, non_blocking=True)
+        keys = k if self.table.identity else k.index_select(-2, self.table.tensors(k.device).order)
+        mass = chunk_mass(q.index_select(-2, rows), keys, self.table, scale=scale)
+        self._mass = mass.float().unflatten(-2, (layout.grid[0], -1)).mean((0, 3))
+
     def result(self, geometry: _Geometry) -> tuple[Tensor, Tensor]:
-        """(share [H, F, K], routed share of all pairs []), still on the device."""
+        """(share and, where measured, mass [1 or 2, H, F, K], routed share of all pairs []), still on the device."""
         pairs = self._count * self.lengths
         heads, tokens = self._count.shape[0], self.table.layout.frame_tokens
         routed = pairs.sum() / (self._batch * heads * self.table.length**2)
-        pairs = pairs[:, :-1]
+        parts = torch.stack([pairs[:, :-1], *([] if self._mass is None else [self._mass])])
         if geometry.column is not None:
-            empty = pairs.new_zeros(*pairs.shape[:-1], geometry.tokens.numel())
-            pairs = empty.index_add_(-1, geometry.column, pairs)
-        return pairs / (geometry.tokens * (tokens * self._batch)), routed
+            empty = parts.new_zeros(*parts.shape[:-1], geometry.tokens.numel())
+            parts = empty.index_add_(-1, geometry.column, parts)
+        parts[0] /= geometry.tokens * (tokens * self._batch)
+        return parts, routed
 
 
 @dataclass(frozen=True)
@@ -159,9 +147,16 @@ class Trace:
         with self._lock:
             self.dense[reason] += 1
 
-    def counts(self, table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Counts | None:
-        """For one attention call with queries [B, H, N, D]; None where nothing is to be kept."""
-        return None if self.keep == "off" else Counts(table, q.shape[1], q.device, q.shape[0], routing.causal)
+    def counts(
+        self, table: ChunkTable, routing: RoutingConfig, q: Tensor, k: Tensor, scale: float | None = None
+    ) -> Counts | None:
+        """For one attention call with q, k [B, H, N, D]; None where nothing is to be kept."""
+        if self.keep == "off":
+            return None
+        counts = Counts(table, q.shape[1], q.device, q.shape[0], routing.causal)
+        if self.keep == "routing and attention":
+            counts.measure(q, k, scale)
+        return counts
 
     def ran_routed(self, step: int, block: int, counts: Counts | None) -> None:
         """Keep a call's counts. Nothing is moved to the CPU before `flush`."""
@@ -171,11 +166,15 @@ class Trace:
             if counts is None:
                 return
             geometry = self._geometry_of(counts)
-            share, density = counts.result(geometry)
-            if self._bytes + share.numel() * 2 > MOST_BYTES:
-                share = share.mean(0, keepdim=True)  # heads together once the budget is used up
-            self._bytes += share.numel() * 2
-            self._pending.append((step, block, geometry, share.half(), density))
+            if self._bytes > 2 * MOST_BYTES:
+                note = "the trace is full: the heatmap shows only the calls up to step {step}"
+                self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
+                return
+            values, density = counts.result(geometry)
+            if self._bytes + values.numel() * 2 > MOST_BYTES:
+                values = values.mean(1, keepdim=True)  # heads together once the budget is used up
+            self._bytes += values.numel() * 2
+            self._pending.append((step, block, geometry, values.half(), density))
 
     def flush(self) -> list[Record]:
         """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns what is new."""
@@ -185,12 +184,13 @@ class Trace:
             for device in dict.fromkeys(p[3].device for p in pending):
                 calls = [p for p in pending if p[3].device == device]
                 numbers = torch.stack([density for *_, density in calls]).view(torch.float16)  # two halves each
-                moved = torch.cat([numbers, *(share.flatten() for *_, share, _ in calls)]).cpu()
+                moved = torch.cat([numbers, *(values.flatten() for *_, values, _ in calls)]).cpu()
                 routed = moved[: numbers.numel()].view(torch.float32).tolist()
-                shares = moved[numbers.numel() :].split([share.numel() for *_, share, _ in calls])
-                for (step, block, geometry, share, _), flat, part in zip(calls, shares, routed, strict=True):
+                parts = moved[numbers.numel() :].split([values.numel() for *_, values, _ in calls])
+                for (step, block, geometry, values, _), flat, part in zip(calls, parts, routed, strict=True):
+                    share, *mass = flat.view(values.shape)
                     density = geometry.mandatory + part
-                    new.append(Record(step, block, geometry.axes, flat.view(share.shape), density))
+                    new.append(Record(step, block, geometry.axes, share, density, *mass))
             self.records += new
             return new
 
@@ -242,52 +242,8 @@ class Trace:
         table, device = counts.table, counts.lengths.device
         key = id(table), device
         if key not in self._geometry:
-            axes, column = axes_of(table, counts.causal), _column_of_chunk(table)
+            axes, column = axes_of(table, counts.causal), column_of_chunk(table)
             tokens = torch.tensor([c.tokens for c in axes.columns], dtype=torch.float32, device=device)
             index = torch.tensor(column, device=device) if column[-1] + 1 < len(column) else None
             self._geometry[key] = _Geometry(table, axes, table.density(0, False), index, tokens)
         return self._geometry[key]
-
-
-def axes_of(table: ChunkTable, causal: bool = False) -> Axes:
-    """Row and column labels of a table's records."""
-    absolute, column = table.layout.frames, _column_of_chunk(table)
-    columns: list[Column] = []
-    for index, chunk in zip(column, table.chunks, strict=True):
-        if index == len(columns):
-            frame = absolute[chunk.frame] if chunk.frame >= 0 else -1
-            columns.append(Column(chunk.kind, chunk.shot, frame, chunk.linked, chunk.length))
-        else:
-            columns[-1] = replace(columns[-1], tokens=columns[-1].tokens + chunk.length)
-    lengths = np.array([c.length for c in table.chunks])
-    linked, routable = (np.array([getattr(c, name) for c in table.chunks]) for name in ("linked", "routable"))
-    shot, place = np.array([c.shot for c in table.chunks]), np.arange(len(lengths))
-    always, able = np.zeros((2, len(absolute), len(lengths)))  # pairs
-    frame_shot = [0] * len(absolute)
-    for group in table.groups:
-        if not group.routed:
-            continue
-        seen = linked | ((place >= group.own[0]) & (place < group.own[1]))
-        free = routable & ~seen & ((shot <= group.shot) | (not causal))
-        frames, rows = np.unique(table.frames[group.start : group.stop], return_counts=True)
-        always[frames] += rows[:, None] * (seen * lengths)
-        able[frames] += rows[:, None] * (free * lengths)
-        for frame in frames:
-            frame_shot[frame] = group.shot
-    firsts = np.flatnonzero(np.diff(column, prepend=-1))
-    pairs = table.layout.frame_tokens * np.add.reduceat(lengths, firsts)
-    parts = (torch.from_numpy(np.add.reduceat(x, firsts, axis=1) / pairs).float() for x in (always, able))
-    return Axes(absolute, tuple(frame_shot), tuple(columns), *parts)
-
-
-def _column_of_chunk(table: ChunkTable) -> list[int]:
-    """Column of every chunk: itself, or with too many chunks the frame group (or span) it belongs to."""
-    if len(table.chunks) <= MOST_COLUMNS:
-        return list(range(len(table.chunks)))
-    columns: list[int] = []
-    last = None
-    for chunk in table.chunks:
-        key = (chunk.kind, chunk.start) if chunk.frame < 0 else (chunk.kind, chunk.frame)
-        columns.append(columns[-1] + (key != last) if columns else 0)
-        last = key
-    return columns

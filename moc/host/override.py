@@ -85,11 +85,13 @@ def _video_attention(
     if training and (routing.drop_off or routing.drop_in):
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
-    counts = patch.trace.counts(table, routing, q) if forward.recording else None
+    counts = None
     shape = q.shape
     try:
         if unpadded is not None:
             q, k, v = (unpadded.take(x) for x in (q, k, v))
+        if forward.recording:
+            counts = patch.trace.counts(table, routing, q, k, scale)
         out = moc_attention(
             q,
             k,

@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moc.axes import Axes, Column
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.heatmap import VIEWS, flow, heatmap
 from moc.layout import Span, TokenLayout
 from moc.routing import candidates, select
-from moc.trace import Axes, Column, Counts, Reason, Record, Trace
+from moc.trace import Counts, Reason, Record, Trace
 
 picture = pack.load("nodes.picture")
 
@@ -34,7 +35,8 @@ def record_run(trace, layout, wish=None, *, routing=ROUTING, steps=2, blocks=2, 
     _, candidate = candidates(table, routing, rows, torch.device("cpu"))
     for step in range(steps):
         for block in range(blocks):
-            counts = trace.counts(table, routing, torch.zeros(1, heads, 1, 1))
+            nothing = torch.zeros(1, heads, 1, 1)
+            counts = trace.counts(table, routing, nothing, nothing)
             counts.add(rows, select(score, candidate, table.top_k(routing)))
             trace.ran_routed(step, block, counts)
         trace.flush()

@@ -1,12 +1,15 @@
 """The trace says what was chosen: planted routing shows exactly where it was planted."""
 
+import pytest
 import torch
 
 from moc.attention import moc_attention
+from moc.axes import MOST_COLUMNS
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
-from moc.trace import MOST_COLUMNS, Counts, Reason, Trace
+from moc.trace import Counts, Reason, Trace
 
 LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2, 4)
@@ -22,7 +25,7 @@ def planted(reader: int, read: int, dim: int = 8):
 
 def run(trace: Trace, routing: RoutingConfig, q, k, v, step=0, block=0):
     table = build_table(LAYOUT, STARTS, routing)
-    counts = Counts(table, q.shape[1], q.device)
+    counts = trace.counts(table, routing, q, k)
     moc_attention(q, k, v, table, routing, record=counts)
     trace.ran_routed(step, block, counts)
     trace.flush()
@@ -68,10 +71,63 @@ def test_many_small_chunks_are_shown_by_frame():
     torch.testing.assert_close(share.sum(-1) * 200, torch.full((1, 4), 5.0), rtol=0.02, atol=0)
 
 
+def test_counting_by_rows_or_by_frames_is_the_same():
+    table = build_table(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
+    chosen = torch.rand(2, 3, table.length, len(table.chunks)) > 0.5
+    frame = table.tensors("cpu").row_frame
+    sums = torch.stack([chosen[:, :, frame == f].float().sum((0, 2)) for f in (*range(6), -1)], 1)
+    by_rows, by_frames = Counts(table, 3, torch.device("cpu")), Counts(table, 3, torch.device("cpu"), batch=2)
+    for low in range(0, table.length, 40):
+        by_rows.add(slice(low, low + 40), chosen[:, :, low : low + 40])
+    by_frames.add_frames(sums)
+    trace = Trace()
+    for counts in (by_rows, by_frames):
+        trace.ran_routed(0, 0, counts)
+    one, other = trace.flush()
+    assert torch.equal(one.share, other.share) and one.density == other.density
+
+
+def test_attention_is_where_full_attention_would_look():
+    """Frames of 8 tokens or fewer are measured whole, so the numbers are those of a plain softmax."""
+    layout, routing = TokenLayout(2 + 6 * 4, (6, 2, 2), 2, (Span("text", 0, 2),)), RoutingConfig(top_k=1, own="frame")
+    table = build_table(layout, STARTS, routing)
+    q, k, v = (torch.randn(2, 3, layout.length, 8, dtype=torch.float64) for _ in range(3))
+    trace = Trace(keep="routing and attention")
+    counts = trace.counts(table, routing, q, k, 0.7)
+    moc_attention(q, k, v, table, routing, record=counts, scale=0.7)
+    trace.ran_routed(0, 0, counts)
+    (record,) = trace.flush()
+    softmax = (q @ k.mT * 0.7).softmax(-1).mean(0)[:, 2:].unflatten(1, (6, 4)).mean(2)  # [H, F, N]
+    whole = torch.stack([softmax[..., :2].sum(-1), *softmax[..., 2:].unflatten(-1, (6, 4)).sum(-1).unbind(-1)], -1)
+    torch.testing.assert_close(record.mass.double(), whole, rtol=0, atol=1e-3)
+    assert trace.records[0].share.shape == record.mass.shape
+
+
+def test_off_keeps_nothing_and_still_says_what_ran():
+    trace = Trace(keep="off")
+    assert trace.counts(None, None, None, None) is None
+    trace.ran_routed(3, 1, None)
+    trace.flush()
+    assert not trace.records and trace.routed == 1 and "trace is off on MoC Apply" in trace.report()
+    with pytest.raises(MoCError, match="choose one of: routing, routing and attention, off"):
+        Trace(keep="all")
+
+
+def test_a_full_trace_says_where_it_stopped(monkeypatch):
+    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    run(trace, routing, *planted(5, 1))
+    monkeypatch.setattr("moc.trace.MOST_BYTES", 0)
+    for step in (1, 2):
+        run(trace, routing, *planted(5, 1), step=step)
+    assert len(trace.records) == 1 and trace.notes == [
+        "the trace is full: the heatmap shows only the calls up to step 1"
+    ]
+
+
 def test_heads_are_kept_apart_only_while_memory_lasts(monkeypatch):
     trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
     assert run(trace, routing, *planted(5, 1)).share.shape[0] == 2
-    monkeypatch.setattr("moc.trace.MOST_BYTES", 0)
+    monkeypatch.setattr("moc.trace.MOST_BYTES", trace._bytes)
     assert run(trace, routing, *planted(5, 1), step=1).share.shape[0] == 1
 
 
