@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..moc.errors import MoCError
-from .choices import HOW, UNITS, read_shots, tell_shots
+from .shot_choices import HOW, UNITS, read_shots, tell_shots
 from .types import MocShots, advanced
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moc.errors import MoCError
 from moc.shots import Shots, from_durations, latent_frames, nearest_border, parse_times, shot_of, split_prompt
 
-choices = pack.load("nodes.choices")
+choices = pack.load("nodes.shot_choices")
 STRIDES = st.sampled_from([1, 4, 6, 8])
 
 
