@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import MoCError
+from .families import FAMILIES, AnyRule, TimeRule, rule_of
+
+__all__ = ["FAMILIES", "Shots", "TimeRule", "from_durations", "latent_frames", "nearest_border", "rule_of"]
 
 UNITS = ("video", "latent")
-CUT_MARK = re.compile(r"\[\s*(?:shot\s*cut|cut)\s*\]", re.IGNORECASE)
 
 
-def latent_frames(video_frames: int, stride: int) -> int:
-    """Latent frames of a causal video VAE: the first frame alone, then one for every `stride` frames (n = 4m+1)."""
-    return 0 if video_frames <= 0 else (video_frames - 1 + stride - 1) // stride + 1
+def latent_frames(video_frames: int, rule: AnyRule) -> int:
+    """Latent frames that hold all of so many video frames, the last one perhaps not full."""
+    return 0 if video_frames <= 0 else rule_of(rule).latent_of(video_frames - 1) + 1
 
 
-def nearest_border(cut: int, stride: int) -> tuple[int, int]:
-    """(latent frame, video frame) of the latent border nearest to a cut at video frame `cut`; ties move back.
-
-    Latent frame l >= 1 holds video frames 1 + stride*(l-1) to stride*l, so a border lies at every 1 + stride*(l-1).
-    """
-    latent = max((cut - 1 + (stride - 1) // 2) // stride, 0) + 1
-    return latent, 1 + stride * (latent - 1)
+def nearest_border(cut: int, rule: AnyRule) -> tuple[int, int]:
+    """(latent frame, video frame) of the latent border nearest to a cut at video frame `cut`; ties move back."""
+    return rule_of(rule).nearest(cut)
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,9 @@ class Shots:
     length  frames of the whole video in `unit`, None when only sampling will tell
     even    instead of cuts: this many shots of (nearly) equal length
     texts   one text per shot, or empty
+    common  text that belongs to every shot
+    names   one name per shot, "" for none, or empty
+    fps     frames per second of the finished video, None where nobody said
     """
 
     cuts: tuple[int, ...] = ()
@@ -42,6 +43,9 @@ class Shots:
     length: int | None = None
     even: int = 0
     texts: tuple[str, ...] = ()
+    common: str = ""
+    names: tuple[str, ...] = ()
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -67,35 +71,71 @@ class Shots:
                 f"{len(self.texts)} shot texts for {self.count} shots: "
                 f"{'add' if len(self.texts) < self.count else 'remove'} [shot cut] marks or change the cuts."
             )
+        if self.names and len(self.names) != self.count:
+            raise MoCError(f"{len(self.names)} shot names for {self.count} shots: give every shot one, or none at all.")
+        if self.fps is not None and not self.fps > 0:
+            raise MoCError(f"fps is {self.fps}; it must be more than 0.")
 
     @property
     def count(self) -> int:
         return self.even or len(self.cuts) + 1
 
-    def starts(self, frames: int, stride: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What every shot's picture has to show: what is common to all shots, then its own text."""
+        return tuple(f"{self.common}\n{text}".strip() for text in self.texts or ("",) * self.count)
+
+    def starts(self, frames: int, rule: AnyRule) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot of a video of `frames` latent frames, what had to be moved for it)."""
         if self.even:
             if self.even > frames:
                 raise MoCError(f"{self.even} shots do not fit into {frames} latent frames: use fewer shots.")
             return tuple(i * frames // self.even for i in range(self.even)), ()
-        starts, notes = [0], []
-        for number, cut in enumerate(self.cuts, 1):
-            latent, border = (cut, cut) if self.unit == "latent" else nearest_border(cut, stride)
-            if border != cut:
-                notes.append(f"cut {number} moved from frame {cut} to {border}, the nearest one this model can cut at")
-            if latent <= starts[-1]:
-                raise MoCError(
-                    f"shot {number} is too short: its cut at frame {cut} falls into the same latent frame as the one "
-                    f"before. This model joins {stride} frames into one; leave at least {stride} frames between cuts."
-                )
-            starts.append(latent)
-        if starts[-1] >= frames:
-            end = frames if self.unit == "latent" else 1 + stride * (frames - 1)
+        end = frames if self.unit == "latent" else rule_of(rule).frames(frames)
+        if self.cuts and self.cuts[-1] >= end:
             raise MoCError(
                 f"cut {len(self.cuts)} is at frame {self.cuts[-1]}, but this video has only {end} frames: "
                 "move the cut or make the video longer."
             )
-        return tuple(starts), tuple(notes)
+        if self.unit == "latent":
+            return (0, *self.cuts), ()
+        cuts, notes = _latent_cuts(self.cuts, rule_of(rule), frames)
+        return (0, *cuts), notes
+
+    def to(self, unit: str, rule: AnyRule) -> tuple[Shots, tuple[str, ...]]:
+        """(these shots in another unit, what had to be moved for it).
+
+        A latent frame becomes the first video frame it holds, which leads back to it. A video frame becomes the
+        nearest latent border; a video length becomes the latent frames that hold all of it.
+        """
+        rule = rule_of(rule)
+        if unit == self.unit:
+            return self, ()
+        if unit == "video":
+            length = None if self.length is None else rule.frames(self.length)
+            return replace(self, cuts=tuple(map(rule.frames, self.cuts)), unit=unit, length=length), ()
+        length = None if self.length is None else latent_frames(self.length, rule)
+        cuts, notes = _latent_cuts(self.cuts, rule, length)
+        return replace(self, cuts=cuts, unit=unit, length=length), notes
+
+
+def _latent_cuts(cuts: tuple[int, ...], rule: TimeRule, frames: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(latent frame of every cut, what had to be moved for it), inside a video of `frames` latent frames."""
+    latents, notes = [0], []
+    for number, cut in enumerate(cuts, 1):
+        latent, border = rule.nearest(cut)
+        if frames is not None and latent >= frames:  # the end is nearer, but no place for a cut
+            latent, border = frames - 1, rule.frames(frames - 1)
+        if latent <= latents[-1]:
+            raise MoCError(
+                f"shot {number} is too short: its cut at frame {cut} falls into the same latent frame as the one "
+                f"before. This model joins {max(rule.repeat)} frames into one; leave at least {max(rule.repeat)} "
+                "frames between cuts."
+            )
+        if border != cut:
+            notes.append(f"cut {number} moved from frame {cut} to {border}, the nearest one this model can cut at")
+        latents.append(latent)
+    return tuple(latents[1:]), tuple(notes)
 
 
 def shot_of(frame: int, starts: tuple[int, ...]) -> int:
@@ -127,8 +167,8 @@ def parse_times(text: str, unit: str, fps: float) -> tuple[int, ...]:
     return tuple(values)
 
 
-def from_durations(durations: tuple[int, ...], texts: tuple[str, ...] = ()) -> Shots:
-    """Shots that last so many video frames each; the last one's end is the video's length."""
+def from_durations(durations: tuple[int, ...], texts: tuple[str, ...] = (), **more) -> Shots:
+    """Shots that last so many video frames each; the last one's end is the video's length. `more`: see Shots."""
     for number, frames in enumerate(durations, 1):
         if frames < 1:
             raise MoCError(f"shot {number} lasts {frames} frames; every shot needs at least 1.")
@@ -138,16 +178,4 @@ def from_durations(durations: tuple[int, ...], texts: tuple[str, ...] = ()) -> S
     for frames in durations:
         total += frames
         borders.append(total)
-    return Shots(cuts=tuple(borders[:-1]), length=total, texts=texts)
-
-
-def split_prompt(prompt: str) -> tuple[str, tuple[str, ...]]:
-    """A prompt with [shot cut] marks -> (global text, one text per shot).
-
-    Text before a first [shot 1] / [per shot caption] mark, or after [global] / [global caption], belongs to all shots.
-    """
-    head = re.split(r"\[\s*(?:per[\s-]*shot(?:\s*captions?)?|shot\s*1)\s*\]", prompt, maxsplit=1, flags=re.IGNORECASE)
-    common, body = (head[0], head[1]) if len(head) == 2 else ("", prompt)
-    common = re.sub(r"\[\s*global(?:\s*caption)?\s*\]", "", common, flags=re.IGNORECASE)
-    shots = [re.sub(r"\[\s*shot\s*\d+\s*\]", "", part, flags=re.IGNORECASE).strip() for part in CUT_MARK.split(body)]
-    return common.strip(), tuple(shots)
+    return Shots(cuts=tuple(borders[:-1]), length=total, texts=texts, **more)

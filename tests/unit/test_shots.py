@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moc.errors import MoCError
-from moc.shots import Shots, from_durations, latent_frames, nearest_border, parse_times, shot_of, split_prompt
+from moc.shots import Shots, from_durations, latent_frames, nearest_border, parse_times, shot_of
 
 choices = pack.load("nodes.shot_choices")
 STRIDES = st.sampled_from([1, 4, 6, 8])
@@ -83,6 +83,8 @@ def test_cuts_that_do_not_fit_the_latent_are_refused(shots, frames, sentence):
         ({"cuts": (40,), "texts": ("one",)}, r"add \[shot cut\] marks"),
         ({"cuts": (), "texts": ("one", "two")}, r"remove \[shot cut\] marks"),
         ({"unit": "seconds"}, "choose one of: video, latent"),
+        ({"cuts": (40,), "names": ("one",)}, "1 shot names for 2 shots"),
+        ({"fps": 0}, "fps is 0; it must be more than 0"),
     ],
 )
 def test_shots_that_cannot_be_are_refused_when_built(facts, sentence):
@@ -132,20 +134,6 @@ def test_durations_add_up_to_cuts_and_the_video_length():
         from_durations(())
 
 
-@pytest.mark.parametrize(
-    ("prompt", "common", "texts"),
-    [
-        ("[global] a woman [shot 1] walks [shot cut] runs", "a woman", ("walks", "runs")),
-        ("[global caption] a woman [per shot caption] walks [shot cut] runs", "a woman", ("walks", "runs")),
-        ("walks [Shot Cut] runs [cut] sleeps", "", ("walks", "runs", "sleeps")),
-        ("a woman [shot 1] walks [shot cut] [shot 2] runs", "a woman", ("walks", "runs")),
-        ("a woman walks", "", ("a woman walks",)),
-    ],
-)
-def test_prompts_with_marks_are_split_into_what_is_common_and_one_text_per_shot(prompt, common, texts):
-    assert split_prompt(prompt) == (common, texts)
-
-
 # What the node's widgets mean.
 
 PROMPT = "[global] a woman [shot 1] walks [shot cut] runs"
@@ -161,8 +149,12 @@ PROMPT = "[global] a woman [shot 1] walks [shot cut] runs"
         ({"how": "equal shots", "shot_count": 4, "length": 81}, (), 4, 81),
         ({"how": "prompt", "prompt": PROMPT}, (), 2, None),
         ({"how": "prompt", "prompt": PROMPT, "times": "2s, 1s"}, (32,), 0, 48),
+        ({"how": "prompt", "prompt": "[1: 2s] a [2: 16f] b"}, (32,), 0, 48),
+        ({"how": "prompt", "prompt": "[1: 2s] a [2] b", "length": 81}, (32,), 0, 81),
+        ({"how": "prompt", "prompt": "a | b"}, (), 2, None),
     ],
-    ids=["nothing", "cuts", "seconds", "durations", "equal", "prompt", "prompt with durations"],
+    ids=["nothing", "cuts", "seconds", "durations", "equal", "prompt", "prompt with durations", "in its marks"]
+    + ["last one open", "bars"],
 )
 def test_each_way_to_give_shots(widgets, cuts, even, length):
     shots, _, _ = choices.read_shots(**widgets)
@@ -182,9 +174,24 @@ def test_a_prompt_without_marks_belongs_to_every_shot():
     assert whole == "a woman walks" and each == ["a woman walks"] * 3
 
 
+def test_names_and_what_is_common_travel_with_the_shots():
+    shots, _, _ = choices.read_shots("prompt", prompt='[global] a woman [shot 1 "door"] walks [shot 2] runs', fps=24.0)
+    assert (shots.common, shots.names, shots.fps) == ("a woman", ("door", ""), 24.0)
+    assert shots.prompts == ("a woman\nwalks", "a woman\nruns")
+
+
+def test_bars_are_shots_where_as_many_are_asked_for():
+    assert choices.read_shots("cuts", times="29", prompt="walks | runs")[0].texts == ("walks", "runs")
+    assert choices.read_shots("cuts", prompt="walks | runs")[0].common == "walks | runs"
+
+
 @pytest.mark.parametrize(
     ("widgets", "sentence"),
     [
+        ({"how": "prompt", "prompt": "[1: 2s] a [2] b [3: 1s] c"}, "shot 2 has no duration, but others have"),
+        ({"how": "prompt", "prompt": "[1: 2s] a [2: 1s] b", "times": "2s, 1s"}, "both the prompt's marks and times"),
+        ({"how": "prompt", "prompt": "[1: 2s] a [2: 1s] b", "length": 81}, "last 48 frames together, but length is 81"),
+        ({"how": "equal shots", "prompt": "[1: 2s] a [2: 1s] b"}, "set how to prompt"),
         ({"how": "cuts", "times": "97, 40"}, "put the cuts in order"),
         ({"how": "durations"}, "one number per shot"),
         ({"how": "durations", "times": "29, 28", "length": 81}, "last 57 frames together, but length is 81"),
