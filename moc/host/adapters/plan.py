@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, cycle, islice
 
 from torch.nn import Module
 
-from ...errors import MoCError
 from ...layout import Span, TokenLayout
 from ...shots import Shots
 
@@ -76,22 +74,7 @@ class Adapter:
 
     def starts(self, shots: Shots, frames: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot, what had to be moved for it)."""
-        if isinstance(self.stride, int):
-            return shots.starts(frames, self.stride)
-        if shots.unit == "latent" or not shots.cuts:
-            return shots.starts(frames, 1)
-        borders = [0, *accumulate(islice(cycle(self.stride), frames))]
-        starts, notes = [0], []
-        for number, cut in enumerate(shots.cuts, 1):
-            if cut >= borders[-1]:
-                raise MoCError(f"cut {number} is at frame {cut}, but this video has only {borders[-1]} frames.")
-            starts.append(min(range(1, frames), key=lambda i: abs(borders[i] - cut)))
-            if starts[-1] <= starts[-2]:
-                raise MoCError(f"the cut at frame {cut} falls into the same latent frame as the one before.")
-            border = borders[starts[-1]]
-            if border != cut:
-                notes.append(f"cut {number} moved from frame {cut} to {border}, the nearest one this model can cut at")
-        return tuple(starts), tuple(notes)
+        return shots.starts(frames, self.stride)
 
 
 def conditioning(conds: dict, name: str):

@@ -1,0 +1,72 @@
+"""The table of families says what ComfyUI's own nodes, models and autoencoders do with a length."""
+
+from __future__ import annotations
+
+import importlib
+
+import comfy.latent_formats
+import pytest
+from mixture_of_contexts.moc.families import FAMILIES
+from mixture_of_contexts.moc.host.adapters import ADAPTERS
+
+EMPTY = {
+    "Wan": ("nodes_hunyuan", "EmptyHunyuanLatentVideo"),  # Wan's templates use it as well
+    "HunyuanVideo": ("nodes_hunyuan", "EmptyHunyuanLatentVideo"),
+    "LTX-Video": ("nodes_lt", "EmptyLTXVLatentVideo"),
+    "Mochi": ("nodes_mochi", "EmptyMochiLatentVideo"),
+    "Cosmos 1": ("nodes_cosmos", "EmptyCosmosLatentVideo"),
+    "MiniMax H3": ("nodes_minimax_h3", "EmptyMiniMaxH3LatentAV"),
+}
+MODELS = {
+    "Wan": "WanModel",
+    "HunyuanVideo": "HunyuanVideo",
+    "LTX-Video": "LTXVModel",
+    "CogVideoX": "CogVideoXTransformer3DModel",
+    "Mochi": "AsymmDiTJoint",
+    "Cosmos 1": "GeneralDIT",
+    "Cosmos-Predict2": "MiniTrainDIT",
+    "Kandinsky 5": "Kandinsky5",
+    "MiniMax H3": "MiniMaxH3Model",
+}
+FORMATS = {
+    "Wan": "Wan21",
+    "HunyuanVideo": "HunyuanVideo",
+    "LTX-Video": "LTXV",
+    "CogVideoX": "CogVideoX",
+    "Mochi": "Mochi",
+    "Cosmos 1": "Cosmos1CV8x8x8",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_latent_has_as_many_frames_as_the_table_says(name):
+    try:
+        module = importlib.import_module(f"comfy_extras.{EMPTY[name][0]}")
+    except ImportError:
+        pytest.skip("not in this ComfyUI")
+    rule, node = FAMILIES[name], getattr(module, EMPTY[name][1])
+    for length in range(1, 120):
+        out = node.execute(width=64, height=64, length=length)
+        samples = out.args[0]["samples"]
+        frames = (samples.tensors[0] if samples.is_nested else samples).shape[2]
+        if name == "MiniMax H3":  # rounds up to a whole length; the others leave frames over
+            assert frames == rule.latents(rule.whole(max(length, 5))[1])
+        else:
+            assert frames == rule.latents(length)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_cut_by_its_familys_rule(name):
+    from mixture_of_contexts.moc.families import rule_of
+
+    rule = rule_of(ADAPTERS[MODELS[name]].stride)
+    assert [rule.frames(n) for n in range(40)] == [FAMILIES[name].frames(n) for n in range(40)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_latent_format_joins_as_many_frames(name):
+    latent_format = getattr(comfy.latent_formats, FORMATS[name], None)
+    ratio = getattr(latent_format, "temporal_downscale_ratio", 1)
+    if ratio == 1:
+        pytest.skip("this ComfyUI does not say")
+    assert FAMILIES[name].repeat == (ratio,)
