@@ -1,6 +1,6 @@
 """Procedurally generated multi-shot clips: one never-seen character in six shots, for training the demo model.
 
-Each clip has a random symmetric character of 8x8 cells in four random colours; each shot has a background of its
+Each clip has a random symmetric character of 6x6 cells in four random colours; each shot has a background of its
 own (two named colours and a scene), a scale and a path. ``recipe`` draws a clip's numbers from its seed, ``render``
 paints a batch of recipes on any device.
 """
@@ -21,10 +21,11 @@ EVALUATION_SEEDS = 10_000_000  # training uses smaller seeds only
 
 
 def character(rng):
-    """(8, 8, 3) texture: mirrored random cells from four colours, with a pair of light eyes."""
+    """(CELLS, CELLS, 3) texture: mirrored random cells from four colours, with a pair of light eyes."""
     palette = [colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.35, 1), rng.uniform(0.25, 1)) for _ in range(4)]
-    half = [[palette[rng.randrange(4)] for _ in range(4)] for _ in range(8)]
-    half[rng.randrange(2, 4)][rng.randrange(1, 4)] = (0.97, 0.97, 0.97)
+    side = sb.CELLS // 2
+    half = [[palette[rng.randrange(4)] for _ in range(side)] for _ in range(sb.CELLS)]
+    half[rng.randrange(1, side)][rng.randrange(1, side)] = (0.97, 0.97, 0.97)
     return [row + row[::-1] for row in half]
 
 
@@ -103,12 +104,13 @@ def backgrounds(batch):
 
 
 def draw(texture, ground, box):
-    """textures (n, 8, 8, 3), backgrounds (n, shots, 3, H, W), boxes (n, F, 3) -> video (n, F, 3, H, W) in 0..1."""
+    """textures (n, CELLS, CELLS, 3), backgrounds (n, shots, 3, H, W), boxes (n, F, 3) -> video (n, F, 3, H, W)."""
     n, frames = box.shape[:2]
     shot = torch.tensor(sb.SHOT_OF_FRAME, device=box.device)
     at = torch.arange(sb.SIZE, device=box.device) + 0.5
     left, top, cell = box.flatten(0, 1)[..., None].unbind(1)
     u, v = (at - left) / cell, (at - top) / cell  # (n F, SIZE): place in cells
+    half = sb.CELLS / 2
 
     def sharp(w):  # where to read the texture so that cells are flat with edges one pixel wide
         base = (w - 0.5).floor()
@@ -116,8 +118,8 @@ def draw(texture, ground, box):
 
     grid = torch.stack(
         (
-            (sharp(u) / 4 - 1)[:, None, :].expand(-1, sb.SIZE, -1),
-            (sharp(v) / 4 - 1)[:, :, None].expand(-1, -1, sb.SIZE),
+            (sharp(u) / half - 1)[:, None, :].expand(-1, sb.SIZE, -1),
+            (sharp(v) / half - 1)[:, :, None].expand(-1, -1, sb.SIZE),
         ),
         -1,
     )
@@ -126,10 +128,10 @@ def draw(texture, ground, box):
     )
 
     def outside(width, height):  # signed distance, in cells, to a centred rectangle
-        p, q = (u - 4).abs()[:, None, :] - width / 2, (v - 4).abs()[:, :, None] - height / 2
+        p, q = (u - half).abs()[:, None, :] - width / 2, (v - half).abs()[:, :, None] - height / 2
         return (p.clamp(min=0) ** 2 + q.clamp(min=0) ** 2).sqrt() + torch.maximum(p, q).clamp(max=0)
 
-    distance = torch.minimum(outside(8, 6), outside(6, 8))[:, None]
+    distance = torch.minimum(outside(sb.CELLS, sb.CELLS - 2), outside(sb.CELLS - 2, sb.CELLS))[:, None]
     line = ((sb.OUTLINE - distance) * cell[:, :, None, None] + 0.5).clamp(0, 1)
     body = (-distance * cell[:, :, None, None] + 0.5).clamp(0, 1)
     video = ground[:, shot].flatten(0, 1)

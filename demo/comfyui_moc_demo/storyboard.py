@@ -11,7 +11,7 @@ import re
 
 import torch
 
-SHOTS, LATENTS_PER_SHOT, SIZE, CELLS = 6, 3, 256, 8
+SHOTS, LATENTS_PER_SHOT, SIZE, CELLS = 6, 3, 256, 6
 LATENT_FRAMES = SHOTS * LATENTS_PER_SHOT
 FRAMES = 4 * LATENT_FRAMES - 3
 CUTS = [4 * LATENTS_PER_SHOT * i - 3 for i in range(1, SHOTS)]  # first frame of shots 2 to 6
@@ -35,7 +35,7 @@ COLOURS = {
     "pink": (0.95, 0.62, 0.75),
 }
 SCENES = ["gradient", "hills", "city", "stripes", "sea", "moon"]
-VIEWS = {"wide": 8, "close": 16}  # pixels a cell
+VIEWS = {"wide": 16, "close": 24}  # pixels a cell
 HEADINGS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
 PATHS = ["straight", "turn", "hop"]
 FILLERS = {"a", "an", "and", "at", "from", "in", "of", "on", "over", "shot", "sky", "the", "to", "view", "with"}
@@ -152,7 +152,7 @@ def control_latent(box):
     channels = []
     for b, fine in ((first, False), (last, True)):
         u, v, cover = place(b)
-        channels += [2 * cover, *((w / 4 - 1) * 1.5 * cover for w in (u, v))]
+        channels += [2 * cover, *((w * 2 / CELLS - 1) * 1.5 * cover for w in (u, v))]
         if fine:
             channels += [f(math.pi * w / 2) * cover for w in (u, v) for f in (torch.sin, torch.cos)]
     shot = torch.arange(LATENT_FRAMES, device=box.device) // LATENTS_PER_SHOT
@@ -198,7 +198,7 @@ def context(shots):
 
 
 def cell_colours(frames, box, shift=(0.0, 0.0)):
-    """Mean colour of every cell of the character: frames (F, H, W, 3), box (F, 3) -> (F, 60, 3).
+    """Mean colour of every cell of the character: frames (F, H, W, 3), box (F, 3) -> (F, CELLS * CELLS - 4, 3).
 
     Nine samples around each cell's centre; the four corner cells are not part of the character.
     """
@@ -227,7 +227,7 @@ def cell_colours(frames, box, shift=(0.0, 0.0)):
 
 
 def describe(cells):
-    """Cells (F, 60, 3) -> unit vectors (F, 180) with each frame's mean colour removed."""
+    """Cells (F, cells, 3) -> unit vectors (F, 3 * cells) with each frame's mean colour removed."""
     cells = cells - cells.mean(1, keepdim=True)
     return torch.nn.functional.normalize(cells.flatten(1), dim=1)
 

@@ -109,7 +109,7 @@ def motion(video, box):
         ]
     )
     offset = torch.tensor(shifts, device=video.device, dtype=torch.float32)[match.argmax(0)]
-    place = box[:, :2] + 4 * box[:, 2:] + offset
+    place = box[:, :2] + sb.CELLS / 2 * box[:, 2:] + offset
     first = [0, *sb.CUTS]
     last = [c - 1 for c in (*sb.CUTS, sb.FRAMES)]
     return (place[last] - place[first]).norm(dim=-1).mean(), offset.norm(dim=-1).mean()
@@ -195,8 +195,9 @@ def evaluate(dit, vae, name, out, clips_n=16, steps=10, shift=3.0, batch=16, dev
             flush=True,
         )
         (out / f"evaluation_{name}.json").write_text(json.dumps(result, indent=1))
-    print("truth", result["truth"], result["unrelated"], f"{time.perf_counter() - began:.0f} s", flush=True)
-    clips.sheet(dense[:8]).save(out / f"{name}_dense.png")
+    print("truth", result.get("truth"), result.get("unrelated"), f"{time.perf_counter() - began:.0f} s", flush=True)
+    if dense is not None:
+        clips.sheet(dense[:8]).save(out / f"{name}_dense.png")
     clips.sheet(list(pictures.values())[:16], 2).save(out / f"{name}_rules.png")
 
 

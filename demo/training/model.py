@@ -75,13 +75,18 @@ def dense_attention(q, k, v, block):
 
 
 @functools.lru_cache
-def rope_table(grid, head_dim, device, theta=10000.0):
-    """Rotation angles (tokens, head_dim / 2): time, height and width each own a band of the head."""
+def rope_table(grid, head_dim, device, frames=None, theta=10000.0):
+    """Rotation angles (tokens, head_dim / 2): time, height and width each own a band of the head.
+
+    frames: the times of the grid's frames where they are not 0, 1, 2, ...
+    """
     band = 2 * (head_dim // 6)
     angles = []
     for axis, dim in enumerate((head_dim - 2 * band, band, band)):
         freq = theta ** -(torch.arange(0, dim, 2, device=device, dtype=torch.float64) / dim)
         pos = torch.arange(grid[axis], device=device, dtype=torch.float64)
+        if axis == 0 and frames is not None:
+            pos = torch.tensor(frames, device=device, dtype=torch.float64)
         shape = [1, 1, 1, dim // 2]
         shape[axis] = grid[axis]
         angles.append((pos[:, None] * freq).view(shape).expand(*grid, dim // 2))
@@ -181,12 +186,12 @@ class DiT(nn.Module):
         angle = (sigma.float() * 1000)[:, None] * freq
         return self.time_embedding(torch.cat((angle.cos(), angle.sin()), -1))
 
-    def forward(self, x, sigma, context, control, attend=dense_attention):
+    def forward(self, x, sigma, context, control, attend=dense_attention, frames=None):
         x = torch.cat((x, control), 1)
         grid = x.shape[2], x.shape[3] // 2, x.shape[4] // 2
         patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
         x = F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        table = rope_table(grid, self.head_dim, x.device)
+        table = rope_table(grid, self.head_dim, x.device, frames)
         time = self.embed_time(sigma)
         e = self.time_projection(time).unflatten(-1, (6, -1))
         context = self.text_embedding(context)
