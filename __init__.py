@@ -6,11 +6,15 @@ WEB_DIRECTORY = "./js"
 async def comfy_entrypoint():
     # Imported here and not above: test runners import this file too, where there is no ComfyUI.
     from comfy_api.latest import ComfyExtension
+    from server import PromptServer
 
+    from .moc.host.routes import add_routes
     from .nodes import heatmap, patch, routing, shots
 
     class MoCExtension(ComfyExtension):
         async def get_node_list(self):
             return [*shots.NODES, *routing.NODES, *patch.NODES, *heatmap.NODES]
 
+    if getattr(PromptServer, "instance", None) is not None:  # tools read the nodes without a server
+        add_routes(PromptServer.instance.routes)
     return MoCExtension()

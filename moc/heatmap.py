@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,34 +61,58 @@ def heatmap(
     """Mean over the steps (last_step -1: to the end), the block and the head asked for (-1: all of them)."""
     if view not in VIEWS:
         raise MoCError(f"view is {view!r}; choose one of: {', '.join(VIEWS)}.")
-    records = pick(trace, first_step, last_step, block)
-    plan = Plan(tuple({id(r.axes): r.axes for r in records}.values()))
-    sums: dict[int, Sums] = {}
-    for record in records:
-        parts = _of_head(record.share, head), None if record.mass is None else _of_head(record.mass, head)
-        sums.setdefault(id(record.axes), Sums(record.axes)).add(*parts)
-    rows, columns, cells = plan.rows, plan.columns, plan.add_up(sums.values())
-    if view == "shots":
-        rows, cells = _join(rows, cells, 0, lambda line: line.shot)
-    if view != "chunks":
-        columns, cells = _join(columns, cells, 1, lambda line: line.shot if view == "shots" else line.frame)
-    rows, cells = _with_other_rows(rows, columns, cells)
-    pairs = np.maximum(cells["pairs"], 1e-9)
-    return Heatmap(
-        view,
-        rows,
-        columns,
-        ratio(cells["chosen"], cells["open"]),
-        cells["always"] / pairs,
-        cells["open"] / pairs,
-        ratio(cells["mass"], cells["calls"]) if "mass" in cells else None,
-        cells["pairs"] > 0,
-        sum(r.density for r in records) / len(records),
-        (min(r.step for r in records), max(r.step for r in records)),
-        tuple(sorted({r.block for r in records})),
-        head,
-        head >= 0 and any(r.share.shape[0] == 1 for r in records),
-    )
+    collected = Collected(head)
+    collected.add(pick(trace, first_step, last_step, block))
+    return collected.heatmap(view)
+
+
+class Collected:
+    """Records added up, so that a picture of a whole run costs no more than one of its last step."""
+
+    def __init__(self, head: int = -1) -> None:
+        self.head, self.heads_together = head, False
+        self._sums: dict[int, Sums] = {}
+        self._steps: set[int] = set()
+        self._blocks: set[int] = set()
+        self._density, self._calls = 0.0, 0
+
+    def add(self, records: Iterable[Record]) -> None:
+        for r in records:
+            mass = None if r.mass is None else _of_head(r.mass, self.head)
+            self._sums.setdefault(id(r.axes), Sums(r.axes)).add(_of_head(r.share, self.head), mass)
+            self._steps.add(r.step)
+            self._blocks.add(r.block)
+            self._density, self._calls = self._density + r.density, self._calls + 1
+            self.heads_together |= self.head >= 0 and r.share.shape[0] == 1
+
+    def __bool__(self) -> bool:
+        return self._calls > 0
+
+    def heatmap(self, view: str, most_frames: int | None = None) -> Heatmap:
+        """most_frames: neighbouring frames of a shot are joined where the film has more than that."""
+        plan = Plan(tuple(sums.axes for sums in self._sums.values()))
+        rows, columns, cells = plan.rows, plan.columns, plan.add_up(self._sums.values())
+        key = _shot if view == "shots" else _frame_group(rows, most_frames or len(rows))
+        rows, cells = _join(rows, cells, 0, key)
+        if view != "chunks":
+            columns, cells = _join(columns, cells, 1, key)
+        rows, cells = _with_other_rows(rows, columns, cells)
+        pairs = np.maximum(cells["pairs"], 1e-9)
+        return Heatmap(
+            view,
+            rows,
+            columns,
+            ratio(cells["chosen"], cells["open"]),
+            cells["always"] / pairs,
+            cells["open"] / pairs,
+            ratio(cells["mass"], cells["calls"]) if "mass" in cells else None,
+            cells["pairs"] > 0,
+            self._density / self._calls,
+            (min(self._steps), max(self._steps)),
+            tuple(sorted(self._blocks)),
+            self.head,
+            self.heads_together,
+        )
 
 
 def links(heat: Heatmap) -> list[tuple[int, int, float]]:
@@ -207,8 +231,22 @@ def _keys(axes: Axes) -> list[tuple[int, int, int]]:
     return keys
 
 
+def _shot(line: Line) -> Hashable:
+    return line.shot
+
+
+def _frame_group(rows: tuple[Line, ...], most: int) -> Callable[[Line], Hashable]:
+    """Neighbouring frames of a shot, as many as it takes for about `most` groups."""
+    together, numbers = -(-len(rows) // most), Counter[int]()
+    group = {}
+    for line in rows:
+        group[line.frame] = numbers[line.shot] // together
+        numbers[line.shot] += 1
+    return lambda line: (line.shot, group.get(line.frame))
+
+
 def _join(
-    lines: tuple[Line, ...], cells: Cells, axis: int, key: Callable[[Line], int]
+    lines: tuple[Line, ...], cells: Cells, axis: int, key: Callable[[Line], Hashable]
 ) -> tuple[tuple[Line, ...], Cells]:
     """Add up neighbouring video lines of one key; every other line stays alone."""
     firsts = [

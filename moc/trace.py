@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,7 +24,7 @@ KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked 
 
 
 class Reason(Enum):
-    """Why a self-attention call ran dense, in the words the user reads."""
+    """Why a self-attention call ran dense, in the words the user reads; `SHORTLY` has fewer of them."""
 
     SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
     BLOCK = "block kept dense (dense first/last blocks)"
@@ -35,6 +36,20 @@ class Reason(Enum):
     MODEL = "MoC does not know this model's tokens"
     MEMORY = "out of memory while routing"
     FAILED = "the routed attention failed"
+
+
+SHORTLY = {
+    Reason.SCHEDULE: "start/end percent",
+    Reason.BLOCK: "dense first/last blocks",
+    Reason.SHORT: "shorter than min_tokens",
+    Reason.ONE_FRAME: "a single frame",
+    Reason.NO_CHOICE: "nothing to choose",
+    Reason.MASK: "attention mask",
+    Reason.LENGTH: "unknown tokens",
+    Reason.MODEL: "unknown model",
+    Reason.MEMORY: "out of memory",
+    Reason.FAILED: "routing failed, see the report",
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,13 @@ class _Geometry:
 
 @dataclass
 class Trace:
-    """Filled while sampling, read by the heatmap. One object per MoC Apply node; every run starts it anew."""
+    """Filled while sampling, read by the heatmap. One object per MoC Apply node; every run starts it anew.
+
+    steps, blocks  how many the run has, as far as it is known
+    keep           one of KEEP
+    node           id of the MoC Apply node in the graph, where there is one
+    id             a name that nobody guesses: with it a browser asks for this trace
+    """
 
     records: list[Record] = field(default_factory=list)
     dense: Counter[Reason] = field(default_factory=Counter)
@@ -122,6 +143,9 @@ class Trace:
     steps: int = 0
     blocks: int = 0
     keep: str = KEEP[0]
+    node: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _routed_blocks: set[int] = field(default_factory=set, repr=False)
     _pending: list[tuple] = field(default_factory=list, repr=False)
     _geometry: dict[tuple[int, torch.device], _Geometry] = field(default_factory=dict, repr=False)
     _bytes: int = 0
@@ -131,12 +155,12 @@ class Trace:
         if self.keep not in KEEP:
             raise MoCError(f"trace is {self.keep!r}; choose one of: {', '.join(KEEP)}.")
 
-    def start(self) -> None:
-        """Forget the last run."""
+    def start(self, steps: int = 0) -> None:
+        """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.dense, self.notes, self._pending, self._geometry):
+            for part in (self.records, self.dense, self.notes, self._routed_blocks, self._pending, self._geometry):
                 part.clear()
-            self.routed = self.steps = self.blocks = self._bytes = 0
+            self.steps, self.routed, self.blocks, self._bytes = steps, 0, 0, 0
 
     def note(self, text: str) -> None:
         with self._lock:
@@ -163,6 +187,7 @@ class Trace:
         with self._lock:
             self.routed += 1
             self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
+            self._routed_blocks.add(block)
             if counts is None:
                 return
             geometry = self._geometry_of(counts)
@@ -211,6 +236,17 @@ class Trace:
         kept = f", {self.density:.1%} of pairs kept" if self.records else ""
         return f"MoC on: {self.routed} of {total} self-attention calls routed{kept}."
 
+    def status(self) -> str:
+        """How it goes, short enough to stand on a node."""
+        if not self.routed and not self.dense:
+            return "MoC: nothing sampled yet."
+        line = f"MoC on: {len(self._routed_blocks)} of {self.blocks} blocks routed"
+        line += f", {self.density:.1%} of pairs kept." if self.records else "."
+        if not self.routed:
+            line = "MoC: everything ran dense."
+        reasons = ", ".join(f"{SHORTLY[reason]}: {n}" for reason, n in self.dense.most_common())
+        return line + (f" Dense calls ({reasons})." if reasons else "")
+
     def report(self) -> str:
         """What happened, for a person."""
         if not self.routed and not self.dense:
@@ -230,6 +266,9 @@ class Trace:
             by_step.setdefault(record.step, []).append(record.density)
         return {
             "report": self.report(),
+            "steps": self.steps,
+            "blocks": self.blocks,
+            "routed_blocks": sorted(self._routed_blocks),
             "routed_calls": self.routed,
             "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
             "notes": list(self.notes),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from comfy_api.latest import io, ui
 
-from ..moc.heatmap import VIEWS, flow, heatmap
+from ..moc.heatmap import VIEWS, flow, heatmap, links
+from ..moc.host import live
+from ..moc.trace import Trace
 from .picture import as_image, draw, draw_text
+from .picture_flow import draw_flow
+from .thumbnails import contact_sheet
 from .types import MocTrace, advanced
+
+FLOW = "flow"
 
 
 class MoCRoutingHeatmap(io.ComfyNode):
@@ -28,11 +36,11 @@ class MoCRoutingHeatmap(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "view",
-                    options=list(VIEWS),
+                    options=[*VIEWS, FLOW],
                     default="frames",
                     optional=True,
                     tooltip="frames: which latent frame reads which. chunks: which latent frame reads which chunk, "
-                    "the finest there is. shots: which shot reads which, with numbers.",
+                    "the finest there is. shots: which shot reads which, with numbers. flow: the same as arcs.",
                 ),
                 io.Int.Input(
                     "block",
@@ -70,7 +78,14 @@ class MoCRoutingHeatmap(io.ComfyNode):
                         tooltip="Last sampling step that counts. -1: to the end.",
                     )
                 ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The decoded frames. The map then shows them: click a row to see which frames it reads. "
+                    "Decode the sampler's own LATENT for this, not the one that comes out of here.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Image.Output("heatmap", display_name="heatmap", tooltip="The picture, also shown on this node."),
                 io.String.Output(
@@ -79,18 +94,34 @@ class MoCRoutingHeatmap(io.ComfyNode):
                     tooltip="What was routed, what ran dense and why, and which shot reads which.",
                 ),
                 io.Latent.Output("latent", display_name="latent", tooltip="What came in as after_sample."),
+                io.String.Output(
+                    "report_json", display_name="report_json", tooltip="The report as JSON, for scripts and files."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, trace, after_sample=None, view="frames", **selection) -> io.NodeOutput:
+    def execute(cls, trace, after_sample=None, view="frames", images=None, **selection) -> io.NodeOutput:
         report = "\n".join([trace.report(), *flow(trace)])
-        if trace.records:
-            image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
-        else:
+        if not trace.records:
             image = as_image(draw_text(trace.report()))
-        shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,)}
-        return io.NodeOutput(image, report, after_sample, ui=shown)
+        elif view == FLOW:
+            image = as_image(draw_flow(heatmap(trace, "shots", **selection), trace.report()))
+        else:
+            image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
+        told = {**live.describe(trace), "running": False}
+        if images is not None and trace.records:
+            sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"])
+            told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
+        live.shown(str(cls.hidden.unique_id), told)
+        shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}
+        data = json.dumps({**trace.summary(), "who_reads_whom": _who_reads_whom(trace)}, indent=2)
+        return io.NodeOutput(image, report, after_sample, data, ui=shown)
+
+
+def _who_reads_whom(trace: Trace) -> list[dict]:
+    found = links(heatmap(trace, "shots")) if trace.records else []
+    return [{"shot": reader + 1, "reads": read + 1, "share": share} for reader, read, share in found]
 
 
 NODES = [MoCRoutingHeatmap]

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..moc.config import PRESETS
 from ..moc.host.patch import apply_moc
-from ..moc.trace import Trace
-from .types import MocRouting, MocShots, MocTrace
+from ..moc.trace import KEEP, Trace
+from .types import MocRouting, MocShots, MocTrace, advanced
 
 
 class MoCApply(io.ComfyNode):
@@ -25,7 +25,21 @@ class MoCApply(io.ComfyNode):
                 MocRouting.Input(
                     "routing", optional=True, tooltip="How to route. Not connected: the recommended preset."
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "record",  # older hosts want no input and output of the same id
+                        display_name="trace",
+                        options=list(KEEP),
+                        default=KEEP[0],
+                        optional=True,
+                        tooltip="What MoC Routing Heatmap gets to show. routing: what was chosen. routing and "
+                        "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
+                        "off: nothing. Up to half a gigabyte of main memory; a very long run then shows heads "
+                        "together, and at last only its first steps.",
+                    )
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output("patched_model", display_name="model", tooltip="The model with MoC on."),
                 MocTrace.Output(
@@ -35,8 +49,8 @@ class MoCApply(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, shots=None, routing=None) -> io.NodeOutput:
-        trace = Trace()
+    def execute(cls, model, shots=None, routing=None, record=KEEP[0]) -> io.NodeOutput:
+        trace = Trace(keep=record, node=str(cls.hidden.unique_id or ""))
         return io.NodeOutput(apply_moc(model, shots, routing or PRESETS["recommended"], trace), trace)
 
 

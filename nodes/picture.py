@@ -19,11 +19,11 @@ SPAN_WIDTH = 80  # room for the word above a text or reference column
 SHORT = {"reference": "ref"}
 
 
-def draw(heat: Heatmap, caption: str) -> Image.Image:
+def draw(heat: Heatmap, text: str) -> Image.Image:
     """The whole picture: plot, axes, colour bar, legend and caption."""
     x, y = _edges(heat.columns, PLOT_W), _edges(heat.rows, PLOT_H)
-    top = _scale_top(heat.share)
-    lines = _caption(heat, caption)
+    top = scale_top(heat.share)
+    lines = caption(heat, text)
     image = Image.new("RGB", (WIDTH, TOP + PLOT_H + 110 + 38 * len(lines)), PAPER)
     image.paste(Image.fromarray(_plot(heat, x, y, top)), (LEFT, TOP))
     pen = ImageDraw.Draw(image)
@@ -32,17 +32,17 @@ def draw(heat: Heatmap, caption: str) -> Image.Image:
     _colour_bar(image, pen, top)
     _legend(image, pen, heat)
     for i, line in enumerate(lines):
-        pen.text((30, TOP + PLOT_H + 104 + 38 * i), line, INK, _font(28))
+        pen.text((30, TOP + PLOT_H + 104 + 38 * i), line, INK, font(28))
     return image
 
 
 def draw_text(text: str) -> Image.Image:
     """A picture for a run without routing: it says why."""
-    lines = _wrap(text.splitlines(), _font(32), WIDTH - 80)
+    lines = _wrap(text.splitlines(), font(32), WIDTH - 80)
     image = Image.new("RGB", (WIDTH, 80 + 46 * len(lines)), PAPER)
     pen = ImageDraw.Draw(image)
     for i, line in enumerate(lines):
-        pen.text((40, 40 + 46 * i), line, INK, _font(32))
+        pen.text((40, 40 + 46 * i), line, INK, font(32))
     return image
 
 
@@ -57,11 +57,11 @@ def colours(share: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(share, at, channel) for channel in zip(*RAMP, strict=True)], -1).round().astype(np.uint8)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _scale_top(share: np.ndarray) -> float:
+def scale_top(share: np.ndarray) -> float:
     """Upper end of the colours: the next 1, 2 or 5 of its decade above the largest share."""
     largest = float(np.nanmax(share, initial=0.0)) if share.size else 0.0
     steps = [m * 10.0**e for e in range(-4, 0) for m in (1, 2, 5)]
@@ -114,11 +114,11 @@ def _plot(heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> np.ndarray
 
 
 def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray) -> None:
-    small, large = _font(24), _font(30)
-    pen.text((30, 22), f"Who reads whom, by {heat.view[:-1]}", INK, _font(40))
-    pen.text((LEFT + PLOT_W, 66), "what is read", FAINT, _font(28), anchor="rs")
+    small, large = font(24), font(30)
+    pen.text((30, 22), f"Who reads whom, by {heat.view[:-1]}", INK, font(40))
+    pen.text((LEFT + PLOT_W, 66), "what is read", FAINT, font(28), anchor="rs")
     side = Image.new("RGB", (PLOT_H, 40), PAPER)
-    ImageDraw.Draw(side).text((PLOT_H, 4), "who reads", FAINT, _font(28), anchor="ra")
+    ImageDraw.Draw(side).text((PLOT_H, 4), "who reads", FAINT, font(28), anchor="ra")
     image.paste(side.rotate(90, expand=True), (6, TOP))
     free = taken = float(LEFT)
     for line, start, stop in _runs(heat.columns, x):
@@ -137,11 +137,11 @@ def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.nda
             pen.text((LEFT - 12, TOP + start), str(line.frame), FAINT, small, anchor="ra")
 
 
-def _label(line: Line, room: int, font) -> str:
+def _label(line: Line, room: int, letters) -> str:
     if line.kind != "video":
         return SHORT.get(line.kind, line.kind)
     words = f"shot {line.shot + 1}"
-    return words if font.getlength(words) <= room - 6 else str(line.shot + 1)
+    return words if letters.getlength(words) <= room - 6 else str(line.shot + 1)
 
 
 def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> None:
@@ -150,10 +150,10 @@ def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarr
     for r, c in np.argwhere(roomy & ~np.isnan(heat.share)):
         share = heat.share[r, c]
         place = LEFT + (x[c] + x[c + 1]) // 2, TOP + (y[r] + y[r + 1]) // 2
-        pen.text(place, _percent(share), INK if share / top > 0.55 else PAPER, _font(28), anchor="mm")
+        pen.text(place, percent(share), INK if share / top > 0.55 else PAPER, font(28), anchor="mm")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}"
 
 
@@ -163,8 +163,8 @@ def _colour_bar(image: Image.Image, pen: ImageDraw.ImageDraw, top: float) -> Non
     for part in (0.0, 0.5, 1.0):
         y = TOP + round((1 - part) * (PLOT_H - 1))
         pen.line((left + 36, y, left + 44, y), INK, 2)
-        pen.text((left + 52, y), f"{part * top * 100:g} %", INK, _font(26), "lm")
-    pen.text((left, TOP - 28), "chosen", INK, _font(28), anchor="ls")
+        pen.text((left + 52, y), f"{part * top * 100:g} %", INK, font(26), "lm")
+    pen.text((left, TOP - 28), "chosen", INK, font(28), anchor="ls")
 
 
 def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None:
@@ -178,28 +178,28 @@ def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None
     for swatch, text in swatches:
         image.paste(Image.fromarray(swatch.astype(np.uint8)), (left, y))
         pen.rectangle((left, y, left + 43, y + 27), outline=FAINT)
-        pen.text((left + 56, y + 14), text, INK, _font(26), anchor="lm")
-        left += 56 + int(pen.textlength(text, _font(26))) + 40
+        pen.text((left + 56, y + 14), text, INK, font(26), anchor="lm")
+        left += 56 + int(pen.textlength(text, font(26))) + 40
 
 
-def _caption(heat: Heatmap, caption: str) -> list[str]:
+def caption(heat: Heatmap, text: str) -> list[str]:
     blocks = f"block {heat.blocks[0]}" if len(heat.blocks) == 1 else f"mean of blocks {ranges(list(heat.blocks))}"
     head = "mean of heads" if heat.head < 0 or heat.heads_together else f"head {heat.head}"
     steps = ranges(list(range(heat.steps[0], heat.steps[1] + 1)))
     shown = f"Shown: steps {steps}, {blocks}, {head}"
     kept = f"{heat.density:.1%} of pairs kept"
-    shown += "." if kept in caption else f"; {kept}."
+    shown += "." if kept in text else f"; {kept}."
     if heat.heads_together:
         shown += " Heads were recorded together to save memory."
-    return _wrap([*caption.splitlines()[:4], shown], _font(28), WIDTH - 60)
+    return _wrap([*text.splitlines()[:4], shown], font(28), WIDTH - 60)
 
 
-def _wrap(lines: list[str], font, room: int) -> list[str]:
+def _wrap(lines: list[str], letters, room: int) -> list[str]:
     wrapped = []
     for line in lines:
         current = ""
         for word in line.split():
-            if current and font.getlength(f"{current} {word}") > room:
+            if current and letters.getlength(f"{current} {word}") > room:
                 wrapped.append(current)
                 current = word
             else:

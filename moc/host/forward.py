@@ -39,6 +39,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         trace.ran_dense(run.failed(error))
         return None
     run.forwards += 1
+    trace.blocks = len(plan.blocks)
     if any(start % plan.joined for start in run.starts):
         trace.note(f"this model joins {plan.joined} latent frames: a cut between them comes after them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
@@ -73,5 +74,5 @@ def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
 @torch.compiler.disable
 def end_forward(forward: Forward | None) -> None:
     if forward is not None and forward.recording:
-        forward.run.patch.trace.flush()
+        forward.run.live.update(forward.run.patch.trace.flush(), forward.step)
         forward.recording = False

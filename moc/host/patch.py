@@ -45,13 +45,14 @@ def apply_moc(
 def _around_run(patch: Patch) -> Callable:
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider, trace = executor.class_obj, patch.trace
-        trace.start()
+        trace.start(len(sigmas) - 1)
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
         run = _start_run(patch, guider, sigmas.tolist(), tuple(shape))
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         except BaseException:  # cancelled too: nothing of this run may reach the next one
+            run.live.end(stopped=True)
             trace.start()
             raise
         finally:
@@ -60,6 +61,7 @@ def _around_run(patch: Patch) -> Callable:
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
             trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")
+        run.live.end()
         return out
 
     return outer_sample

@@ -21,6 +21,7 @@ from ..shots import Shots
 from ..trace import Reason, Trace
 from .adapters import Plan
 from .adapters.plan import Blocks
+from .live import Live
 from .padding import Unpadded
 
 KEY = "mixture_of_contexts"  # of our wrappers
@@ -50,6 +51,7 @@ class Run:
     active  (lowest, highest) noise level that MoC is on for
     frames  latent frames of the whole video
     starts  first latent frame of every shot
+    live    tells a browser how it goes
     """
 
     patch: Patch
@@ -57,11 +59,15 @@ class Run:
     active: tuple[float, float]
     frames: int
     starts: tuple[int, ...]
+    live: Live = field(init=False)
     forwards: int = 0
     _tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = field(default_factory=OrderedDict)
     _failures: set[str] = field(default_factory=set)
     _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.live = Live(self.patch.trace)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""

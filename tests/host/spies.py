@@ -28,8 +28,8 @@ def little(**schedule) -> MoCSettings:
 class SpyTrace(Trace):
     calls: list[tuple[int, int, TokenLayout]] = field(default_factory=list)  # step, block, layout
 
-    def start(self) -> None:
-        super().start()
+    def start(self, steps: int = 0) -> None:
+        super().start(steps)
         self.calls.clear()
 
     def ran_routed(self, step: int, block: int, counts: Counts) -> None:

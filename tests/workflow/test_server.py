@@ -20,13 +20,13 @@ OUTPUTS = {
     "MoCShots": ["MOC_SHOTS", "STRING", "STRING", "STRING"],
     "MoCRouting": ["MOC_ROUTING", "STRING"],
     "MoCApply": ["MODEL", "MOC_TRACE"],
-    "MoCRoutingHeatmap": ["IMAGE", "STRING", "LATENT"],
+    "MoCRoutingHeatmap": ["IMAGE", "STRING", "LATENT", "STRING"],
 }
 FIRST_MET = {
     "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
-    "MoCRoutingHeatmap": ["trace", "after_sample", "view", "block", "head"],
+    "MoCRoutingHeatmap": ["trace", "after_sample", "view", "block", "head", "images"],
 }
 DOCS = Path(__file__).resolve().parent.parent.parent / "js" / "docs"
 

@@ -1,0 +1,29 @@
+"""One small picture of every latent frame, all on one sheet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+HEIGHT, ACROSS = 72, 12
+
+
+def contact_sheet(images: Tensor, rows: dict[str, list]) -> tuple[Tensor, dict[str, Any]]:
+    """images [P, H, W, 3] in 0..1 -> (sheet [1, h, w, 3], where each frame's picture lies on it).
+
+    rows  of a map by frames: the kind and latent frame of each
+    A latent frame is shown by its last picture: the first one holds one, every later one as many as the VAE joins.
+    """
+    frames = [frame for kind, frame in zip(rows["kind"], rows["frame"], strict=True) if kind == "video"]
+    apart = (len(images) - 1) / max(frames[-1], 1)
+    chosen = images[[round(frame * apart) for frame in frames], ..., :3].permute(0, 3, 1, 2).float()
+    width = max(1, round(HEIGHT * images.shape[2] / images.shape[1]))
+    small = interpolate(chosen, (HEIGHT, width), mode="area").clamp(0, 1)
+    across = min(ACROSS, len(frames))
+    down = -(-len(frames) // across)
+    small = torch.cat([small, small.new_ones(down * across - len(frames), 3, HEIGHT, width)])
+    sheet = small.unflatten(0, (down, across)).permute(0, 3, 1, 4, 2).reshape(1, down * HEIGHT, across * width, 3)
+    return sheet, {"frames": frames, "across": across, "width": width, "height": HEIGHT}
