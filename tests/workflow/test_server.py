@@ -12,18 +12,21 @@ from demo.server import PromptRefused, RunFailed
 
 NODES = {
     "MoCShots": "MoC Shots",
+    "MoCShotConditioning": "MoC Shot Conditioning",
     "MoCRouting": "MoC Routing",
     "MoCApply": "MoC Apply",
     "MoCRoutingHeatmap": "MoC Routing Heatmap",
 }
 OUTPUTS = {
     "MoCShots": ["MOC_SHOTS", "STRING", "STRING", "STRING"],
+    "MoCShotConditioning": ["MODEL", "CONDITIONING", "STRING"],
     "MoCRouting": ["MOC_ROUTING", "STRING"],
     "MoCApply": ["MODEL", "MOC_TRACE"],
     "MoCRoutingHeatmap": ["IMAGE", "STRING", "LATENT", "STRING"],
 }
 FIRST_MET = {
     "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt"],
+    "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
     "MoCRoutingHeatmap": ["trace", "after_sample", "view", "block", "head", "images"],
