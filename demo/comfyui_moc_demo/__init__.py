@@ -21,44 +21,6 @@ PROMPT = "\n[shot cut] ".join(
     )
 )
 
-# The Wan latent format subtracts these from a LATENT and divides by them; the control takes the way back first.
-MEAN = (
-    -0.7571,
-    -0.7089,
-    -0.9113,
-    0.1075,
-    -0.1745,
-    0.9653,
-    -0.1517,
-    1.5508,
-    0.4134,
-    -0.0715,
-    0.5517,
-    -0.3632,
-    -0.1922,
-    -0.9497,
-    0.2503,
-    -0.2921,
-)
-STD = (
-    2.8184,
-    1.4541,
-    2.3275,
-    2.6558,
-    1.2196,
-    1.7708,
-    2.6052,
-    2.0743,
-    3.2687,
-    2.1526,
-    2.8652,
-    1.5579,
-    1.6382,
-    1.1253,
-    2.8251,
-    1.9160,
-)
-
 
 def control_video(box):
     """The boxes as a film: red and green are the place in the box, blue says that there is one."""
@@ -113,7 +75,7 @@ class Storyboard(io.ComfyNode):
     def execute(cls, prompt, seed):
         shots, unknown = sb.parse(prompt, seed)
         box = sb.boxes(shots)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (MEAN, STD))
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (sb.LATENT_MEAN, sb.LATENT_STD))
         control = sb.control_latent(box[None]) * std + mean
         side = sb.SIZE // 8
         conditioning = [[sb.context(shots), {"concat_latent_image": control}]]

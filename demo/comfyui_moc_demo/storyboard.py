@@ -125,6 +125,17 @@ def boxes(shots):
     return torch.tensor(rows[3:], dtype=torch.float32)  # the first latent frame holds one video frame
 
 
+# The Wan 2.1 latent format subtracts the first from a LATENT and divides by the second before the model sees it.
+LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------- conditioning
 
 

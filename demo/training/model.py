@@ -7,62 +7,30 @@ the file formats: their ``state_dict`` keys and shapes are the ones ComfyUI's st
 
 import functools
 import math
+import sys
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# Statistics that the Wan 2.1 latent format subtracts and divides by before the diffusion model sees a latent.
-LATENT_MEAN = (
-    -0.7571,
-    -0.7089,
-    -0.9113,
-    0.1075,
-    -0.1745,
-    0.9653,
-    -0.1517,
-    1.5508,
-    0.4134,
-    -0.0715,
-    0.5517,
-    -0.3632,
-    -0.1922,
-    -0.9497,
-    0.2503,
-    -0.2921,
-)
-LATENT_STD = (
-    2.8184,
-    1.4541,
-    2.3275,
-    2.6558,
-    1.2196,
-    1.7708,
-    2.6052,
-    2.0743,
-    3.2687,
-    2.1526,
-    2.8652,
-    1.5579,
-    1.6382,
-    1.1253,
-    2.8251,
-    1.9160,
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui_moc_demo"))
+import storyboard as sb  # noqa: E402
+
 # The host multiplies the latents of a half-precision TAEHV file by this before decoding (divides after encoding).
 TAEHV_SCALE = 0.476986
 
 
 def model_to_file_latent(z):
     """Model space (unit scale) -> what a host LATENT holds."""
-    mean = torch.tensor(LATENT_MEAN, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
-    std = torch.tensor(LATENT_STD, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
+    mean = torch.tensor(sb.LATENT_MEAN, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
+    std = torch.tensor(sb.LATENT_STD, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
     return z * std + mean
 
 
 def file_to_model_latent(z):
-    mean = torch.tensor(LATENT_MEAN, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
-    std = torch.tensor(LATENT_STD, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
+    mean = torch.tensor(sb.LATENT_MEAN, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
+    std = torch.tensor(sb.LATENT_STD, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
     return (z - mean) / std
 
 
