@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -122,12 +121,6 @@ def judge(a, name, dit, vae, seconds):
         nets.Block.before, nets.Block.after = now
 
 
-def flash_attention(q, k, v, block):
-    """Dense attention, never cuDNN's: with that one the loss rose as soon as clips had six shots (see README)."""
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        return F.scaled_dot_product_attention(q, k, v)
-
-
 # Fine-tuning draws one of these rules for every step (names of evaluate.rules, with weights).
 MIXTURE = {
     "own frame + 4x4, top-20, min-max, tail": 4,
@@ -203,7 +196,7 @@ def main():
     parser.add_argument("--bank", type=int, default=1024)
     parser.add_argument("--reuse", type=int, default=160, help="training samples between two refreshes of 8 clips")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=8e-4, help="of AdamW")
+    parser.add_argument("--rate", type=float, default=5e-4, help="of AdamW")
     parser.add_argument("--muon-rate", type=float, default=0.0, help="train the blocks' matrices with Muon instead")
     parser.add_argument("--vae-muon-rate", type=float, default=0.006)
     parser.add_argument("--moc-scale", type=float, default=0.3, help="learning rates of fine-tuning, as a share")
@@ -240,7 +233,6 @@ def main():
     bank.fill()
     dense = nets.dense_attention
     if DEVICE == "cuda":
-        dense = flash_attention
         plain = nets.Block.before, nets.Block.after
         nets.Block.before, nets.Block.after = (torch.compile(f, dynamic=False) for f in plain)
     if a.dense:
