@@ -14,6 +14,7 @@ from .layout import TokenLayout
 from .shots import shot_of
 
 NO_SHOT = -1
+TILE_ROWS = 64  # query rows that may share a list
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class TableTensors:
     group_routed: Tensor
     buckets: tuple[Tensor, ...]  # for every length, the tokens [chunks, length] of the chunks that have it
     bucket_place: Tensor  # [C] chunk -> its row in the concatenated buckets
+    row_tile: Tensor  # [N] sorted token -> query tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,23 @@ class ChunkTable:
         gap = [abs(self.density(k, routing.causal) - routing.density) for k in (below, low)]
         return below if gap[0] <= gap[1] else low
 
+    def query_tiles(self) -> list[tuple[int, int]]:
+        """Runs [start, stop) of at most TILE_ROWS routed rows that share a list where `lists` is "union".
+
+        Groups of TILE_ROWS rows and more on average are tiled one by one. Smaller ones are joined first, within a
+        shot: rows of one shot may choose from the same chunks, so a shared list breaks neither causality nor the
+        outer loop.
+        """
+        runs: list[tuple[int, int, int]] = []  # start, stop, shot
+        routed = [g for g in self.groups if g.routed]
+        joined = sum(g.stop - g.start for g in routed) < TILE_ROWS * len(routed)
+        for g in routed:
+            if joined and runs and runs[-1][1:] == (g.start, g.shot):
+                runs[-1] = (runs[-1][0], g.stop, g.shot)
+            else:
+                runs.append((g.start, g.stop, g.shot))
+        return [(low, min(low + TILE_ROWS, b)) for a, b, _ in runs for low in range(a, b, TILE_ROWS)]
+
     def tensors(self, device: torch.device | str) -> TableTensors:
         """The geometry on a device, made once. Never inference tensors, so that autograd may keep them."""
         key = str(device)
@@ -178,6 +197,8 @@ class ChunkTable:
         buckets = [np.flatnonzero(lengths == size) for size in np.unique(lengths)]
         inverse = np.empty_like(self.order)
         inverse[self.order] = np.arange(self.length)
+        tile_edge = np.zeros(self.length, int)
+        tile_edge[[edge for tile in self.query_tiles() for edge in tile if edge < self.length]] = 1
         return TableTensors(
             order=on(self.order),
             inverse=on(inverse),
@@ -194,6 +215,7 @@ class ChunkTable:
             group_routed=on([g.routed for g in self.groups], torch.bool),
             buckets=tuple(on(starts[b, None] + np.arange(lengths[b[0]])) for b in buckets),
             bucket_place=on(np.argsort(np.concatenate(buckets))),
+            row_tile=on(tile_edge.cumsum()),
         )
 
 

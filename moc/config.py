@@ -11,6 +11,7 @@ DESCRIPTORS = ("mean", "minmax")
 TAILS = ("none", "pooled")
 STATIC = ("none", "first frame", "first tokens")
 REFERENCES = ("routed", "linked")
+LISTS = ("token", "union")
 
 
 def _check(ok: bool, message: str) -> None:
@@ -35,6 +36,8 @@ class RoutingConfig:
     static_tokens   how many tokens "first tokens" means
     references      reference images/clips in the sequence compete for top_k ("routed") or are always seen ("linked")
     shots_kept      outer loop: route only into this many best other shots; None means all
+    lists           "token": every query reads exactly what it chose; "union": the rows of a query tile
+                    (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
     drop_off        training: at most this share of the chosen chunks is removed at random (p_max)
     drop_in         training: mean number of random chunks added (Poisson lambda)
     seed            of drop_off and drop_in; the same seed always drops the same chunks
@@ -56,6 +59,7 @@ class RoutingConfig:
     drop_off: float = 0.0
     drop_in: float = 0.0
     seed: int = 0
+    lists: str = "token"
 
     def __post_init__(self) -> None:
         _check(self.top_k >= 0, f"top_k is {self.top_k}; it counts chunks, so use 0 or more.")
@@ -85,6 +89,7 @@ class RoutingConfig:
             ("tail", TAILS),
             ("static", STATIC),
             ("references", REFERENCES),
+            ("lists", LISTS),
         ):
             value = getattr(self, name)
             _check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")

@@ -126,6 +126,28 @@ def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
     return above | (level & (level.cumsum(-1) <= free))
 
 
+def share(chosen: Tensor, candidate: Tensor, table: ChunkTable, rows: slice) -> Tensor:
+    """One list per query tile: every row takes what any row of its tile chose or owns, if it may choose that at all.
+
+    chosen [B, H, R, C]; candidate broadcastable to it. The rows hold whole tiles (`ChunkTable.query_tiles`).
+    """
+    tiles = table.tensors("cpu").row_tile[rows]  # counted on the CPU: the device is not waited for
+    first, count = int(tiles[0]), int(tiles[-1] - tiles[0]) + 1
+    place = table.tensors(chosen.device).row_tile[rows] - first
+    asked = chosen | owned(table, rows, chosen.device)
+    lists = chosen.new_zeros(*chosen.shape[:2], count, chosen.shape[-1], dtype=torch.int32)
+    lists.index_add_(2, place, asked.expand(chosen.shape).to(torch.int32))
+    return (lists > 0).index_select(2, place) & candidate
+
+
+def owned(table: ChunkTable, rows: slice | Tensor, device: torch.device) -> Tensor:
+    """[R, C]: the own chunks of routed rows."""
+    t = table.tensors(device)
+    group, index = t.row_group[rows], torch.arange(t.lengths.numel(), device=device)
+    own = t.group_own[group]
+    return (index >= own[:, :1]) & (index < own[:, 1:]) & t.group_routed[group, None]
+
+
 def disturb(chosen: Tensor, candidate: Tensor, routing: RoutingConfig, tokens: Tensor) -> Tensor:
     """Context drop-off and drop-in (section 3.2), for training.
 

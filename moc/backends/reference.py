@@ -38,6 +38,11 @@ def attend(
     chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
     if training:
         chosen = disturb(chosen, open_to, routing, t.order)
+    if routing.lists == "union":  # a query tile reads what any of its rows chose or owns
+        own = mandatory & ~t.linked
+        for low, high in table.query_tiles():
+            asked = (chosen[..., low:high, :] | own[low:high]).any(-2, keepdim=True)
+            chosen[..., low:high, :] = asked & open_to[..., low:high, :]
     if record is not None:
         record.add(rows, chosen)
 

@@ -41,8 +41,11 @@ def labels(layout, starts, routing):
     return result
 
 
-def attend(q, k, v, layout, starts, routing, scale):
-    """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels})."""
+def attend(q, k, v, layout, starts, routing, scale, tiles=()):
+    """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels}).
+
+    tiles: the queries that share a list, where routing.lists is "union"
+    """
     label = labels(layout, starts, routing)
     members: dict = {}
     for token, name in enumerate(label):
@@ -51,32 +54,51 @@ def attend(q, k, v, layout, starts, routing, scale):
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             keep_shots = _outer(q[b, h], k[b, h], label, routing)
+            open_to = [_open_to(mine, members, routing, keep_shots) for mine in label]
+            chosen = [_choose(x, k[b, h], names, members, routing) for x, names in zip(q[b, h], open_to, strict=True)]
+            if routing.lists == "union":
+                own = [{n for n in members if _mandatory(mine, n, routing)} for mine in label]
+                lists = [set.union(*(chosen[i] | own[i] for i in tile)) for tile in tiles]
+                for tile, shared in zip(tiles, lists, strict=True):
+                    for i in tile:
+                        chosen[i] = shared & set(open_to[i])
             for i, mine in enumerate(label):
-                result, chosen = _one(q[b, h, i], k[b, h], v[b, h], mine, members, routing, scale, keep_shots)
-                out[b, h, i], chosen_by[b, h, i] = result, chosen
+                out[b, h, i] = _one(q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
+                chosen_by[b, h, i] = chosen[i]
     return out, chosen_by
 
 
-def _one(query, keys, values, mine, members, routing, scale, keep_shots):
-    mandatory = {name for name in members if _mandatory(mine, name, routing)}
-    visible = {n for n in members if n not in mandatory and not (routing.causal and _shot(n) > _shot(mine))}
-    open_to = [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
+def _visible(mine, members, routing):
+    """What could be chosen, in the order of the chunks."""
+    free = [n for n in members if not _mandatory(mine, n, routing)]
+    return [n for n in free if not (routing.causal and _shot(n) > _shot(mine))]
 
+
+def _open_to(mine, members, routing, keep_shots):
+    visible = _visible(mine, members, routing)
+    return [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
+
+
+def _choose(query, keys, open_to, members, routing):
     def score(name):
         block = keys[members[name]]
         if routing.descriptor == "mean":
             return query @ block.mean(0)
         return sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
 
-    chosen = set(sorted(open_to, key=score, reverse=True)[: routing.top_k])
+    return set(sorted(open_to, key=score, reverse=True)[: routing.top_k])
+
+
+def _one(query, keys, values, mine, chosen, members, routing, scale):
+    mandatory = {name for name in members if _mandatory(mine, name, routing)}
     terms = [(query @ keys[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
     if routing.tail == "pooled":
-        for name in visible - chosen:
+        for name in set(_visible(mine, members, routing)) - chosen:
             block = members[name]
             terms.append((query @ keys[block].mean(0) * scale + np.log(len(block)), values[block].mean(0)))
     top = max(logit for logit, _ in terms)
     weights = [np.exp(logit - top) for logit, _ in terms]
-    return sum(w * value for w, (_, value) in zip(weights, terms, strict=True)) / sum(weights), chosen
+    return sum(w * value for w, (_, value) in zip(weights, terms, strict=True)) / sum(weights)
 
 
 def _shot(name):

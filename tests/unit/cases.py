@@ -42,7 +42,13 @@ routings = st.builds(
     static_tokens=st.integers(1, 6),
     references=st.sampled_from(["routed", "linked"]),
     shots_kept=st.none() | st.integers(1, 3),
+    lists=st.sampled_from(["token", "union"]),
 )
+
+
+def tiles_of(table) -> list[list[int]]:
+    """Tokens of every query tile."""
+    return [table.order[start:stop].tolist() for start, stop in table.query_tiles()]
 
 
 def qkv(layout: TokenLayout, *, batch=2, heads=2, dim=8, dtype=torch.float64, seed=0, grad=False):

@@ -7,7 +7,7 @@ from cases import layouts, routings, shot_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moc.chunks import build_table, tile_shape
+from moc.chunks import TILE_ROWS, build_table, tile_shape
 from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
@@ -76,3 +76,24 @@ def test_a_big_video_is_cut_quickly_and_whole():
 def test_spans_that_leave_a_gap_are_refused():
     with pytest.raises(MoCError, match="do not tile"):
         TokenLayout(20, (2, 2, 2), 4, (Span("text", 0, 3),))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), layout=layouts(), routing=routings)
+def test_query_tiles_hold_every_routed_row_once_and_never_two_shots(data, layout, routing):
+    table = build_table(layout, data.draw(shot_starts(layout.grid[0])), routing)
+    tiles = table.query_tiles()
+    routed = [r for g in table.groups if g.routed for r in range(g.start, g.stop)]
+    assert [r for start, stop in tiles for r in range(start, stop)] == routed
+    shot = {r: g.shot for g in table.groups for r in range(g.start, g.stop)}
+    assert all(len({shot[r] for r in range(*tile)}) == 1 for tile in tiles)
+    assert all(0 < stop - start <= TILE_ROWS for start, stop in tiles)
+    number = table.tensors("cpu").row_tile.tolist()
+    assert len({number[a] for a, _ in tiles}) == len(tiles) and all(len(set(number[a:b])) == 1 for a, b in tiles)
+
+
+def test_large_groups_are_tiled_alone_and_small_ones_together():
+    frames = build_table(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig(own="frame"))
+    assert frames.query_tiles()[:3] == [(0, 64), (64, 100), (100, 164)]
+    chunks = build_table(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig(own="chunk", tile=(1, 5, 5)))
+    assert chunks.query_tiles()[2:5] == [(128, 192), (192, 200), (200, 264)]

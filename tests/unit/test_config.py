@@ -26,6 +26,7 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"drop_off": 1.1}, "use 0 to 1"),
         ({"drop_in": -0.1}, "use 0 or more"),
         ({"own": "film"}, "choose one of: shot, frame, chunk"),
+        ({"lists": "row"}, "choose one of: token, union"),
         ({"descriptor": "max"}, "choose one of: mean, minmax"),
     ],
 )

@@ -101,12 +101,14 @@ def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
         torch.testing.assert_close(cast, plain)
 
 
-def test_small_row_blocks_change_nothing(engine, monkeypatch):
+@pytest.mark.parametrize("lists", ["token", "union"])
+@pytest.mark.parametrize("own", ["shot", "chunk"])
+def test_small_row_blocks_change_nothing(engine, own, lists, monkeypatch):
     layout = TokenLayout(4 * 10 * 10, (4, 10, 10))
-    routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own="shot", tail="pooled")
+    routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own=own, tail="pooled", lists=lists)
     table = build_table(layout, (0,), routing)
     q, k, v = qkv(layout)
-    whole = moc_attention(q, k, v, table, routing)
+    whole = moc_attention(q, k, v, table, routing, backend="reference")
     monkeypatch.setattr(eager, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(eager.tile_major, "GATHERED", 1)
     close(moc_attention(q, k, v, table, routing), whole, 1e-10)

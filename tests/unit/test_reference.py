@@ -2,7 +2,7 @@
 
 import brute
 import torch
-from cases import layouts, qkv, routings, shot_starts
+from cases import layouts, qkv, routings, shot_starts, tiles_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,8 @@ def test_it_equals_brute_force_on_any_layout_and_setting(data, layout, routing):
     starts = data.draw(shot_starts(layout.grid[0]))
     q, k, v = qkv(layout, batch=1, dim=4)
     table = build_table(layout, starts, routing)
-    expected, _ = brute.attend(*(x.numpy() for x in (q, k, v)), layout, starts, routing, 4**-0.5)
+    arrays = [x.numpy() for x in (q, k, v)]
+    expected, _ = brute.attend(*arrays, layout, starts, routing, 4**-0.5, tiles_of(table))
     out = moc_attention(q, k, v, table, routing, backend="reference")
     torch.testing.assert_close(out, torch.from_numpy(expected), rtol=1e-9, atol=1e-11)
 
@@ -29,7 +30,8 @@ def test_the_recorded_choice_is_the_brute_force_choice(data, layout, routing):
     starts = data.draw(shot_starts(layout.grid[0]))
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     table = build_table(layout, starts, routing)
-    _, chosen_by = brute.attend(*(x.numpy() for x in (q, k, v)), layout, starts, routing, 0.5)
+    arrays = [x.numpy() for x in (q, k, v)]
+    _, chosen_by = brute.attend(*arrays, layout, starts, routing, 0.5, tiles_of(table))
     label = brute.labels(layout, starts, routing)
     seen = {}
 

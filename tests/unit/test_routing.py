@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.layout import Span, TokenLayout
-from moc.routing import candidates, describe, disturb, kept_shots, scores, select
+from moc.routing import candidates, describe, disturb, kept_shots, scores, select, share
 
 LAYOUT = TokenLayout(8 * 16, (8, 4, 4))
 STARTS = (0, 2, 4, 6)
@@ -120,3 +120,17 @@ def test_references_compete_or_are_linked():
         table = build_table(layout, (0, 2), routing)
         parts = candidates(table, routing, slice(4, 68), torch.device("cpu"))
         assert parts[where][:, 0].all()
+
+
+def test_a_shared_list_is_one_for_all_rows_of_a_tile_and_never_less_than_they_asked_for():
+    routing = RoutingConfig(top_k=2, own="chunk", tile=(1, 2, 2), causal=True, lists="union")
+    table = build_table(LAYOUT, STARTS, routing)
+    q, k, _ = qkv(LAYOUT)
+    _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
+    chosen = select(scores(q, describe(k, table, "mean")), candidate, 2)
+    shared = share(chosen, candidate, table, slice(0, 128))
+    assert not (chosen & ~shared).any() and not (shared & ~candidate).any()
+    mandatory = candidates(table, routing, slice(0, 128), torch.device("cpu"))[0]
+    for start, stop in table.query_tiles():
+        seen = (shared | mandatory)[..., start:stop, :]
+        assert torch.equal(seen, seen[..., :1, :].expand_as(seen))

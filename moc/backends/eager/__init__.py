@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...chunks import ChunkTable, Group
 from ...config import RoutingConfig
-from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, select
+from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, select, share
 from .function import Attend, Block
 
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
@@ -48,34 +48,32 @@ def _attend(
     return out
 
 
-def _route(
-    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record
-) -> Iterator[Block]:
+def _route(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record) -> Iterator[Block]:
     described = describe(k, table, routing.descriptor)
     keep = kept_shots(q, k, table, routing)
     top_k = table.top_k(routing)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
-    for rows, groups in _row_blocks(table, limit):
+    for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
         _, candidate = candidates(table, routing, rows, q.device)
         open_to = narrow(candidate, keep, table, rows)
         chosen = select(scores(q[:, :, rows], described), open_to, top_k)
         if training:
             chosen = disturb(chosen, open_to, routing, order[rows])
+        if routing.lists == "union":
+            chosen = share(chosen, open_to, table, rows)
         if record is not None:
             record.add(rows, chosen)
         yield Block(rows, groups, chosen, candidate & ~chosen if routing.tail == "pooled" else None)
 
 
-def _row_blocks(table: ChunkTable, limit: int) -> Iterator[tuple[slice, tuple[Group, ...]]]:
-    """Runs of routed groups of at most `limit` rows; a longer group is cut."""
-    run: list[Group] = []
-    for group in (*table.groups, None):
-        if run and (group is None or not group.routed or group.stop - run[0].start > limit):
-            start, stop = run[0].start, run[-1].stop
-            for low in range(start, stop, limit):
-                high = min(low + limit, stop)
-                yield slice(low, high), tuple(g for g in run if g.stop > low and g.start < high)
-            run = []
-        if group is not None and group.routed:
-            run.append(group)
+def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[slice, tuple[Group, ...]]]:
+    """Runs of at most `limit` neighbouring routed rows, with their groups; with `tiles`, of whole query tiles."""
+    routed = [g for g in table.groups if g.routed]
+    pieces = [(a, min(a + limit, g.stop)) for g in routed for a in range(g.start, g.stop, limit)]
+    start = stop = 0
+    for low, high in (*(table.query_tiles() if tiles else pieces), (-1, -1)):
+        if stop and (low != stop or high - start > limit):
+            yield slice(start, stop), tuple(g for g in routed if g.stop > start and g.start < stop)
+            stop = 0
+        start, stop = (start if stop else low), high
