@@ -14,7 +14,8 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "nodes", "folde
 METHOD_MAY_IMPORT = {"torch", "numpy", "einops", "triton"}
 FORBIDDEN_MODULES = {"subprocess", "ctypes", "pickle", "marshal", "base64", "socket", "urllib", "requests"}
 FORBIDDEN_NAMES = {"eval", "exec", "__import__", "compile"}
-NODE_IDS = {"MoCShots", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}  # saved in people's workflows: never renamed
+# saved in people's workflows: never renamed
+NODE_IDS = {"MoCShots", "MoCShotConditioning", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}
 
 
 def name(path: Path) -> str:
@@ -94,7 +95,14 @@ def test_nodes_is_no_regular_package():
     assert not (REPO / "nodes" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("node_id", sorted(NODE_IDS))
-def test_every_node_has_a_help_page(node_id):
-    page = (REPO / "js" / "docs" / f"{node_id}.md").read_text("utf-8")
-    assert page.startswith(f"# MoC {node_id.removeprefix('MoC').replace('RoutingHeatmap', 'Routing Heatmap')}\n")
+@pytest.mark.parametrize(("path", "node"), node_classes(), ids=lambda x: getattr(x, "name", ""))
+def test_every_node_has_a_help_page_under_its_own_title(path, node):
+    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call)]
+    (title,) = [
+        ast.literal_eval(k.value)
+        for n in calls
+        for k in n.keywords
+        if k.arg == "display_name" and any(other.arg == "node_id" for other in n.keywords)
+    ]
+    page = (REPO / "js" / "docs" / f"{node.name}.md").read_text("utf-8")
+    assert page.startswith(f"# {title}\n")
