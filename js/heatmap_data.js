@@ -1,0 +1,136 @@
+// @ts-check
+// What a routing map says, in words, numbers and colours. No page, no node: only data in and data out.
+
+/**
+ * @typedef {{kind: string[], shot: number[], frame: number[]}} Lines rows or columns; shot and frame are -1 outside the video
+ * @typedef {{view: string, rows: Lines, columns: Lines, share: number[][], always: number[][], open: number[][],
+ *   mass: number[][] | null, density: number, steps: [number, number], blocks: number[], head: number,
+ *   heads_together: boolean, parts: number}} RoutingMap numbers in 1 / parts; -1 where there is nothing
+ */
+
+// Lightness rises evenly from violet to yellow (viridis), so that the order also shows without full colour vision.
+const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]
+export const PAPER = "#15171c"
+export const INK = "#eef0f4"
+export const FAINT = "#aab0bc"
+export const SEEN = "#343944"
+export const HATCH = "#878f9f"
+export const CLOSED = "#2a2d35"
+
+/** Colour of a value in 0..1. */
+export function colour(/** @type {number} */ value) {
+  const at = Math.min(Math.max(value, 0), 1) * (RAMP.length - 1)
+  const i = Math.min(Math.floor(at), RAMP.length - 2)
+  return `rgb(${RAMP[i].map((low, c) => Math.round(low + (RAMP[i + 1][c] - low) * (at - i))).join(" ")})`
+}
+
+/** Upper end of the colours: the next 1, 2 or 5 of its decade above the largest value. */
+export function scaleTop(/** @type {number[][]} */ values, /** @type {number} */ parts) {
+  const largest = values.reduce((most, row) => row.reduce((m, v) => Math.max(m, v), most), 0) / parts
+  for (let decade = 1e-4; decade < 0.5; decade *= 10)
+    for (const step of [1, 2, 5]) if (step * decade >= largest - 1e-9) return step * decade
+  return 1
+}
+
+export function percent(/** @type {number} */ value) {
+  return `${(100 * value).toFixed(value > 0 && value < 0.0995 ? 1 : 0)} %`
+}
+
+/** "shot 2, frame 5" */
+export function nameOf(/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {string} */ view) {
+  if (lines.kind[i] !== "video") return lines.kind[i]
+  const shot = `shot ${lines.shot[i] + 1}`
+  return view === "shots" ? shot : `${shot}, frame ${lines.frame[i]}`
+}
+
+/** What is drawn: what routing chose, or where full attention would look. */
+export function valuesOf(/** @type {RoutingMap} */ map, /** @type {string} */ show) {
+  return show === "attention" && map.mass ? map.mass : map.share
+}
+
+/** One sentence about a cell. */
+export function tell(/** @type {RoutingMap} */ map, /** @type {number} */ row, /** @type {number} */ column) {
+  const at = (/** @type {number[][]} */ part) => part[row][column] / map.parts
+  const whom = `${nameOf(map.rows, row, map.view)} reads ${nameOf(map.columns, column, map.view)}`
+  const said = []
+  if (map.open[row][column] < 0) said.push("never in one pass")
+  else if (at(map.always) >= 0.9999) said.push("always seen")
+  else if (at(map.always) > 0) said.push(`${percent(at(map.always))} always seen`)
+  else if (at(map.open) <= 0) said.push("not allowed, it comes later")
+  if (at(map.share) >= 0) said.push(`${percent(at(map.share))} chosen`)
+  if (map.mass && at(map.mass) >= 0) said.push(`${percent(at(map.mass))} of full attention`)
+  return `${whom[0].toUpperCase()}${whom.slice(1)}: ${said.join(", ")}.`
+}
+
+/** What is shown, in one sentence. */
+export function selection(/** @type {RoutingMap} */ map) {
+  const [first, last] = map.steps
+  const steps = first === last ? `step ${first}` : `steps ${first} to ${last}`
+  const blocks = map.blocks.length === 1 ? `block ${map.blocks[0]}` : `mean of ${map.blocks.length} blocks`
+  const head = map.head < 0 || map.heads_together ? "mean of heads" : `head ${map.head}`
+  return `${steps}, ${blocks}, ${head}: ${(100 * map.density).toFixed(1)} % of pairs kept`
+}
+
+/** [{reader, read, share}], places among the shots, weakest first. */
+export function links(/** @type {RoutingMap} */ map) {
+  const shots = indices(map.rows)
+  const place = new Map(shots.map((row, i) => [map.rows.shot[row], i]))
+  const found = []
+  for (const row of shots)
+    for (const column of indices(map.columns)) {
+      const [reader, read] = [place.get(map.rows.shot[row]), place.get(map.columns.shot[column])]
+      const share = map.share[row][column] / map.parts
+      if (reader !== undefined && read !== undefined && reader !== read && share > 0) found.push({ reader, read, share })
+    }
+  return { count: shots.length, found: found.sort((a, b) => a.share - b.share) }
+}
+
+export function indices(/** @type {Lines} */ lines) {
+  return lines.kind.flatMap((kind, i) => (kind === "video" ? [i] : []))
+}
+
+/** [{line, from, to}] of every shot and of everything that is not video. */
+export function runs(/** @type {Lines} */ lines) {
+  /** @type {{line: number, from: number, to: number}[]} */
+  const found = []
+  lines.kind.forEach((kind, i) => {
+    const joins = i && kind === "video" && lines.kind[i - 1] === "video" && lines.shot[i] === lines.shot[i - 1]
+    if (joins) found[found.length - 1].to = i + 1
+    else found.push({ line: i, from: i, to: i + 1 })
+  })
+  return found
+}
+
+/** What one row reads, by frame: [{frame, shot, value, always}]; chunks of a frame together. */
+export function reads(/** @type {RoutingMap} */ map, /** @type {number} */ row, /** @type {string} */ show) {
+  const values = valuesOf(map, show)
+  /** @type {Map<number, {frame: number, shot: number, value: number, always: number, open: number}>} */
+  const frames = new Map()
+  for (const c of indices(map.columns)) {
+    const frame = map.columns.frame[c]
+    const one = frames.get(frame) ?? { frame, shot: map.columns.shot[c], value: 0, always: 0, open: 0 }
+    // of several chunks of a frame: shares count by what was open, attention adds up
+    const open = show === "attention" ? 1 : Math.max(map.open[row][c], 0)
+    one.value += Math.max(values[row][c], 0) * open
+    one.open = show === "attention" ? 1 : one.open + open
+    one.always = Math.max(one.always, map.always[row][c] / map.parts)
+    frames.set(frame, one)
+  }
+  return [...frames.values()].map((one) => ({ ...one, value: one.open > 0 ? one.value / one.open / map.parts : -1 }))
+}
+
+/** Every cell as a line of a table. Shares are parts of 1; empty where there is nothing. */
+export function csv(/** @type {RoutingMap} */ map) {
+  const head = ["reader", "reader_shot", "reader_frame", "read", "read_shot", "read_frame", "chosen", "always_seen", "open"]
+  const lines = [map.mass ? [...head, "attention"] : head]
+  const part = (/** @type {number} */ value) => (value < 0 ? "" : String(value / map.parts))
+  const name = (/** @type {Lines} */ of, /** @type {number} */ i) =>
+    of.kind[i] === "video" ? ["video", String(of.shot[i] + 1), String(of.frame[i])] : [of.kind[i], "", ""]
+  map.share.forEach((row, r) =>
+    row.forEach((share, c) => {
+      const numbers = [share, map.always[r][c], map.open[r][c], ...(map.mass ? [map.mass[r][c]] : [])]
+      lines.push([...name(map.rows, r), ...name(map.columns, c), ...numbers.map(part)])
+    }),
+  )
+  return lines.map((line) => line.join(",") + "\r\n").join("")
+}

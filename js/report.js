@@ -1,0 +1,68 @@
+// @ts-check
+// One line on MoC Apply while it runs; the whole report and a JSON file behind it.
+
+// @ts-ignore served by ComfyUI
+import { app } from "../../scripts/app.js"
+import { last, onTrace, runningIds } from "./heatmap_server.js"
+import { addStyle, make } from "./heatmap_style.js"
+
+const LINE = 46
+const OPEN = 190
+
+app.registerExtension({
+  name: "moc.report",
+  nodeCreated(/** @type {any} */ node) {
+    if (node.comfyClass === "MoCApply") addReport(node)
+  },
+  loadedGraphNode(/** @type {any} */ node) {
+    node.mocReportLast?.()
+  },
+})
+
+function addReport(/** @type {any} */ node) {
+  addStyle()
+  const line = make("summary", { role: "status" }, "Not sampled yet.")
+  const text = make("pre")
+  const save = make("button", { type: "button" }, "Save JSON")
+  const details = make("details", {}, line, text, save)
+  const element = make("div", { className: "moc-heat moc-report" }, details)
+  let told = /** @type {any} */ (null)
+  const show = (/** @type {any} */ message) => {
+    told = message
+    const step = message.running && message.steps ? `Step ${Math.min(message.step + 1, message.steps)} of ${message.steps}. ` : ""
+    line.textContent = (message.stopped ? "Stopped. " : step) + message.status
+    text.textContent = message.summary.report
+    save.hidden = false
+  }
+  save.hidden = true
+  save.addEventListener("click", () => {
+    const url = URL.createObjectURL(new Blob([JSON.stringify(told.summary, null, 2)], { type: "application/json" }))
+    make("a", { href: url, download: "moc_report.json" }).click()
+    setTimeout(() => URL.revokeObjectURL(url), 10_000)
+  })
+  element.addEventListener("pointerdown", (event) => event.stopPropagation())
+  const widget = node.addDOMWidget("moc_report", "moc_report", element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => (details.open ? OPEN : LINE),
+    getMaxHeight: () => (details.open ? 600 : LINE),
+    getValue: () => "",
+    setValue: () => {},
+  })
+  widget.serialize = false
+  details.addEventListener("toggle", () => node.setSize([node.size[0], node.computeSize()[1]]))
+  node.setSize([Math.max(node.size[0], 300), node.computeSize()[1]])
+
+  const forget = onTrace((message, ids) => {
+    if (runningIds(node).some((id) => ids.includes(id))) show(message)
+  })
+  const removed = node.onRemoved
+  node.onRemoved = function () {
+    forget()
+    removed?.apply(this, arguments)
+  }
+  node.mocReportLast = async () => {
+    const message = await last(node)
+    if (message && !told) show(message)
+  }
+}
