@@ -16,11 +16,15 @@ from moc.config import RoutingConfig
 from moc.routing import candidates, describe, scores, select
 
 
-def choose(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[Tensor, Tensor]:
-    """(chosen [B, H, N, C], candidate [N, C]) for q, k [B, H, N, D], all in sorted order."""
-    rows = slice(0, table.length)
-    _, candidate = candidates(table, routing, rows, q.device)
-    return select(scores(q, describe(k, table, routing.descriptor)), candidate, table.top_k(routing)), candidate
+def choose(
+    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(chosen [B, H, R, C], candidate and mandatory [R, C]) for q, k [B, H, N, D], all in sorted order; all rows by
+    default."""
+    rows = torch.arange(table.length, device=q.device) if rows is None else rows
+    mandatory, candidate = candidates(table, routing, rows, q.device)
+    score = scores(q.index_select(-2, rows), describe(k, table, routing.descriptor))
+    return select(score, candidate, table.top_k(routing)), candidate, mandatory
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -87,24 +89,30 @@ class Call:
         return build_table(TokenLayout(t * h * w, (t, h, w)), tuple(self.facts["starts"]), routing)
 
 
-def calls(paths: list[Path], every: int = 1) -> Iterator[Call]:
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            for block in range(0, len(file.keys()) // 3, every):
-                yield Call(facts, block, *(file.get_tensor(f"{name}{block}").float()[None] for name in "qkv"))
+def blocks_of(path: Path) -> list[int]:
+    with safe_open(path, "pt") as file:
+        return list(range(len(file.keys()) // 3))
 
 
-def decide(call: Call, routing: RoutingConfig) -> tuple[Tensor, float]:
-    """(chosen [1, H, N, C], kept share of all pairs) of every row, in sorted order."""
+def load(path: Path, block: int) -> Call:
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        return Call(facts, block, *(file.get_tensor(f"{name}{block}").float()[None] for name in "qkv"))
+
+
+def decide(call: Call, routing: RoutingConfig, rows: Tensor | None = None) -> tuple[Tensor, float]:
+    """(chosen [1, H, R, C] for rows of the sorted order, all by default; their kept share of all pairs)."""
     table = call.table(routing)
-    t, rows = table.tensors("cpu"), slice(0, table.length)
+    t = table.tensors("cpu")
     q, k = (x.index_select(-2, t.order) for x in (call.q, call.k))
-    chosen, candidate = choose(q, k, table, routing)
-    if routing.lists == "union":
-        chosen = share(chosen, candidate, table, rows)
-    pairs = (chosen.sum((0, 1, 2)) * t.lengths).sum() / (q.shape[1] * table.length**2)
-    return chosen, table.density(0, False) + float(pairs)
+    union = routing.lists == "union"
+    chosen, candidate, mandatory = choose(q, k, table, routing, None if union else rows)
+    if union:
+        chosen = share(chosen, candidate, table, slice(0, table.length))
+        if rows is not None:
+            chosen, mandatory = chosen[:, :, rows], mandatory[rows]
+    tokens = ((chosen | mandatory).float().mean((0, 1, 2)) * t.lengths).sum()
+    return chosen, float(tokens) / table.length
 
 
 def sol_share(call: Call, routing: RoutingConfig | None, ratio: float) -> float:
@@ -138,84 +146,121 @@ def moc_rule(routing: RoutingConfig) -> Attention:
     def attend(call: Call, rows: Tensor) -> tuple[Tensor, float]:
         table = call.table(routing)
         t = table.tensors("cpu")
-        chosen, kept = decide(call, routing)
-        q, k, v = (x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
         rows = t.inverse[rows]
-        return expected(q, k, v, table, routing, q.shape[-1] ** -0.5, rows, chosen[:, :, rows]), kept
+        chosen, kept = decide(call, routing, rows)
+        q, k, v = (x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
+        return expected(q, k, v, table, routing, q.shape[-1] ** -0.5, rows, chosen), kept
 
     return attend
 
 
-def sol_rule(kitchen, routing: RoutingConfig | None, ratio: float) -> Attention:
+def sol_rule(routing: RoutingConfig | None, ratio: float) -> Attention:
+    sol_attn = importlib.import_module("comfy_kitchen").sol_attn
+
     def attend(call: Call, rows: Tensor) -> tuple[Tensor, float]:
         t = None if routing is None else call.table(routing).tensors("cpu")
         q, k, v = (x if t is None else x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
-        out = kitchen.sol_attn(*(x.transpose(1, 2).contiguous() for x in (q, k, v)), topk_ratio=ratio).transpose(1, 2)
+        out = sol_attn(*(x.transpose(1, 2).contiguous() for x in (q, k, v)), topk_ratio=ratio).transpose(1, 2)
         return out[:, :, rows if t is None else t.inverse[rows]], sol_share(call, routing, ratio)
 
     return attend
 
 
-def settled(paths: list[Path]) -> Iterator[tuple[float, str, float, Attention]]:
-    """(target, rule, k or ratio, attention) for every rule that reaches the target."""
-    sample = list(calls(paths[len(paths) // 2 :][:1], every=3))[:3]
-    kitchen = importlib.import_module("comfy_kitchen") if importlib.util.find_spec("comfy_kitchen") else None
+@dataclass(frozen=True)
+class Setting:
+    """A rule with what makes it keep `target` of all pairs: top_k, or sol_attn's share of blocks."""
+
+    target: float
+    rule: str
+    value: float
+
+    def attention(self) -> Attention:
+        if self.rule in SOL:
+            return sol_rule(SOL[self.rule], self.value)
+        return moc_rule(replace(RULES[self.rule], top_k=int(self.value)))
+
+
+def settings(sample: list[Call]) -> Iterator[Setting]:
+    """Every rule at every target that it reaches."""
+    has_sol = importlib.util.find_spec("comfy_kitchen") and hasattr(
+        importlib.import_module("comfy_kitchen"), "sol_attn"
+    )
     for target in TARGETS:
         for name, routing in RULES.items():
             table = sample[0].table(routing)
+            most = table.top_k(replace(routing, density=target))
+            value: float | None = most if table.density(1, False) <= target * 1.02 else None
             if routing.lists == "union":
-                found = settle(
-                    lambda k, r=routing: statistics.mean(decide(c, replace(r, top_k=int(k)))[1] for c in sample),
-                    target, 1, table.top_k(replace(routing, density=target)), True,
-                )  # fmt: skip
-            else:
-                reachable = table.density(1, False) <= target * 1.02
-                found = table.top_k(replace(routing, density=target)) if reachable else None
-            if found is not None:
-                yield target, name, int(found), moc_rule(replace(routing, top_k=int(found)))
-        for name, order in SOL.items() if hasattr(kitchen, "sol_attn") else ():
-            ratio = settle(
-                lambda x, o=order: statistics.mean(sol_share(c, o, x) for c in sample), target, 0.001, target, False
-            )
+
+                def kept(k: float, routing: RoutingConfig = routing) -> float:
+                    return statistics.mean(decide(call, replace(routing, top_k=int(k)))[1] for call in sample)
+
+                value = settle(kept, target, 1, most, True)
+            if value is not None:
+                yield Setting(target, name, value)
+        for name, order in SOL.items() if has_sol else ():
+
+            def share_at(ratio: float, order: RoutingConfig | None = order) -> float:
+                return statistics.mean(sol_share(call, order, ratio) for call in sample)
+
+            ratio = settle(share_at, target, 0.001, target, False)
             if ratio is not None:
-                yield target, name, round(ratio, 4), sol_rule(kitchen, order, ratio)
+                yield Setting(target, name, round(ratio, 4))
 
 
-def errors(paths: list[Path], every: int) -> list[dict[str, object]]:
-    rules = list(settled(paths))
-    found: list[list[tuple[float, float, int]]] = [[] for _ in rules]  # error, kept, step
-    for call in calls(paths, every):
-        rows = torch.randperm(call.q.shape[2], generator=torch.Generator().manual_seed(call.block))[:ROWS]
-        dense = scaled_dot_product_attention(call.q[:, :, rows], call.k, call.v)
-        for (*_, attend), results in zip(rules, found, strict=True):
-            out, kept = attend(call, rows)
-            per_head = (out - dense).norm(dim=(-2, -1)) / dense.norm(dim=(-2, -1))
-            results += [(float(e), kept, call.facts["step"]) for e in per_head.flatten()]
-        print(f"seed {call.facts['seed']} step {call.facts['step']} block {call.block}", flush=True)
+def errors_of(path: Path, block: int, chosen: list[Setting]) -> tuple[int, list[list[tuple[float, float]]]]:
+    """(step, for every setting and head (error, kept)) of one captured call."""
+    call = load(path, block)
+    rows = torch.randperm(call.q.shape[2], generator=torch.Generator().manual_seed(block))[:ROWS]
+    dense = scaled_dot_product_attention(call.q[:, :, rows], call.k, call.v)
+    found = []
+    for setting in chosen:
+        out, kept = setting.attention()(call, rows)
+        error = (out - dense).norm(dim=(-2, -1)) / dense.norm(dim=(-2, -1))
+        found.append([(float(e), kept) for e in error.flatten()])
+    return call.facts["step"], found
+
+
+def errors(paths: list[Path], every: int, pool: Executor) -> list[dict[str, object]]:
+    sample = [load(paths[len(paths) // 2], block) for block in blocks_of(paths[0])[::3]]
+    chosen = list(settings(sample))
+    jobs = [pool.submit(errors_of, path, block, chosen) for path in paths for block in blocks_of(path)[::every]]
+    found: list[list[tuple[float, float]]] = [[] for _ in chosen]
+    by_step: list[dict[int, list[float]]] = [defaultdict(list) for _ in chosen]
+    for job in as_completed(jobs):
+        step, results = job.result()
+        for all_of_rule, steps, result in zip(found, by_step, results, strict=True):
+            all_of_rule += result
+            steps[step] += [error for error, _ in result]
     rows = []
-    for (target, name, setting, _), results in zip(rules, found, strict=True):
-        error, kept, _ = zip(*results, strict=True)
-        by_step = defaultdict(list)
-        for e, _, step in results:
-            by_step[step].append(e)
+    for setting, results, steps in zip(chosen, found, by_step, strict=True):
+        error, kept = zip(*results, strict=True)
         rows.append({
-            "target": target, "rule": name, "setting": setting, "kept": round(statistics.mean(kept), 4),
-            "error": round(statistics.mean(error), 4), "error_p90": round(statistics.quantiles(error, n=10)[-1], 4),
-            "by_step": {s: round(statistics.mean(e), 4) for s, e in sorted(by_step.items())},
+            **asdict(setting), "kept": round(statistics.mean(kept), 4), "error": round(statistics.mean(error), 4),
+            "error_p90": round(statistics.quantiles(error, n=10)[-1], 4),
+            "by_step": {step: round(statistics.mean(e), 4) for step, e in sorted(steps.items())},
         })  # fmt: skip
     return rows
 
 
-def coherence(paths: list[Path], make: Callable[[Call], Call] = lambda call: call) -> dict[str, dict[str, float]]:
-    found: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for call in map(make, calls(paths)):
-        for name, routing in COHERENCE.items():
-            table = call.table(routing)
-            q, k = (x.index_select(-2, table.tensors("cpu").order) for x in (call.q, call.k))
-            found[name].append(asdict(measure(*choose(q, k, table, routing), table)))
-    return {
-        name: {key: round(statistics.mean(r[key] for r in rows), 3) for key in rows[0]} for name, rows in found.items()
-    }
+def coherence_of(path: Path, block: int, drawn: bool) -> dict[str, dict[str, float]]:
+    call = load(path, block)
+    if drawn:
+        call = independent(call)
+    found = {}
+    for name, routing in COHERENCE.items():
+        table = call.table(routing)
+        q, k = (x.index_select(-2, table.tensors("cpu").order) for x in (call.q, call.k))
+        chosen, candidate, _ = choose(q, k, table, routing)
+        found[name] = asdict(measure(chosen, candidate, table))
+    return found
+
+
+def coherence(paths: list[Path], pool: Executor, drawn: bool = False) -> dict[str, dict[str, float]]:
+    """Means over all captured calls; `drawn`: of independent tokens in their place."""
+    found = list(pool.map(coherence_of, *zip(*[(p, b, drawn) for p in paths for b in blocks_of(p)], strict=True)))
+    keys = list(found[0]["4x4, top-20, mean"])
+    return {name: {key: round(statistics.mean(f[name][key] for f in found), 3) for key in keys} for name in COHERENCE}
 
 
 def independent(call: Call) -> Call:
@@ -229,26 +274,32 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--every", type=int, default=2, help="errors of every so-many-th block")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     trained, random = (sorted(args.folder.glob(f"{kind}_*.safetensors")) for kind in ("trained", "random"))
     if not trained:
         raise SystemExit(f"No trained_*.safetensors in {args.folder}: run benchmarks/capture.py first.")
-    result: dict[str, object] = {
-        "captures": [p.stem for p in (*trained, *random)],
-        "facts": next(calls(trained)).facts,
-        "errors_of": f"{ROWS} rows of every {args.every}. block",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.quality FOLDER",
-        "coherence": {
-            "trained": coherence(trained),
-            "random weights": coherence(random),
-            "independent tokens": coherence(trained[:1], independent),
-        },
-    }
-    result["errors"] = errors(trained, args.every)
+    torch.set_num_threads(args.threads)
+    begin, context = time.time(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, context, torch.set_num_threads, (args.threads,)) as pool:
+        result: dict[str, object] = {
+            "captures": [p.stem for p in (*trained, *random)],
+            "facts": load(trained[0], 0).facts,
+            "errors_of": f"{ROWS} rows of every {args.every}. block",
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+            "command": f"python -m benchmarks.quality FOLDER --every {args.every}",
+            "coherence": {
+                "trained": coherence(trained, pool),
+                "independent tokens": coherence(trained[:1], pool, True),
+            },
+        }
+        if random:
+            result["coherence"]["random weights"] = coherence(random, pool)  # type: ignore[index]
+        print(f"coherence after {time.time() - begin:.0f} s", flush=True)
+        result["errors"] = errors(trained, args.every, pool)
+    print(f"errors after {time.time() - begin:.0f} s", flush=True)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(tables(result))
