@@ -69,6 +69,7 @@ function addMap(/** @type {any} */ node) {
   }
   const fit = () => node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])])
   fit()
+  node.mocMap = view
   view.paint()
 
   const forget = onTrace((message, ids) => {

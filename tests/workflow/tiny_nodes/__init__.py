@@ -1,12 +1,16 @@
-"""A node for the workflow tests: a tiny random Wan model with its conditioning, no files needed."""
+"""Nodes for the workflow and browser tests: a tiny random Wan model with its conditioning, and planted attention."""
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 
+import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
 TINY = Path(__file__).resolve().parent.parent.parent / "host" / "tiny.py"
+OVERRIDE = "optimized_attention_override"
 
 
 class MoCTestModel(io.ComfyNode):
@@ -28,9 +32,56 @@ class MoCTestModel(io.ComfyNode):
         return io.NodeOutput(tiny.load(), [[tiny.random(1, tiny.TEXT, 4096, seed=2), {}]])
 
 
+class MoCTestPlant(io.ComfyNode):
+    """After MoC Apply: every query of latent frame a fits the keys of latent frame b and no others, for all "a>b"."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MoCTestPlant",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("reads", default="4>0"),
+                io.Float.Input("seconds", default=0.0, tooltip="how long a step takes at least"),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, reads, seconds):
+        pairs = [tuple(map(int, pair.split(">"))) for pair in reads.split(",")]
+
+        def forward(executor, *args, **kwargs):
+            time.sleep(seconds)
+            options = next(x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x)
+            ours = options[OVERRIDE]
+            options[OVERRIDE] = lambda func, q, k, v, *a, **kw: ours(func, *planted(q, k, pairs), v, *a, **kw)
+            return executor(*args, **kwargs)
+
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "moc_test_plant", forward)
+        return io.NodeOutput(model)
+
+
+FRAMES, HEAD = 5, 128  # of the tiny model's video and heads
+
+
+def planted(q, k, pairs):
+    """q, k [B, N, H*D] of self-attention over FRAMES frames; others come back as they are."""
+    if q.shape != k.shape or q.shape[1] % FRAMES:
+        return q, k
+    new_q, new_k = (torch.zeros(*x.shape[:2], x.shape[2] // HEAD, HEAD) for x in (q, k))
+    tokens = q.shape[1] // FRAMES
+    for reader, read in pairs:
+        new_q[:, reader * tokens : (reader + 1) * tokens, :, reader] = 1.0
+        new_k[:, read * tokens : (read + 1) * tokens, :, reader] = 1.0
+    return new_q.flatten(2).to(q), new_k.flatten(2).to(k)
+
+
 class Tests(ComfyExtension):
     async def get_node_list(self):
-        return [MoCTestModel]
+        return [MoCTestModel, MoCTestPlant]
 
 
 async def comfy_entrypoint():
