@@ -1,7 +1,8 @@
-"""All tests, from nothing: python tests/run.py [unit] [host] [workflow] [lint] [-- arguments for pytest]
+"""All tests, from nothing: python tests/run.py [lint] [unit] [js] [host] [workflow] [ui] [-- arguments for pytest]
 
 Makes the private environment first (a few minutes, once), then runs each part in it and sums up. Without names,
-every part runs. The environment is the demo's; MOC_DEMO_HOME moves it.
+every part runs; js is skipped without Node.js and ui without Chromium. The environment is the demo's; MOC_DEMO_HOME
+moves it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(REPO))
 
 from demo.host import NEWEST, OLDEST, Host, prepare  # noqa: E402
 from demo.hosting.common import HostError  # noqa: E402
+from tests.ui.browsers import find_browser  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
@@ -66,15 +68,37 @@ class Parts:
             host = prepare(version, tools=True)
             self.pytest(f"workflow (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version})
 
-    def has_tests(self, name: str) -> bool:
-        if any((REPO / "tests" / name).glob("**/test_*.py")):
-            return True
-        print(f"\n== {name}: skipped, tests/{name} has no test_*.py", flush=True)
-        self.results.append((name, SKIPPED, 0.0))
-        return False
+    def js(self) -> None:
+        """The scripts' pure logic, without a browser."""
+        node, files = shutil.which("node"), sorted((REPO / "tests" / "js").glob("*.test.mjs"))
+        if not node:
+            self.skip("js", "there is no Node.js on this machine")
+        elif not files:
+            self.skip("js", "tests/js has no *.test.mjs")
+        else:
+            self.step("js", [node, "--test", *(str(file.relative_to(REPO)) for file in files)])
 
-    def pytest(self, name: str, host: Host, settings: dict[str, str]) -> None:
-        folder = f"tests/{name.partition(' ')[0]}"
+    def ui(self) -> None:
+        """The real front end in a real browser: all of it in the newest version, loading in the oldest."""
+        if find_browser() is None:
+            self.skip("ui", "there is no Chromium on this machine (apt-get install chromium, or set MOC_CHROMIUM)")
+            return
+        for version, tests in ((NEWEST, ""), (OLDEST, "/test_loading.py")):
+            host = prepare(version, tools=True)
+            self.pytest(f"ui (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version}, tests)
+
+    def has_tests(self, name: str) -> bool:
+        found = any((REPO / "tests" / name).glob("**/test_*.py"))
+        if not found:
+            self.skip(name, f"tests/{name} has no test_*.py")
+        return found
+
+    def skip(self, name: str, reason: str) -> None:
+        print(f"\n== {name}: skipped, {reason}", flush=True)
+        self.results.append((name, SKIPPED, 0.0))
+
+    def pytest(self, name: str, host: Host, settings: dict[str, str], tests: str = "") -> None:
+        folder = f"tests/{name.partition(' ')[0]}{tests}"
         self.step(name, [str(host.python), "-m", "pytest", folder, *self.pytest_args], settings)
 
     def step(self, name: str, command: list[str], settings: dict[str, str] | None = None, cwd: Path = REPO) -> None:
@@ -114,8 +138,10 @@ def main(arguments: list[str]) -> int:
     known: dict[str, Callable[[], None]] = {
         "lint": parts.lint,
         "unit": parts.unit,
+        "js": parts.js,
         "host": parts.host,
         "workflow": parts.workflow,
+        "ui": parts.ui,
     }
     names = arguments[:cut] or list(known)
     if unknown := [name for name in names if name not in known]:

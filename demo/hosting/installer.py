@@ -24,7 +24,14 @@ from demo.hosting import bare_pip, torch_parts
 from demo.hosting.common import HostError, reason_in, say, tail
 
 FREE_GIB = 4.0  # with a CPU torch 2.4 GiB stay on the disk, and pip unpacks some of it twice
-TOOLS = ("pytest>=8", "hypothesis>=6", "ruff>=0.9", "mypy>=1.15", "triton>=3.6; sys_platform == 'linux'")
+TOOLS = (
+    "pytest>=8",
+    "hypothesis>=6",
+    "ruff>=0.9",
+    "mypy>=1.15",
+    "playwright>=1.50",
+    "triton>=3.6; sys_platform == 'linux'",
+)
 PACK = ("einops", "safetensors", "numpy")
 RECIPE = 1  # raise it when a step changes in a way the lists of packages do not show
 PIP_FLAGS = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--prefer-binary")
