@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunks import ChunkTable
 from .routing import per_chunk, wide
+from .table import ChunkTable
 
 BLOCK_ELEMENTS = 2**25  # probabilities held at a time
 

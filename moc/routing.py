@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chunks import NO_SHOT, ChunkTable
 from .config import RoutingConfig
+from .table import NO_SHOT, ChunkTable
 
 
 @dataclass(frozen=True)

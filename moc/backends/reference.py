@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chunks import ChunkTable
 from ..config import RoutingConfig
 from ..routing import candidates, disturb, kept_shots, narrow, wide
+from ..table import ChunkTable
 
 
 def attend(

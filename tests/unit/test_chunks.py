@@ -7,10 +7,11 @@ from cases import layouts, routings, shot_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moc.chunks import TILE_ROWS, build_table, tile_shape
+from moc.chunks import build_table, tile_shape
 from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
+from moc.table import TILE_ROWS
 
 
 @settings(max_examples=80, deadline=None)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ...chunks import ChunkTable, Group
 from ...config import RoutingConfig
 from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, select, share
+from ...table import ChunkTable, Group
 from .function import Attend, Block
 
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...chunks import ChunkTable, Group
 from ...routing import wide
+from ...table import ChunkTable, Group
 from . import chunk_major, tile_major
 from .softmax import ROWS, merge, never, part_gradients, softmax_part
 

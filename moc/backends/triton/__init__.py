@@ -46,6 +46,8 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "gradients are needed; these kernels have no backward"
     if training and (routing.drop_off or routing.drop_in):
         return "drop-off and drop-in are for training"
+    if routing.lists != "token":
+        return "no kernel for lists that a tile shares"
     return _machine(q.device)
 
 
