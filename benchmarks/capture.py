@@ -3,7 +3,8 @@
 python -m benchmarks.capture --comfyui FOLDER --out FOLDER [--seeds 0,1] [--steps 1,4,7] [--random]
 
 One safetensors file per seed and step: q, k and v [H, N, D] in float16 for every block, as attention gets them (after
-norm and RoPE), in the model's own token order. `benchmarks/quality.py` reads them. Nothing here belongs into git:
+norm and RoPE), in the model's own token order. `benchmarks/quality.py` and `benchmarks/coherence.py` read
+them. Nothing here belongs into git:
 the files are large and this script makes them again. --random replaces the weights by noise of the same scale.
 """
 
@@ -12,16 +13,55 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import host
+from moc.chunks import ChunkTable, build_table
+from moc.config import RoutingConfig
+from moc.layout import TokenLayout
 
 MODEL = host.REPO / "demo" / "models" / "moc_demo_wan.safetensors"
 SAMPLING_STEPS, SHIFT = 8, 5.0  # as in the demo's workflow
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention call: q, k, v [1, H, N, D] float32 in the model's order."""
+
+    facts: dict
+    block: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    def table(self, routing: RoutingConfig) -> ChunkTable:
+        t, h, w = self.facts["grid"]
+        return build_table(TokenLayout(t * h * w, (t, h, w)), tuple(self.facts["starts"]), routing)
+
+
+def blocks_of(path: Path) -> list[int]:
+    with safe_open(path, "pt") as file:
+        return list(range(len(file.keys()) // 3))
+
+
+def load(path: Path, block: int) -> Call:
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        return Call(facts, block, *(file.get_tensor(f"{name}{block}").float()[None] for name in "qkv"))
+
+
+def open_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Captures of the trained model, and of random weights (possibly none)."""
+    trained, random = (sorted(folder.glob(f"{kind}_*.safetensors")) for kind in ("trained", "random"))
+    if not trained:
+        raise SystemExit(f"No trained_*.safetensors in {folder}: run benchmarks/capture.py first.")
+    return trained, random
 
 
 def integers(text: str) -> list[int]:

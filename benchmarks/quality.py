@@ -1,4 +1,4 @@
-"""Output error against dense attention at equal density, and how real routing looks, on captured q, k and v.
+"""Output error against dense attention at equal density, on captured q, k and v.
 
 python -m benchmarks.quality FOLDER [--out benchmarks/results/quality.json]
 
@@ -22,15 +22,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.capture import Call, blocks_of, load, open_folder
 from benchmarks.check_gpu import expected
-from benchmarks.coherence import choose, measure
-from moc.chunks import ChunkTable, build_table
+from benchmarks.coherence import choose
 from moc.config import RoutingConfig
-from moc.layout import TokenLayout
 from moc.routing import share
 
 ROWS = 768
@@ -65,39 +63,6 @@ SOL = {  # blocks of 64 tokens: as the sequence has them, or brought into 8x8 ti
     "sol_attn, 64 tokens in a row": None,
     "sol_attn, 8x8 tiles": RoutingConfig(tile=(1, 8, 8)),
 }
-COHERENCE = {  # what routing is measured on
-    "frames, top-5, own shot": RoutingConfig(top_k=5, **SHOT),
-    "8x8, top-8, min-max": RoutingConfig(top_k=8, **FRAME, **tile(8), **MINMAX),
-    "4x4, top-20, min-max": RoutingConfig(top_k=20, **FRAME, **tile(4), **MINMAX),
-    "4x4, top-20, mean": RoutingConfig(top_k=20, **FRAME, **tile(4)),
-    "2x2, top-20, min-max": RoutingConfig(top_k=20, **FRAME, **tile(2), **MINMAX),
-}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One attention call: q, k, v [1, H, N, D] float32 in the model's order."""
-
-    facts: dict
-    block: int
-    q: Tensor
-    k: Tensor
-    v: Tensor
-
-    def table(self, routing: RoutingConfig) -> ChunkTable:
-        t, h, w = self.facts["grid"]
-        return build_table(TokenLayout(t * h * w, (t, h, w)), tuple(self.facts["starts"]), routing)
-
-
-def blocks_of(path: Path) -> list[int]:
-    with safe_open(path, "pt") as file:
-        return list(range(len(file.keys()) // 3))
-
-
-def load(path: Path, block: int) -> Call:
-    with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-        return Call(facts, block, *(file.get_tensor(f"{name}{block}").float()[None] for name in "qkv"))
 
 
 def decide(call: Call, routing: RoutingConfig, rows: Tensor | None = None) -> tuple[Tensor, float]:
@@ -243,32 +208,6 @@ def errors(paths: list[Path], every: int, pool: Executor) -> list[dict[str, obje
     return rows
 
 
-def coherence_of(path: Path, block: int, drawn: bool) -> dict[str, dict[str, float]]:
-    call = load(path, block)
-    if drawn:
-        call = independent(call)
-    found = {}
-    for name, routing in COHERENCE.items():
-        table = call.table(routing)
-        q, k = (x.index_select(-2, table.tensors("cpu").order) for x in (call.q, call.k))
-        chosen, candidate, _ = choose(q, k, table, routing)
-        found[name] = asdict(measure(chosen, candidate, table))
-    return found
-
-
-def coherence(paths: list[Path], pool: Executor, drawn: bool = False) -> dict[str, dict[str, float]]:
-    """Means over all captured calls; `drawn`: of independent tokens in their place."""
-    found = list(pool.map(coherence_of, *zip(*[(p, b, drawn) for p in paths for b in blocks_of(p)], strict=True)))
-    keys = list(found[0]["4x4, top-20, mean"])
-    return {name: {key: round(statistics.mean(f[name][key] for f in found), 3) for key in keys} for name in COHERENCE}
-
-
-def independent(call: Call) -> Call:
-    """The same shapes, every token drawn on its own."""
-    torch.manual_seed(call.block)
-    return replace(call, q=torch.randn_like(call.q), k=torch.randn_like(call.k))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -277,45 +216,33 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="of each process")
     args = parser.parse_args()
-    trained, random = (sorted(args.folder.glob(f"{kind}_*.safetensors")) for kind in ("trained", "random"))
-    if not trained:
-        raise SystemExit(f"No trained_*.safetensors in {args.folder}: run benchmarks/capture.py first.")
+    trained, _ = open_folder(args.folder)
     torch.set_num_threads(args.threads)
     begin, context = time.time(), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, context, torch.set_num_threads, (args.threads,)) as pool:
-        result: dict[str, object] = {
-            "captures": [p.stem for p in (*trained, *random)],
-            "facts": load(trained[0], 0).facts,
-            "errors_of": f"{ROWS} rows of every {args.every}. block",
-            "torch": torch.__version__,
-            "date": time.strftime("%Y-%m-%d"),
-            "command": f"python -m benchmarks.quality FOLDER --every {args.every}",
-            "coherence": {
-                "trained": coherence(trained, pool),
-                "independent tokens": coherence(trained[:1], pool, True),
-            },
-        }
-        if random:
-            result["coherence"]["random weights"] = coherence(random, pool)  # type: ignore[index]
-        print(f"coherence after {time.time() - begin:.0f} s", flush=True)
-        result["errors"] = errors(trained, args.every, pool)
-    print(f"errors after {time.time() - begin:.0f} s", flush=True)
+        found = errors(trained, args.every, pool)
+    print(f"{time.time() - begin:.0f} s", flush=True)
+    result = {
+        "command": f"python -m benchmarks.quality FOLDER --every {args.every}",
+        "captures": [path.stem for path in trained],
+        "facts": load(trained[0], 0).facts,
+        "taken_on": f"{ROWS} rows of every {args.every}. block",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "errors": found,
+    }
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(tables(result))
+    print(table_of(found))
 
 
-def tables(result: dict) -> str:
-    """Markdown: errors by rule and density, then the measures of coherence."""
-    rules = list(dict.fromkeys(row["rule"] for row in result["errors"]))
-    cell = {(r["rule"], r["target"]): f"{r['error']:.3f}" for r in result["errors"]}
+def table_of(found: list[dict]) -> str:
+    """Markdown: mean error by rule and kept share."""
+    cell = {(row["rule"], row["target"]): f"{row['error']:.3f}" for row in found}
     lines = ["| rule | " + " | ".join(f"{t:.1%}" for t in TARGETS) + " |", "|---" * (len(TARGETS) + 1) + "|"]
-    lines += [f"| {rule} | " + " | ".join(cell.get((rule, t), "-") for t in TARGETS) + " |" for rule in rules]
-    for name in COHERENCE:
-        kinds = {kind: found[name] for kind, found in result["coherence"].items() if name in found}
-        keys = list(next(iter(kinds.values())))
-        lines += ["", f"| {name} | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-        lines += [f"| {kind} | " + " | ".join(f"{m[key]:.2f}" for key in keys) + " |" for kind, m in kinds.items()]
+    for rule in (*RULES, *SOL):
+        if any((rule, t) in cell for t in TARGETS):
+            lines.append(f"| {rule} | " + " | ".join(cell.get((rule, t), "-") for t in TARGETS) + " |")
     return "\n".join(lines)
 
 
