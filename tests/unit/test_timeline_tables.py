@@ -1,0 +1,52 @@
+"""Python's half of the tables in tests/js/tables: what the timeline shows is what the nodes do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moc.errors import MoCError
+from moc.families import FAMILIES
+from moc.prompts import read_prompt
+from moc.shots import nearest_border, parse_times
+
+TABLES = Path(__file__).resolve().parent.parent / "js" / "tables"
+
+
+def table(name):
+    return json.loads((TABLES / f"{name}.json").read_text("utf-8"))
+
+
+def test_every_family_is_in_the_table():
+    assert list(table("snapping")) == list(FAMILIES)
+
+
+@pytest.mark.parametrize("family, row", table("snapping").items())
+def test_a_family_snaps_as_the_table_says(family, row):
+    rule = FAMILIES[family]
+    assert row["rule"] == {"first": list(rule.first), "repeat": list(rule.repeat), "lengths": list(rule.lengths)}
+    assert row["name"] == rule.name
+    assert row["borders"] == [rule.frames(latent) for latent in range(len(row["borders"]))]
+    assert row["cuts_1_to_60"] == [nearest_border(cut, rule)[1] for cut in range(1, 61)]
+    assert row["lengths_1_to_60"] == [list(rule.whole(frames)) for frames in range(1, 61)]
+
+
+@pytest.mark.parametrize("row", table("times"), ids=lambda row: repr(row["text"]))
+def test_times_mean_what_the_table_says(row):
+    if row.get("error"):
+        with pytest.raises(MoCError):
+            parse_times(row["text"], row["unit"], row["fps"])
+    else:
+        assert list(parse_times(row["text"], row["unit"], row["fps"])) == row["frames"]
+
+
+@pytest.mark.parametrize("row", table("prompts"), ids=lambda row: repr(row["prompt"]))
+def test_prompts_mean_what_the_table_says(row):
+    if row.get("error"):
+        with pytest.raises(MoCError):
+            read_prompt(row["prompt"])
+        return
+    said = read_prompt(row["prompt"])
+    lists = {name: list(getattr(said, name)) for name in ("texts", "names", "durations")}
+    assert row["says"] == {"common": said.common, **lists, "bars": said.bars}
+    assert row["written"] == str(said)
