@@ -101,6 +101,7 @@ class Schedule:
 
     start_percent, end_percent   part of the denoising (0 is the first, noisiest step)
     dense_first, dense_last      transformer blocks at either end that stay dense
+    dense_blocks                 more blocks that stay dense, counted from 0
     min_tokens                   shorter sequences stay dense: below it dense attention is faster
     """
 
@@ -109,6 +110,11 @@ class Schedule:
     dense_first: int = 0
     dense_last: int = 0
     min_tokens: int = 0
+    dense_blocks: tuple[int, ...] = ()
+
+    def is_dense(self, block: int, blocks: int) -> bool:
+        """Whether block number `block` of `blocks` stays dense."""
+        return not self.dense_first <= block < blocks - self.dense_last or block in self.dense_blocks
 
     def __post_init__(self) -> None:
         _check(
@@ -120,14 +126,25 @@ class Schedule:
             min(self.dense_first, self.dense_last, self.min_tokens) >= 0,
             "dense_first, dense_last and min_tokens are counts; use 0 or more.",
         )
+        _check(
+            min(self.dense_blocks, default=0) >= 0,
+            f"dense_blocks holds {min(self.dense_blocks, default=0)}; blocks are counted from 0.",
+        )
 
 
 @dataclass(frozen=True)
 class MoCSettings:
-    """What the MOC_ROUTING socket carries."""
+    """What the MOC_ROUTING socket carries.
+
+    blocks   (number of a transformer block, its own routing), for blocks that are routed otherwise than the rest
+    """
 
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     schedule: Schedule = field(default_factory=Schedule)
+    blocks: tuple[tuple[int, RoutingConfig], ...] = ()
+
+    def routing_of(self, block: int) -> RoutingConfig:
+        return dict(self.blocks).get(block, self.routing)
 
     def with_routing(self, **changes: object) -> MoCSettings:
         return replace(self, routing=replace(self.routing, **changes))  # type: ignore[arg-type]

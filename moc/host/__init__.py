@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .patch import apply_moc
+from .patch import apply_moc, apply_probe
 
-__all__ = ["apply_moc"]
+__all__ = ["apply_moc", "apply_probe"]

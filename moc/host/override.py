@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -12,7 +13,8 @@ from ..attention import moc_attention
 from ..layout import TokenLayout
 from ..trace import Reason
 from .padding import Unpadded, unpad
-from .run import BLOCK, FORWARD, Forward
+from .probe import look_at
+from .run import BLOCK, FORWARD, Call, Forward
 
 
 @torch.compiler.disable  # a compiled graph would bake in the settings of the run that traced it
@@ -31,21 +33,27 @@ def attention_override(
     """q, k, v [B, N, H*D], with skip_reshape [B, H, N, D]; returns the first, with skip_output_reshape the second."""
     options = kwargs.get("transformer_options") or {}
     forward: Forward | None = options.get(FORWARD)
-    if forward is not None and _is_video(forward, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
-        out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
-        if q.shape == k.shape:
-            split = (q, k, v) if skip_reshape else (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-            block = options.get(BLOCK, options.get("block_index", 0))
-            out = _video_attention(forward, *split, mask=mask, block=block, scale=kwargs.get("scale"))
-        if isinstance(out, Tensor):
-            return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
-        forward.ran_dense(out)
     kwargs.update(
         mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
     )
-    if forward is not None and forward.previous is not None:
-        return forward.previous(func, q, k, v, heads, **kwargs)
-    return func(q, k, v, heads, **kwargs)
+    others = func if forward is None or forward.previous is None else partial(forward.previous, func)
+    dense = partial(others, q, k, v, heads, **kwargs)
+    if forward is None or not _is_video(forward, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
+        return dense()
+    out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
+    if q.shape == k.shape:
+        block = options.get(BLOCK, options.get("block_index", 0))
+        call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
+        out = call
+        if isinstance(call, Call):
+            split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            if forward.run.patch.probe is not None:
+                return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
+            out = _video_attention(forward, call, *split)
+    if isinstance(out, Tensor):
+        return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+    forward.ran_dense(out)
+    return dense()
 
 
 def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
@@ -56,18 +64,16 @@ def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> 
     return q.shape == k.shape or (tokens < keys and plan.layout(keys, None) is not None)
 
 
-def _video_attention(
-    forward: Forward, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, block: int, scale: float | None
-) -> Tensor | Reason:
-    """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
-    run, patch = forward.run, forward.run.patch
-    schedule = patch.settings.schedule
+def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale: float | None) -> Call | Reason:
+    """What there is to know before a call of `length` tokens is routed, or why it has to run dense."""
+    run = forward.run
+    schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
-    layout = forward.plan.layout(q.shape[-2], forward.frame_ids)
+    layout = forward.plan.layout(length, forward.frame_ids)
     if layout is None:
         return Reason.LENGTH
-    if not schedule.dense_first <= block < len(forward.plan.blocks) - schedule.dense_last:
+    if schedule.is_dense(block, len(forward.plan.blocks)):
         return Reason.BLOCK
     if layout.length < schedule.min_tokens:
         return Reason.SHORT
@@ -77,21 +83,27 @@ def _video_attention(
         if unpadded is None:
             return Reason.MASK
         layout = unpadded.layout
-    table, routing = run.table(layout)
+    table, routing = run.table(layout, block)
     if routing is None:
         return Reason.NO_CHOICE
+    return Call(block, table, routing, unpadded, scale)
 
+
+def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor | Reason:
+    """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
+    run, patch = forward.run, forward.run.patch
+    table, routing, unpadded = call.table, call.routing, call.unpadded
     training = _is_training(q)
     if training and (routing.drop_off or routing.drop_in):
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, block)))
+        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
     counts = None
     shape = q.shape
     try:
         if unpadded is not None:
             q, k, v = (unpadded.take(x) for x in (q, k, v))
         if forward.recording:
-            counts = patch.trace.counts(table, routing, q, k, scale)
+            counts = patch.trace.counts(table, routing, q, k, call.scale)
         out = moc_attention(
             q,
             k,
@@ -99,7 +111,7 @@ def _video_attention(
             table,
             routing,
             backend=patch.backend,
-            scale=scale,
+            scale=call.scale,
             training=training,
             record=counts,
             note=patch.trace.note,
@@ -112,7 +124,7 @@ def _video_attention(
         forward.reason = run.failed(error)
         return forward.reason
     if forward.recording:
-        patch.trace.ran_routed(forward.step, block, counts)
+        patch.trace.ran_routed(forward.step, call.block, counts)
     return out
 
 

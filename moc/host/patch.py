@@ -8,8 +8,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..backends import BACKENDS
-from ..config import MoCSettings
+from ..config import MoCSettings, Schedule
 from ..errors import MoCError
+from ..probe_log import ProbeLog
 from ..shots import Shots
 from ..trace import Reason, Trace
 from .adapters import adapter_for
@@ -20,9 +21,18 @@ ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is in
 
 
 def apply_moc(
-    model: ModelPatcher, shots: Shots | None, settings: MoCSettings, trace: Trace, *, backend: str = "auto"
+    model: ModelPatcher,
+    shots: Shots | None,
+    settings: MoCSettings,
+    trace: Trace,
+    *,
+    backend: str = "auto",
+    probe: ProbeLog | None = None,
 ) -> ModelPatcher:
-    """A copy of the model whose video self-attention is routed. Put on twice, the second one counts."""
+    """A copy of the model whose video self-attention is routed, or with a probe only looked at.
+
+    Put on twice, the second one counts.
+    """
     if model.get_model_object("latent_format").latent_dimensions != 3:
         raise MoCError(
             f"This is not a video model ({type(model.model).__name__}): MoC routes between the frames of a video. "
@@ -30,7 +40,7 @@ def apply_moc(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
-    patch = Patch(shots, settings, trace, backend)
+    patch = Patch(shots, settings, trace, backend, probe)
     model = model.clone()
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _around_run(patch)),
@@ -42,10 +52,19 @@ def apply_moc(
     return model
 
 
+def apply_probe(
+    model: ModelPatcher, shots: Shots | None, log: ProbeLog, trace: Trace, *, backend: str = "auto"
+) -> ModelPatcher:
+    """A copy of the model that samples as if MoC were not there and fills the log. trace: what could not be seen."""
+    everywhere = MoCSettings(log.settings.routing, Schedule(min_tokens=log.settings.schedule.min_tokens))
+    return apply_moc(model, shots, everywhere, trace, backend=backend, probe=log)
+
+
 def _around_run(patch: Patch) -> Callable:
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider, trace = executor.class_obj, patch.trace
-        trace.start(len(sigmas) - 1)
+        percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
+        patch.start(sigmas.tolist(), lambda percent: float(percent_to_sigma(percent)))
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
         run = _start_run(patch, guider, sigmas.tolist(), tuple(shape))
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
@@ -53,11 +72,11 @@ def _around_run(patch: Patch) -> Callable:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         except BaseException:  # cancelled too: nothing of this run may reach the next one
             run.live.end(stopped=True)
-            trace.start()
+            patch.start()
             raise
         finally:
             run.end()
-        trace.finish()
+        patch.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
             trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")

@@ -17,6 +17,7 @@ from torch.nn import Module
 from ..chunks import ChunkTable, build_table
 from ..config import MoCSettings, RoutingConfig
 from ..layout import TokenLayout
+from ..probe_log import ProbeLog
 from ..shots import Shots
 from ..trace import Reason, Trace
 from .adapters import Plan
@@ -28,19 +29,31 @@ KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
 FORWARD = "moc_forward"  # transformer_options -> Forward
 BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
-MOST_TABLES = 16
+MOST_TABLES = 64
 
 log = logging.getLogger("mixture_of_contexts")
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """What one MoC Apply node asked for."""
+    """What one MoC Apply node asked for, or one MoC Probe node: then everything runs dense, and is looked at."""
 
     shots: Shots | None
     settings: MoCSettings
     trace: Trace
     backend: str
+    probe: ProbeLog | None = None
+
+    def start(self, sigmas: list[float] | tuple[float, ...] = (), percent_to_sigma: Callable | None = None) -> None:
+        """Forget the last run. sigmas [steps + 1] of the next one."""
+        self.trace.start(max(len(sigmas) - 1, 0))
+        if self.probe is not None:
+            self.probe.start(sigmas, percent_to_sigma)
+
+    def finish(self) -> None:
+        self.trace.finish()
+        if self.probe is not None:
+            self.probe.finish()
 
 
 @dataclass(eq=False)
@@ -61,7 +74,9 @@ class Run:
     starts: tuple[int, ...]
     live: Live = field(init=False)
     forwards: int = 0
-    _tables: OrderedDict[TokenLayout, tuple[ChunkTable, RoutingConfig | None]] = field(default_factory=OrderedDict)
+    _tables: OrderedDict[tuple[TokenLayout, RoutingConfig], tuple[ChunkTable, RoutingConfig | None]] = field(
+        default_factory=OrderedDict
+    )
     _failures: set[str] = field(default_factory=set)
     _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,22 +102,23 @@ class Run:
             remove()
         self._hooks.clear()
 
-    def table(self, layout: TokenLayout) -> tuple[ChunkTable, RoutingConfig | None]:
+    def table(self, layout: TokenLayout, block: int) -> tuple[ChunkTable, RoutingConfig | None]:
         """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
 
-        Several devices may ask at once; context windows bring many layouts.
+        Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
+        routing = self.patch.settings.routing_of(block)
+        key = layout, routing
         with self._lock:
-            if layout not in self._tables:
-                routing = self.patch.settings.routing
+            if key not in self._tables:
                 table = build_table(layout, self.starts, routing)
                 choice = table.density(0, routing.causal) < 1.0
                 settled = replace(routing, top_k=table.top_k(routing), density=None) if choice else None
-                self._tables[layout] = table, settled
+                self._tables[key] = table, settled
                 if len(self._tables) > MOST_TABLES:
                     self._tables.popitem(last=False)
-            self._tables.move_to_end(layout)
-            return self._tables[layout]
+            self._tables.move_to_end(key)
+            return self._tables[key]
 
     def failed(self, error: Exception) -> Reason:
         """Tell the person, and once the log with everything; returns the reason for running dense."""
@@ -154,3 +170,14 @@ class Forward:
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:
             self.run.patch.trace.ran_dense(reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One self-attention call that can be routed; unpadded: what its mask leaves of the sequence, if it has one."""
+
+    block: int
+    table: ChunkTable
+    routing: RoutingConfig
+    unpadded: Unpadded | None
+    scale: float | None

@@ -1,0 +1,224 @@
+"""From what a probe saw to settings: the least work that keeps every routed block within a chosen error.
+
+S probed steps, B blocks, O settings (`ProbeLog.options`), H heads. All of it is arithmetic on the probe's numbers:
+the same numbers always give the same advice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .config import MoCSettings, RoutingConfig, Schedule
+from .errors import MoCError
+from .probe_log import ProbeLog
+
+SCOPES = ("one setting for all blocks", "a setting for every block")
+MARGIN = 0.9  # aim lower than asked: errors are measured on some tokens of some steps
+PRODUCTS = {"mean": 1, "minmax": 2}  # of every query with every chunk
+
+
+def work(kept: np.ndarray, chunk_share: np.ndarray, options: tuple[RoutingConfig, ...]) -> np.ndarray:
+    """Floating-point work of routed attention as a share of full attention's, with the routing itself.
+
+    kept [..., O, H]: share of the keys that a query reads. The paper counts 4NmD for reading and 2NCD for choosing
+    (section 3.3), against 4N^2 D; a pooled tail reads one more key and value per chunk.
+    """
+    extra = [PRODUCTS[r.descriptor] / 2 + (r.tail == "pooled") for r in options]
+    return kept + (chunk_share * extra)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The probe's sums as shares. steps [S], weight [S]: how many steps of the run each stands for; blocks [B].
+
+    error [S, B, O]: relative error of a block's output; work [S, B, O]; kept, mass, across [S, B, O]: shares of keys,
+    of attention, and of the attention on other shots (NaN where there is none); abroad [S, B]: share on other shots.
+    asked_error, asked_density [S, B]: of the asked routing, over all video tokens. by_head holds the same per head.
+    """
+
+    steps: np.ndarray
+    weight: np.ndarray
+    blocks: np.ndarray
+    error: np.ndarray
+    work: np.ndarray
+    kept: np.ndarray
+    mass: np.ndarray
+    across: np.ndarray
+    abroad: np.ndarray
+    asked_error: np.ndarray
+    asked_density: np.ndarray
+    head_error: np.ndarray  # [S, B, H], of the asked routing, over all video tokens
+    head_mass: np.ndarray  # [S, B, H], on the sampled rows
+    head_across: np.ndarray
+    head_kept: np.ndarray
+
+
+def tabulate(log: ProbeLog) -> Table:
+    """Raises MoCError where the probe saw nothing."""
+    if not log.calls:
+        raise MoCError("MoC Probe saw no attention that could be routed: look at its notes.")
+    steps, blocks = (np.array(sorted({key[i] for key in log.calls})) for i in (0, 1))
+    blocks = np.array([b for b in blocks if all((s, b) in log.calls for s in steps)])
+    if not len(blocks):
+        raise MoCError("MoC Probe saw no block in all of the probed steps: probe again with other steps.")
+    calls = [[log.calls[s, b] for b in blocks] for s in steps]
+
+    def each(value) -> np.ndarray:  # [S, B, ...]
+        return np.stack([np.stack([np.asarray(value(call), float) for call in row]) for row in calls])
+
+    rows = each(lambda c: c.look.rows)
+    kept = each(lambda c: c.look.kept / log.tokens) / rows[..., None, None]  # [S, B, O, H]
+    abroad, across, mass = (each(lambda c, n=name: getattr(c.look, n)) for name in ("abroad", "across", "mass"))
+    mass /= rows[..., None, None]
+    share = np.array(log.chunk_share)
+    error, size = each(lambda c: c.look.error), each(lambda c: c.look.size)
+    asked, asked_size = each(lambda c: c.error), each(lambda c: c.size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Table(
+            steps=steps,
+            weight=_stands_for(steps, log.steps),
+            blocks=blocks,
+            error=np.sqrt(error.sum(-1) / size.sum(-1)[..., None]),
+            work=work(kept, share, log.options).mean(-1),
+            kept=kept.mean(-1),
+            mass=mass.mean(-1),
+            across=across.sum(-1) / abroad.sum(-1)[..., None],
+            abroad=abroad.mean(-1) / rows,
+            asked_error=np.sqrt(asked.sum(-1) / asked_size.sum(-1)),
+            asked_density=each(lambda c: np.mean(c.density)),
+            head_error=np.sqrt(asked / asked_size),
+            head_mass=mass[:, :, 0],
+            head_across=across[:, :, 0] / abroad,
+            head_kept=kept[:, :, 0],
+        )
+
+
+def _stands_for(steps: np.ndarray, total: int) -> np.ndarray:
+    edges = _edges(steps, total)
+    return np.diff(edges).astype(float)
+
+
+def _edges(steps: np.ndarray, total: int) -> np.ndarray:
+    """First step of the stretch that each probed step stands for, and the end of the run [S + 1]."""
+    return np.array([0, *((a + b + 1) // 2 for a, b in zip(steps[:-1], steps[1:], strict=True)), total])
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """settings   what to use
+    target, aim   the chosen error, and what was aimed at
+    first, stop   probed steps [first, stop) that are routed
+    choice        for every probed block its number in `ProbeLog.options`, -1 where it stays dense
+    error         [B] of the probed blocks over the routed steps; 0 where dense
+    work, kept    of the whole run, as shares of full attention's
+    rivals        the least work within the error of every chunking on its own: (its best setting, work), least first
+    """
+
+    settings: MoCSettings
+    target: float
+    aim: float
+    first: int
+    stop: int
+    choice: np.ndarray
+    error: np.ndarray
+    work: float
+    kept: float
+    rivals: tuple[tuple[RoutingConfig, float], ...]
+
+    @property
+    def routes(self) -> bool:
+        return bool((self.choice >= 0).any())
+
+
+def advise(log: ProbeLog, target: float, scope: str = SCOPES[0]) -> Advice:
+    """The least work at which the output of every routed block is off by at most `target` (relative, over the steps).
+
+    Blocks for which a setting is too coarse stay dense, and so may steps at either end: whatever costs least. Equal
+    costs: fewer dense blocks, then more routed steps, then the earlier option.
+    """
+    if not 0.0 < target < 1.0:
+        raise MoCError(f"the error is {target}; it is a share of the output: use more than 0 and less than 1.")
+    if scope not in SCOPES:
+        raise MoCError(f"scope is {scope!r}; choose one of: {', '.join(SCOPES)}.")
+    table = tabulate(log)
+    best, (first, stop, choice) = min(
+        (_plans(table, log, target * MARGIN, scope)), key=lambda plan: plan[0], default=((1.0,), (0, 0, None))
+    )
+    if choice is None:
+        choice = np.full(len(table.blocks), -1)
+    error = _error(table, first, stop)
+    place = np.arange(len(table.blocks))
+    return Advice(
+        settings=_settings(log, table, first, stop, choice),
+        target=target,
+        aim=target * MARGIN,
+        first=first,
+        stop=stop,
+        choice=choice,
+        error=np.where(choice >= 0, error[place, choice], 0.0),
+        work=_share(table, table.work, first, stop, choice),
+        kept=_share(table, table.kept, first, stop, choice),
+        rivals=_rivals(table, log, target * MARGIN),
+    )
+
+
+def _plans(table: Table, log: ProbeLog, aim: float, scope: str, only: np.ndarray | None = None):
+    """Every plan worth a comparison: (what to minimise, (first step, end, choice of every block))."""
+    steps, options = len(table.steps), np.arange(len(log.options)) if only is None else only
+    for first in range(steps):
+        for stop in range(first + 1, steps + 1):
+            within = _error(table, first, stop) <= aim  # [B, O]
+            if scope == SCOPES[1]:
+                cost = np.einsum("s,sbo->bo", table.weight[first:stop], table.work[first:stop])
+                cost = np.where(within, cost, np.inf)[:, options]
+                choices = [np.where(np.isfinite(cost).any(1), options[cost.argmin(1)], -1)]
+            else:
+                choices = [np.where(within[:, option], option, -1) for option in options]
+            for choice in choices:
+                if (choice >= 0).any():
+                    share = round(_share(table, table.work, first, stop, choice), 9)
+                    dense = int((choice < 0).sum())
+                    yield (share, dense, first - stop, first, int(choice.max())), (first, stop, choice)
+
+
+def _error(table: Table, first: int, stop: int) -> np.ndarray:
+    """[B, O]: root mean square over the steps."""
+    if first == stop:
+        return np.zeros(table.error.shape[1:])
+    return np.sqrt(np.average(table.error[first:stop] ** 2, 0, table.weight[first:stop]))
+
+
+def _share(table: Table, values: np.ndarray, first: int, stop: int, choice: np.ndarray) -> float:
+    """Mean over the run of values [S, B, O], 1 where it runs dense."""
+    chosen = np.take_along_axis(values, np.maximum(choice, 0)[None, :, None], 2)[..., 0]
+    steps = np.arange(len(table.steps))[:, None]
+    chosen = np.where((choice < 0) | (steps < first) | (steps >= stop), 1.0, chosen)
+    return float(np.average(chosen.mean(1), weights=table.weight))
+
+
+def _rivals(table: Table, log: ProbeLog, aim: float) -> tuple[tuple[RoutingConfig, float], ...]:
+    found = []
+    shapes = [(r.tile, r.chunk_tokens) for r in log.options]
+    for shape in dict.fromkeys(shapes):
+        only = np.array([i for i, other in enumerate(shapes) if other == shape])
+        plans = list(_plans(table, log, aim, SCOPES[0], only))
+        if plans:
+            best, (_, _, choice) = min(plans, key=lambda plan: plan[0])
+            found.append((log.options[int(choice.max())], best[0]))
+    return tuple(sorted(found, key=lambda rival: rival[1]))
+
+
+def _settings(log: ProbeLog, table: Table, first: int, stop: int, choice: np.ndarray) -> MoCSettings:
+    old = log.settings.schedule
+    dense = tuple(int(b) for b, option in zip(table.blocks, choice, strict=True) if option < 0)
+    if len(dense) == len(table.blocks):
+        return replace(log.settings, schedule=replace(old, dense_first=max(log.blocks, 1)), blocks=())
+    edges = _edges(table.steps, log.steps)
+    schedule = Schedule(log.percent[edges[first]], log.percent[edges[stop]], 0, 0, old.min_tokens, dense)
+    used = Counter(int(option) for option in choice if option >= 0)
+    common = used.most_common(1)[0][0]
+    rest = tuple((int(b), log.options[o]) for b, o in zip(table.blocks, choice, strict=True) if o not in (-1, common))
+    return MoCSettings(log.options[common], schedule, rest)

@@ -1,0 +1,128 @@
+"""The probe in the host: it looks, says what it saw, and the picture is the one it would have been without it."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import tiny
+import torch
+from mixture_of_contexts.moc.advice import SCOPES, advise, tabulate
+from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
+from mixture_of_contexts.moc.host import apply_probe, probe
+from mixture_of_contexts.moc.probe_log import ProbeLog
+from mixture_of_contexts.moc.trace import Reason, Trace
+from spies import TWO_SHOTS, routed, watched
+
+BLOCKS = 3
+ROUTING = RoutingConfig(top_k=2, own="frame", tile=(1, 2, 2))
+TILES = ((1, 1, 1), (1, 2, 2), None)
+
+
+def probed(model, *, settings=None, shots=TWO_SHOTS, **asked):
+    log = ProbeLog(settings or MoCSettings(ROUTING), chunkings=TILES, **asked)
+    trace = Trace()
+    return apply_probe(model, shots, log, trace), log, trace
+
+
+@pytest.mark.parametrize("name", ["t2v", "i2v"])
+@pytest.mark.parametrize("options", [{}, {"cfg": 3.0}, {"sampler": "heun", "steps": 3}], ids=str)
+def test_the_picture_is_untouched_bit_for_bit(name, options):
+    variant = tiny.variant_of(name)
+    patched, log, _ = probed(tiny.load(name))
+    assert torch.equal(tiny.sample(patched, variant, **options), tiny.sample(tiny.load(name), variant, **options))
+    assert log.calls
+
+
+def test_other_attention_overrides_compute_what_is_handed_on():
+    calls: list = []
+    patched, _, _ = probed(watched(tiny.load(), calls))
+    tiny.sample(patched)
+    assert len(calls) >= 2 * BLOCKS
+
+
+def test_chosen_steps_alone_are_looked_at_in_every_block():
+    patched, log, trace = probed(tiny.load(), steps_asked=(1, 3, 99))
+    tiny.sample(patched, steps=5)
+    assert set(log.calls) == {(step, block) for step in (1, 3) for block in range(BLOCKS)}
+    assert log.blocks == BLOCKS and log.steps == 5 and trace.dense == {Reason.SCHEDULE: 3 * BLOCKS}
+
+
+def test_the_error_is_what_routing_does_to_the_output_of_the_same_call():
+    """In the first block of the first step both runs see the same input."""
+    patched, log, _ = probed(tiny.load(), steps_asked=(0,), rows_asked=10_000)
+    tiny.sample(patched, steps=1)
+    call = log.calls[0, 0]
+    on_rows, on_all = call.look.error[0] / call.look.size, call.error / call.size
+    torch.testing.assert_close(on_rows, on_all, rtol=1e-4, atol=1e-9)
+    assert (on_all > 1e-4).all() and call.dense_seconds[0] > 0 < call.routed_seconds[0]
+    moc, trace = routed(tiny.load(), MoCSettings(ROUTING))
+    tiny.sample(moc, steps=1)
+    assert call.density == [pytest.approx(trace.records[0].density)]
+    assert float(call.look.kept[0].mean()) / call.look.rows / log.tokens == pytest.approx(call.density[0], rel=1e-3)
+
+
+def test_two_probed_models_in_one_graph_do_not_touch_each_other():
+    one, first, _ = probed(tiny.load())
+    two, second, _ = probed(tiny.load(), settings=MoCSettings(RoutingConfig(top_k=1, own="chunk", tile=(1, 4, 4))))
+    tiny.sample(one)
+    alone = [call.error for call in first.calls.values()]
+    tiny.sample(two)
+    assert all(torch.equal(a, call.error) for a, call in zip(alone, first.calls.values(), strict=True))
+    assert first.options[0] != second.options[0] and len(second.calls) == len(first.calls)
+
+
+def test_cancelling_leaves_nothing_behind():
+    def cancel(*_):
+        raise comfy.model_management.InterruptProcessingException()
+
+    patched, log, _ = probed(tiny.load())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        tiny.sample(patched, callback=cancel)
+    assert not log.calls and not log.steps
+    tiny.sample(patched)
+    assert len(log.calls) == 2 * BLOCKS
+
+
+def test_a_look_that_fails_costs_the_look_and_not_the_picture(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(probe, "moc_attention", broken)
+    patched, log, trace = probed(tiny.load())
+    assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
+    assert not log.calls and trace.dense == {Reason.FAILED: 2 * BLOCKS} and "a bug" in trace.notes[0]
+
+
+def test_the_same_seed_gives_the_same_advice():
+    def once(scope):
+        patched, log, _ = probed(tiny.load())
+        tiny.sample(patched, steps=4)
+        return advise(log, 0.2, scope)
+
+    for scope in SCOPES:
+        first, second = once(scope), once(scope)
+        assert first.settings == second.settings and first.work == second.work
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_is_advised_reaches_the_error_when_it_is_probed_itself(scope):
+    patched, log, _ = probed(tiny.load(), steps_asked=4, rows_asked=10_000)
+    tiny.sample(patched, steps=4)
+    advice = advise(log, 0.15, scope)
+    assert advice.routes and 0 < advice.work < 1
+    for block in tabulate(log).blocks[advice.choice >= 0].tolist():
+        settings = MoCSettings(advice.settings.routing_of(block))
+        again, second, _ = probed(tiny.load(), settings=settings, steps_asked=4)
+        tiny.sample(again, steps=4)
+        error = tabulate(second).asked_error[advice.first : advice.stop, block]
+        assert (error**2).mean() ** 0.5 <= 0.15
+
+
+def test_the_advised_schedule_routes_from_a_step_on():
+    patched, log, _ = probed(tiny.load(), steps_asked=(2, 5))
+    tiny.sample(patched, steps=6)
+    assert log.percent[0] == 0.0 and log.percent[-1] == 1.0
+    for step in (0, 1, 3, 5):
+        model, trace = routed(tiny.load(), MoCSettings(ROUTING, Schedule(log.percent[step])))
+        tiny.sample(model, steps=6)
+        assert {s for s, _, _ in trace.calls} == set(range(step, 6))
