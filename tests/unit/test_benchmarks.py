@@ -1,0 +1,113 @@
+"""What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.capture import Call
+from benchmarks.coherence import entropy, gini, measure, top_share
+from benchmarks.end_to_end import step_of, table_of
+from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
+from benchmarks.quality import decide, settle, sol_share
+from moc.chunks import build_table
+from moc.config import RoutingConfig
+from moc.layout import TokenLayout
+
+GRID = (4, 8, 8)
+TOKENS = 4 * 8 * 8
+TILES = RoutingConfig(top_k=1, own="frame", tile=(1, 4, 4))
+
+
+@pytest.fixture
+def table():
+    return build_table(TokenLayout(TOKENS, GRID), (0, 2), TILES)
+
+
+def chosen_by(table, choice) -> torch.Tensor:
+    """[1, 1, N, C] in sorted order; choice: token in the model's order -> chunk."""
+    chosen = torch.zeros(TOKENS, len(table.chunks), dtype=torch.bool)
+    for place, token in enumerate(table.order.tolist()):
+        chosen[place, choice(token)] = True
+    return chosen[None, None]
+
+
+def everything(table) -> torch.Tensor:
+    return torch.ones(TOKENS, len(table.chunks), dtype=torch.bool)
+
+
+def test_where_all_queries_choose_one_chunk_neighbours_agree_and_the_choice_is_as_skewed_as_can_be(table):
+    found = measure(chosen_by(table, lambda token: 5), everything(table), table)
+    count = len(table.chunks)
+    assert (found.beside, found.below, found.later, found.union_16, found.union_64, found.union_tile) == (1,) * 6
+    assert found.gini == pytest.approx((count - 1) / count)
+    assert found.never == pytest.approx((count - 1) / count)
+    assert found.entropy == pytest.approx(0, abs=1e-5)
+    assert found.top_tenth == 1
+
+
+def test_where_every_query_chooses_another_chunk_than_its_neighbours_they_share_nothing(table):
+    found = measure(chosen_by(table, lambda token: token % 8 % 2 + 2 * (token // 8 % 2)), everything(table), table)
+    assert (found.beside, found.below) == (0, 0)
+    assert (found.union_16, found.union_64) == (4, 4)
+    assert found.later == 1, "64 tokens a frame: the same place in the next frame has the same number modulo the tiles"
+
+
+def test_frames_of_different_shots_are_not_neighbours(table):
+    found = measure(chosen_by(table, lambda token: int(token >= TOKENS // 2)), everything(table), table)
+    assert found.later == 1, "the choice changes only at the cut"
+
+
+def test_spread_measures_know_their_extremes():
+    equal, one = torch.ones(10), torch.eye(10)[3]
+    assert (gini(equal), gini(one)) == (0, pytest.approx(0.9))
+    assert (entropy(equal), entropy(one)) == (pytest.approx(1), pytest.approx(0, abs=1e-5))
+    assert (top_share(equal, 0.2), top_share(one, 0.2)) == (pytest.approx(0.2), 1)
+
+
+def random_call() -> Call:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, TOKENS, 16) for _ in "qkv")
+    return Call({"grid": GRID, "starts": (0, 2)}, 0, q, k, v)
+
+
+def test_the_kept_share_is_own_frame_plus_chosen_tiles():
+    _, kept = decide(random_call(), TILES)
+    assert kept == pytest.approx(1 / 4 + 16 / TOKENS)
+
+
+def test_lists_that_a_tile_shares_keep_more_and_never_drop_a_choice():
+    call = random_call()
+    alone, kept = decide(call, TILES)
+    shared, more = decide(call, replace(TILES, lists="union"))
+    assert more > kept
+    assert bool((shared | ~alone).all())
+
+
+def test_sol_attn_keeps_its_block_the_two_beside_it_and_the_best():
+    call = random_call()  # four blocks of 64: the ends keep 2 of 4, the middle 3 of 4, plus at most one more each
+    assert 10 / 16 <= sol_share(call, None, 0.25) <= 14 / 16
+    assert sol_share(call, None, 0.75) >= sol_share(call, None, 0.25)
+
+
+def test_settings_are_settled_on_the_nearest_share():
+    assert settle(lambda k: k / 100, 0.124, 1, 50, True) == 12
+    assert settle(lambda x: x**2, 0.25, 0.0, 1.0, False) == pytest.approx(0.5, abs=1e-3)
+    assert settle(lambda k: 0.3, 0.1, 1, 50, True) is None, "even the least keeps far more"
+
+
+def test_gains_are_relative_to_cudnn_on_the_same_film_whatever_was_measured_whole():
+    rows = [
+        {"film": "a", "rule": DENSE, "kept": 1.0, "attention_ms_a_block": 9.0, "step_from_few_s": 8.0},
+        {"film": "a", "rule": "x", "kept": 0.1, "attention_ms_a_block": 1.0, "step_from_few_s": 3.0, "steps_s": [2.0]},
+        {"film": "b", "rule": "x", "failed": "OutOfMemoryError"},
+    ]
+    assert step_of(rows[1]) == 2.0
+    dense, fast, failed = table_of(rows).splitlines()[2:]
+    assert "4.00x" in fast and "1.00x" in dense and "from few" in dense and "OutOfMemory" in failed
+
+
+def test_every_film_has_a_dense_rule_to_be_compared_with_and_the_sizes_that_the_docs_name():
+    assert FILMS["720p"].tokens == 75_600
+    assert FILMS["8shots"].tokens >= 150_000
+    assert all(DENSE in [rule.name for rule in rules] for rules in RULES.values())
