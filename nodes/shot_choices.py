@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..moc.errors import MoCError
+from ..moc.families import FAMILIES, rule_of
 from ..moc.prompts import ShotPrompt, read_prompt
 from ..moc.shots import Shots, from_durations, parse_times
 
-HOW = ("cuts", "durations", "equal shots", "prompt")
+HOW = ("cuts", "durations", "equal shots", "prompt", "detected")
 UNITS = ("frames", "seconds")
+ANY_MODEL = "any model"  # cuts stay where they are until sampling, when the model is known
+FAMILY_NAMES = (ANY_MODEL, *FAMILIES)
 
 
 def read_shots(
@@ -20,6 +24,8 @@ def read_shots(
     shot_count: int = 3,
     prompt: str = "",
     length: int = 0,
+    family: str = ANY_MODEL,
+    detected: Shots | None = None,
 ) -> tuple[Shots, str, list[str]]:
     """(shots, the whole prompt without marks, every shot's prompt: what is common to all, then its own)."""
     if shot_count < 1:
@@ -42,6 +48,13 @@ def read_shots(
         shots = _timed(said.durations, fps, end)
     elif how == "prompt" and not times.strip():
         shots = Shots(even=len(said.texts), length=end)
+    elif how == "detected":
+        if detected is None:
+            raise MoCError(
+                "how is detected, but nothing is connected to detected: connect shots, or choose another how."
+            )
+        shots = in_film_frames(detected, family)
+        shots = replace(shots, length=end or shots.length)
     elif how in HOW:
         shots = from_durations(parse_times(times, unit, fps))
         if end not in (None, shots.length):
@@ -59,10 +72,36 @@ def read_shots(
         if len(said.texts) == 1 or (said.bars and len(said.texts) != shots.count):  # no shots in it
             text = " | ".join(said.texts)
             said = ShotPrompt("\n".join(filter(None, (said.common, text))), (), (), ())
-    shots = replace(
-        shots, texts=said.texts, common=said.common, names=said.names if any(said.names) else (), fps=float(fps)
-    )
+    if how != "detected" or said.common or said.texts:  # else what comes along with the shots stays
+        names = said.names if any(said.names) else ()
+        shots = replace(shots, texts=said.texts, common=said.common, names=names)
+    shots = replace(shots, fps=float(fps))
     return shots, "\n".join(filter(None, (shots.common, *shots.texts))), list(shots.prompts)
+
+
+def in_film_frames(shots: Shots, family: str) -> Shots:
+    """Shots in frames of the film; those found in a latent need the family that made it."""
+    if shots.unit == "latent" and family == ANY_MODEL:
+        raise MoCError("these shots count latent frames: set family to the model's, so that they become frames.")
+    return shots.to("video", family)[0] if shots.unit == "latent" else shots
+
+
+def at_borders(shots: Shots, family: str) -> tuple[Shots, tuple[str, ...]]:
+    """(shots whose cuts stand where this family can cut, what had to be moved and what does not fit, as sentences)."""
+    if family == ANY_MODEL:
+        return shots, ()
+    moved, notes = shots.to("latent", family)
+    rule = rule_of(family)
+    if shots.length is not None and shots.length not in (ends := rule.whole(shots.length)):
+        notes += (f"{family} makes films of {rule.name} frames, not of {shots.length}: use {ends[0]} or {ends[1]}",)
+    cuts = moved.to("video", family)[0].cuts
+    return replace(shots, cuts=cuts), tuple(f"{note[0].upper()}{note[1:]}." for note in notes)
+
+
+def for_timeline(shots: Shots) -> dict[str, Any]:
+    """Shots in frames of the film as the timeline in the browser takes them."""
+    told = ("cuts", "even", "length", "texts", "common", "names")
+    return {name: getattr(shots, name) for name in told}
 
 
 def _timed(durations: tuple[str, ...], fps: float, end: int | None) -> Shots:

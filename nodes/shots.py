@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from comfy_api.latest import io
 
 from ..moc.errors import MoCError
-from .shot_choices import HOW, UNITS, read_shots, tell_shots
+from ..moc.families import FAMILIES
+from .shot_choices import (
+    ANY_MODEL,
+    FAMILY_NAMES,
+    HOW,
+    UNITS,
+    at_borders,
+    for_timeline,
+    in_film_frames,
+    read_shots,
+    tell_shots,
+)
 from .types import MocShots, advanced
 
 
@@ -24,7 +37,8 @@ class MoCShots(io.ComfyNode):
                     default="cuts",
                     tooltip="cuts: times holds the first frame of every new shot. durations: times holds the length of "
                     "every shot. equal shots: shot_count shots of the same length. prompt: one shot per text between "
-                    "[shot cut] marks, of the same length unless times holds their durations.",
+                    "[shot cut] marks, of the same length unless times or the marks hold their durations. detected: "
+                    "the shots connected to detected.",
                 ),
                 io.String.Input(
                     "times",
@@ -67,7 +81,8 @@ class MoCShots(io.ComfyNode):
                     multiline=True,
                     placeholder="[global] what all shots share [shot 1] first shot [shot cut] second shot",
                     tooltip="What happens, shot by shot: texts with [shot cut] between them. Text after [global] and "
-                    "before [shot 1] belongs to every shot, and so does a prompt without any mark.",
+                    "before [shot 1] belongs to every shot, and so does a prompt without any mark. A mark may name its "
+                    'shot and say how long it lasts: [shot 2 "the door": 3s].',
                 ),
                 advanced(
                     io.Int.Input(
@@ -79,6 +94,22 @@ class MoCShots(io.ComfyNode):
                         tooltip="Frames of the finished video, to check the cuts against before sampling. 0: whatever "
                         "the latent turns out to hold.",
                     )
+                ),
+                io.Combo.Input(
+                    "family",
+                    optional=True,
+                    options=list(FAMILY_NAMES),
+                    default=ANY_MODEL,
+                    tooltip="The model that makes the video. It can cut only between the frames that it joins (every 4 "
+                    "or 8, say): cuts snap to those places and the summary says what was moved. any model: cuts stay "
+                    "where they are and are moved when sampling starts.",
+                    extra_dict={"time_rules": {name: asdict(rule) for name, rule in FAMILIES.items()}},
+                ),
+                MocShots.Input(
+                    "detected",
+                    optional=True,
+                    tooltip="Shots found in footage, or those of another MoC Shots. After a run the timeline can take "
+                    "them over; with how = detected they are used as they are.",
                 ),
             ],
             outputs=[
@@ -102,7 +133,12 @@ class MoCShots(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, how, times="", unit="frames", fps=16.0) -> bool | str:
         # Only what says where the cuts are: the host marks every input named here as wrong, so the fewer the better.
-        if how in ("equal shots", "prompt") or None in (how, times, unit, fps):  # None: linked, known only later
+        if how in ("equal shots", "prompt", "detected") or None in (
+            how,
+            times,
+            unit,
+            fps,
+        ):  # None: linked, known only later
             return True
         try:
             read_shots(how, times, unit, fps)
@@ -111,9 +147,13 @@ class MoCShots(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, **widgets) -> io.NodeOutput:
-        shots, whole, each = read_shots(**widgets)
-        return io.NodeOutput(shots, whole, each, tell_shots(shots))
+    def execute(cls, family=ANY_MODEL, detected=None, **widgets) -> io.NodeOutput:
+        shots, whole, each = read_shots(**widgets, family=family, detected=detected)
+        shots, notes = at_borders(shots, family)
+        ui = {"moc_shots": [for_timeline(shots)]}
+        if detected is not None and (detected.unit == "video" or family != ANY_MODEL):
+            ui["moc_detected"] = [for_timeline(in_film_frames(detected, family))]
+        return io.NodeOutput(shots, whole, each, " ".join((tell_shots(shots), *notes)), ui=ui)
 
 
 NODES = [MoCShots]
