@@ -9,7 +9,9 @@
  */
 
 // Lightness rises evenly from violet to yellow (viridis), so that the order also shows without full colour vision.
-const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]
+const RAMP = [
+  [68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37],
+]
 export const PAPER = "#15171c"
 export const INK = "#eef0f4"
 export const FAINT = "#aab0bc"
@@ -41,6 +43,12 @@ export function nameOf(/** @type {Lines} */ lines, /** @type {number} */ i, /** 
   if (lines.kind[i] !== "video") return lines.kind[i]
   const shot = `shot ${lines.shot[i] + 1}`
   return view === "shots" ? shot : `${shot}, frame ${lines.frame[i]}`
+}
+
+/** How a run goes, in one sentence. */
+export function progress(/** @type {{running?: boolean, stopped?: boolean, step?: number, steps: number, status: string}} */ run) {
+  const step = run.running && run.steps ? `Step ${Math.min((run.step ?? 0) + 1, run.steps)} of ${run.steps}. ` : ""
+  return (run.stopped ? "Stopped. " : step) + run.status
 }
 
 /** What is drawn: what routing chose, or where full attention would look. */

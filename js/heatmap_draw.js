@@ -113,7 +113,7 @@ function numbers(pen, map, values, { x, y, top }) {
       if (value < 0 || x[c + 1] - x[c] < 34 || y[r + 1] - y[r] < 16) return
       const share = value / map.parts
       pen.fillStyle = share / top > 0.55 ? PAPER : INK
-      pen.fillText(`${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}`, (x[c] + x[c + 1]) / 2, (y[r] + y[r + 1]) / 2)
+      pen.fillText(`${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)}`, (x[c] + x[c + 1]) / 2, (y[r] + y[r + 1]) / 2)
     }),
   )
 }

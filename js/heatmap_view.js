@@ -2,7 +2,7 @@
 // The heatmap's controls and canvas. It knows no node and no server: what it shows is handed in, what it wants it asks for.
 
 import { drawFlow, findInFlow, tellArc } from "./flow.js"
-import { csv, nameOf, PAPER, selection, tell, INK, FAINT } from "./heatmap_data.js"
+import { csv, nameOf, PAPER, progress, selection, tell, INK, FAINT } from "./heatmap_data.js"
 import { drawMap, findCell, legend } from "./heatmap_draw.js"
 import { strip } from "./heatmap_strip.js"
 import { addStyle, make } from "./heatmap_style.js"
@@ -10,7 +10,7 @@ import { addStyle, make } from "./heatmap_style.js"
 /** @typedef {import("./heatmap_data.js").RoutingMap} RoutingMap */
 /** @typedef {{view: string, first_step: number, last_step: number, block: number, head: number}} Choice */
 /** @typedef {{trace: string, status: string, running?: boolean, step?: number, steps: number, recorded_steps: number[],
- *   recorded_blocks: number[], heads: number, maps: Record<string, RoutingMap>, thumbnails?: any}} Info */
+ *   recorded_blocks: number[], heads: number, stopped?: boolean, maps: Record<string, RoutingMap>, thumbnails?: any}} Info */
 
 const EMPTY = "Run the workflow to see which frames read which. The map fills while the sampler works."
 const VIEWS = { frames: "Frames", shots: "Shots", chunks: "Chunks", flow: "Flow" }
@@ -124,7 +124,9 @@ export class HeatmapView {
   /** The run says how it goes, or how it went. */
   tell(/** @type {Info} */ info) {
     const same = this.info?.trace === info.trace
-    this.info = { ...(same ? { thumbnails: this.info?.thumbnails } : {}), ...info }
+    // of a run that was stopped the server keeps no more than what this message holds
+    const gone = info.stopped ? { recorded_steps: [], recorded_blocks: [], heads: 0 } : {}
+    this.info = { ...(same ? { thumbnails: this.info?.thumbnails } : {}), ...info, ...gone }
     this.refresh()
   }
 
@@ -208,8 +210,7 @@ export class HeatmapView {
     const { info } = this
     if (!info) return ""
     if (this.failed) return this.failed
-    const step = info.running && info.steps ? `Step ${Math.min((info.step ?? 0) + 1, info.steps)} of ${info.steps}. ` : ""
-    return step + info.status
+    return progress(info)
   }
 
   label() {

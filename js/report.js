@@ -3,6 +3,7 @@
 
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
+import { progress } from "./heatmap_data.js"
 import { last, onTrace, runningIds } from "./heatmap_server.js"
 import { addStyle, make } from "./heatmap_style.js"
 
@@ -21,16 +22,15 @@ app.registerExtension({
 
 function addReport(/** @type {any} */ node) {
   addStyle()
-  const line = make("summary", { role: "status" }, "Not sampled yet.")
+  const line = make("span", { role: "status" }, "Not sampled yet.")
   const text = make("pre")
   const save = make("button", { type: "button" }, "Save JSON")
-  const details = make("details", {}, line, text, save)
+  const details = make("details", {}, make("summary", {}, line), text, save)
   const element = make("div", { className: "moc-heat moc-report" }, details)
   let told = /** @type {any} */ (null)
   const show = (/** @type {any} */ message) => {
     told = message
-    const step = message.running && message.steps ? `Step ${Math.min(message.step + 1, message.steps)} of ${message.steps}. ` : ""
-    line.textContent = (message.stopped ? "Stopped. " : step) + message.status
+    line.textContent = progress(message)
     text.textContent = message.summary.report
     save.hidden = false
   }

@@ -86,6 +86,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # each remembers for itself what it showed
             outputs=[
                 io.Image.Output("heatmap", display_name="heatmap", tooltip="The picture, also shown on this node."),
                 io.String.Output(

@@ -40,6 +40,7 @@ class MoCApply(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # two nodes with the same inputs keep two traces
             outputs=[
                 io.Model.Output("patched_model", display_name="model", tooltip="The model with MoC on."),
                 MocTrace.Output(

@@ -11,7 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ..moc.heatmap import Heatmap, Line, ranges
 
 # Lightness rises evenly from violet to yellow, so that the order also shows without full colour vision.
-RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+RAMP = (
+    *((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141)),
+    *((39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37)),
+)
 PAPER, INK, FAINT = (255, 255, 255), (24, 26, 31), (96, 100, 110)
 SEEN, HATCH = (214, 216, 222), (120, 124, 134)
 WIDTH, LEFT, TOP, PLOT_W, PLOT_H = 1000, 170, 140, 650, 560

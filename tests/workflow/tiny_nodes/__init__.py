@@ -50,7 +50,7 @@ class MoCTestPlant(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, reads, seconds):
-        pairs = [tuple(map(int, pair.split(">"))) for pair in reads.split(",")]
+        pairs = [tuple(map(int, pair.split(">"))) for pair in reads.split(",") if pair]
 
         def forward(executor, *args, **kwargs):
             time.sleep(seconds)
@@ -68,8 +68,8 @@ FRAMES, HEAD = 5, 128  # of the tiny model's video and heads
 
 
 def planted(q, k, pairs):
-    """q, k [B, N, H*D] of self-attention over FRAMES frames; others come back as they are."""
-    if q.shape != k.shape or q.shape[1] % FRAMES:
+    """q, k [B, N, H*D] of self-attention over FRAMES frames; others come back as they are, and all without pairs."""
+    if not pairs or q.shape != k.shape or q.shape[1] % FRAMES:
         return q, k
     new_q, new_k = (torch.zeros(*x.shape[:2], x.shape[2] // HEAD, HEAD) for x in (q, k))
     tokens = q.shape[1] // FRAMES
