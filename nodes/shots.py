@@ -22,6 +22,12 @@ from .shot_choices import (
 from .types import MocShots, advanced
 
 
+def with_time_rules(widget: io.Combo.Input) -> io.Combo.Input:
+    """The timeline in the browser snaps by the same rules: they travel in the input's description."""
+    widget.extra_dict["time_rules"] = {name: asdict(rule) for name, rule in FAMILIES.items()}
+    return widget
+
+
 class MoCShots(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,15 +101,16 @@ class MoCShots(io.ComfyNode):
                         "the latent turns out to hold.",
                     )
                 ),
-                io.Combo.Input(
-                    "family",
-                    optional=True,
-                    options=list(FAMILY_NAMES),
-                    default=ANY_MODEL,
-                    tooltip="The model that makes the video. It can cut only between the frames that it joins (every 4 "
-                    "or 8, say): cuts snap to those places and the summary says what was moved. any model: cuts stay "
-                    "where they are and are moved when sampling starts.",
-                    extra_dict={"time_rules": {name: asdict(rule) for name, rule in FAMILIES.items()}},
+                with_time_rules(
+                    io.Combo.Input(
+                        "family",
+                        optional=True,
+                        options=list(FAMILY_NAMES),
+                        default=ANY_MODEL,
+                        tooltip="The model that makes the video. It can cut only between the frames that it joins "
+                        "(every 4 or 8, say): cuts snap to those places and the summary says what was moved. any "
+                        "model: cuts stay where they are and are moved when sampling starts.",
+                    )
                 ),
                 MocShots.Input(
                     "detected",

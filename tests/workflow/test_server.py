@@ -25,7 +25,7 @@ OUTPUTS = {
     "MoCRoutingHeatmap": ["IMAGE", "STRING", "LATENT", "STRING"],
 }
 FIRST_MET = {
-    "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt"],
+    "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt", "family", "detected"],
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
