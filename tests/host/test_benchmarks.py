@@ -1,0 +1,24 @@
+"""The end-to-end benchmark measures what it says it does: a dry run on a small model."""
+
+import json
+import subprocess
+import sys
+
+from conftest import COMFYUI, REPO
+
+
+def test_a_step_inside_comfyui_routes_every_block_and_its_attention_is_part_of_its_time(tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks.end_to_end", "--comfyui", COMFYUI, "--out", out, "--tiny"]
+    command += ["--blocks", "3", "--runs", "8shots:paper,8shots:ComfyUI's default"]
+    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(out.read_text())
+    routed, dense = found["results"]
+    assert "failed" not in routed and "failed" not in dense
+    assert routed["report"].startswith("MoC on: 3 of 3 self-attention calls routed")
+    assert routed["kept"] < 0.5 < dense["kept"] == 1
+    (step,) = routed["steps_s"]
+    assert 0 < routed["attention_s"] < step
+    assert "steps_s" not in dense and dense["step_from_few_s"] > 0, "timed on a few blocks only"
+    assert f"{routed['kept']:.1%}" in done.stdout, "the table is printed"
