@@ -155,6 +155,7 @@ export class HeatmapView {
     const whole = choice.block < 0 && choice.head < 0 && choice.first_step <= 0 && choice.last_step < 0
     const view = choice.view === "flow" ? "shots" : choice.view
     const known = whole ? this.info.maps?.[view] : undefined
+    this.failed = ""
     if (known) this.map = known
     else if (Object.keys(this.info.maps ?? {}).length) await this.fetch({ ...choice, view })
     else this.map = null

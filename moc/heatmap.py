@@ -151,7 +151,8 @@ def pick(trace: Trace, first_step: int = 0, last_step: int = -1, block: int = -1
     last = steps[-1] if last_step < 0 else last_step
     chosen = [r for r in records if first_step <= r.step <= last and (block < 0 or r.block == block)]
     if not chosen:
-        raise MoCError(f"nothing was routed in steps {first_step} to {last}: choose from steps {ranges(steps)}.")
+        end = last_step if last_step >= 0 else "the end"
+        raise MoCError(f"nothing was routed in steps {first_step} to {end}: choose from steps {ranges(steps)}.")
     return chosen
 
 
