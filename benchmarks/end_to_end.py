@@ -19,6 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def run(model, film: Film, rule: Rule, args: argparse.Namespace, device: torch.d
     from moc.shots import Shots
     from moc.trace import Trace
 
-    row: dict[str, object] = {"film": film.title, "tokens": film.tokens, "rule": rule.name, "kept": 1.0}
+    row: dict[str, Any] = {"film": film.title, "tokens": film.tokens, "rule": rule.name, "kept": 1.0}
     blocks = len(model.model.diffusion_model.blocks)
     noise, trace, probe = noise_of(film, rule.white), Trace(keep=rule.trace), None
     patched = model.clone()
