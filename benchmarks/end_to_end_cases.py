@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.nn.attention import SDPBackend
 
@@ -54,11 +54,11 @@ class Rule:
 
 
 DENSE = "dense, cuDNN"  # what gains are relative to
-SMALL = dict(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
+SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
 FRAMES = RoutingConfig(top_k=3, own="chunk")
 OF_450 = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
 SHOT = RoutingConfig(top_k=5, own="shot", causal=True)
-UNION = RoutingConfig(**SMALL, lists="union")
+UNION = replace(SMALL, lists="union")
 CUDNN = Rule(DENSE, backend=SDPBackend.CUDNN_ATTENTION)
 DEFAULT = Rule("dense, ComfyUI's default", full=False)
 
@@ -77,13 +77,13 @@ RULES = {
         Rule("fine: own chunk + 16 of 450 tokens", OF_450),
         CUDNN,
         Rule("the paper's, with trace", FRAMES, trace="routing"),
-        Rule("fine: own frame + 32 of 8x8, min-max, tail", RoutingConfig(**SMALL), full=False),
+        Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL, full=False),
         Rule("fine: the same, union lists", UNION, full=False),
         DEFAULT,
     ),
     "8shots": (
         Rule("paper: own shot + 5 frames, causal", SHOT),
-        Rule("fine: own frame + 32 of 8x8, min-max, tail", RoutingConfig(**SMALL)),
+        Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL),
         Rule("fine: the same, union lists", UNION),
         Rule("fine: own chunk + 16 of 450 tokens", OF_450, full=False),
         Rule("fine: 8x8 union lists, independent tokens", UNION, full=False, white=True),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,13 @@ from moc.routing import share
 
 ROWS = 768
 TARGETS = (0.09, 0.125, 0.222, 0.444)
-FRAME, SHOT = {"own": "frame"}, {"own": "shot"}
-MINMAX, TAIL, UNION = {"descriptor": "minmax"}, {"tail": "pooled"}, {"lists": "union"}
+Settings = dict[str, Any]
+FRAME, SHOT = Settings(own="frame"), Settings(own="shot")
+MINMAX, TAIL, UNION = Settings(descriptor="minmax"), Settings(tail="pooled"), Settings(lists="union")
 
 
-def tile(size: int) -> dict[str, tuple[int, int, int]]:
-    return {"tile": (1, size, size)}
+def tile(size: int) -> Settings:
+    return Settings(tile=(1, size, size))
 
 
 RULES: dict[str, RoutingConfig] = {
@@ -198,8 +200,8 @@ def errors(paths: list[Path], every: int, pool: Executor) -> list[dict[str, obje
             all_of_rule += result
             steps[step] += [error for error, _ in result]
     rows = []
-    for setting, results, steps in zip(chosen, found, by_step, strict=True):
-        error, kept = zip(*results, strict=True)
+    for setting, all_of_rule, steps in zip(chosen, found, by_step, strict=True):
+        error, kept = zip(*all_of_rule, strict=True)
         rows.append({
             **asdict(setting), "kept": round(statistics.mean(kept), 4), "error": round(statistics.mean(error), 4),
             "error_p90": round(statistics.quantiles(error, n=10)[-1], 4),
