@@ -70,7 +70,7 @@ TINY = {
     "720p": Film("tiny", (6, 24, 32), 1, (1, 1)),
     "8shots": Film("tiny, 8 shots", (16, 24, 32), 8, (1, 1)),
 }
-# The step that takes longest comes last: it is the first to go where time is short.
+# What takes longest comes last: it is the first to go where time is short.
 RULES = {
     "720p": (
         Rule("paper: own frame + 3 frames", FRAMES),
@@ -87,7 +87,7 @@ RULES = {
         Rule("fine: the same, union lists", UNION),
         Rule("fine: own chunk + 16 of 450 tokens", OF_450, full=False),
         Rule("fine: 8x8 union lists, independent tokens", UNION, full=False, white=True),
-        DEFAULT,
         CUDNN,
+        DEFAULT,
     ),
 }  # fmt: skip
