@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--few", type=int, default=2, help="blocks of the first runs")
     parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=3600, help="start nothing later, and no step that would end later")
+    parser.add_argument("--seconds", type=float, default=3600, help="start nothing that would end later")
     parser.add_argument("--tiny", action="store_true", help="a small model and short films on any device: a dry run")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
