@@ -100,6 +100,15 @@ def run(model, film: Film, rule: Rule, args: argparse.Namespace, device: torch.d
     return row
 
 
+def kitchen() -> list[str]:
+    """The kernels that ComfyUI itself has for RoPE and the like: backends of comfy-kitchen that are on."""
+    try:
+        from comfy_kitchen import list_backends
+    except ImportError:  # ComfyUI 0.3.75 has none
+        return []
+    return sorted(name for name, state in list_backends().items() if state["available"] and not state["disabled"])
+
+
 def step_of(row: dict) -> float:
     """Seconds of a step: measured whole, or from the few blocks."""
     return statistics.median(row["steps_s"]) if "steps_s" in row else row["step_from_few_s"]
@@ -140,7 +149,7 @@ def main() -> None:
     model = new_model(args.blocks, TINY_SIZE if args.tiny else SIZE, device, dtype)
     facts = {
         "gpu": torch.cuda.get_device_name() if cuda else "none", "torch": torch.__version__, "comfyui": version,
-        "cudnn": torch.backends.cudnn.version(), "blocks": args.blocks, "dtype": str(dtype),
+        "cudnn": torch.backends.cudnn.version(), "comfy_kitchen": kitchen(), "blocks": args.blocks, "dtype": str(dtype),
         "weights_gib": round(model.model_size() / 2**30, 2),
         "command": f"python -m benchmarks.end_to_end --runs '{args.runs}' --steps {args.steps} --few {args.few} "
         f"--host-arguments '{args.host_arguments}'",
