@@ -3,9 +3,9 @@
 python -m benchmarks.capture --comfyui FOLDER --out FOLDER [--seeds 0,1] [--steps 1,4,7] [--random]
 
 One safetensors file per seed and step: q, k and v [H, N, D] in float16 for every block, as attention gets them (after
-norm and RoPE), in the model's own token order. `benchmarks/quality.py` and `benchmarks/coherence.py` read
-them. Nothing here belongs into git:
-the files are large and this script makes them again. --random replaces the weights by noise of the same scale.
+norm and RoPE), in the model's own token order. `benchmarks/quality.py` and `benchmarks/coherence.py` read them. Nothing
+here belongs into git: the files are large and this script makes them again. --random replaces the weights by noise of
+the same scale.
 """
 
 from __future__ import annotations
