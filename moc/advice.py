@@ -114,6 +114,7 @@ class Advice:
     choice        for every probed block its number in `ProbeLog.options`, -1 where it stays dense
     error         [B] of the probed blocks over the routed steps; 0 where dense
     work, kept    of the whole run, as shares of full attention's
+    mass, across  of what is routed: share of full attention that is read, in all and of what falls on other shots
     rivals        the least work within the error of every chunking on its own: (its best setting, work), least first
     """
 
@@ -126,6 +127,8 @@ class Advice:
     error: np.ndarray
     work: float
     kept: float
+    mass: float
+    across: float
     rivals: tuple[tuple[RoutingConfig, float], ...]
 
     @property
@@ -133,9 +136,10 @@ class Advice:
         return bool((self.choice >= 0).any())
 
 
-def advise(log: ProbeLog, target: float, scope: str = SCOPES[0]) -> Advice:
+def advise(log: ProbeLog, target: float, scope: str = SCOPES[0], across: float = 0.0) -> Advice:
     """The least work at which the output of every routed block is off by at most `target` (relative, over the steps).
 
+    across  at least this share of what full attention reads in other shots is to be read in every routed block
     Blocks for which a setting is too coarse stay dense, and so may steps at either end: whatever costs least. Equal
     costs: fewer dense blocks, then more routed steps, then the earlier option.
     """
@@ -143,9 +147,11 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0]) -> Advice:
         raise MoCError(f"the error is {target}; it is a share of the output: use more than 0 and less than 1.")
     if scope not in SCOPES:
         raise MoCError(f"scope is {scope!r}; choose one of: {', '.join(SCOPES)}.")
+    if not 0.0 <= across <= 1.0:
+        raise MoCError(f"across is {across}; it is a share: use 0 to 1.")
     table = tabulate(log)
-    best, (first, stop, choice) = min(
-        (_plans(table, log, target * MARGIN, scope)), key=lambda plan: plan[0], default=((1.0,), (0, 0, None))
+    _, (first, stop, choice) = min(
+        (_plans(table, log, target * MARGIN, scope, across)), key=lambda plan: plan[0], default=((1.0,), (0, 0, None))
     )
     if choice is None:
         choice = np.full(len(table.blocks), -1)
@@ -161,16 +167,19 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0]) -> Advice:
         error=np.where(choice >= 0, error[place, choice], 0.0),
         work=_share(table, table.work, first, stop, choice),
         kept=_share(table, table.kept, first, stop, choice),
-        rivals=_rivals(table, log, target * MARGIN),
+        mass=_recall(table, table.mass, np.ones_like(table.abroad), first, stop, choice),
+        across=_recall(table, np.nan_to_num(table.across), table.abroad, first, stop, choice),
+        rivals=_rivals(table, log, target * MARGIN, across),
     )
 
 
-def _plans(table: Table, log: ProbeLog, aim: float, scope: str, only: np.ndarray | None = None):
+def _plans(table: Table, log: ProbeLog, aim: float, scope: str, across: float, only: np.ndarray | None = None):
     """Every plan worth a comparison: (what to minimise, (first step, end, choice of every block))."""
     steps, options = len(table.steps), np.arange(len(log.options)) if only is None else only
     for first in range(steps):
         for stop in range(first + 1, steps + 1):
-            within = _error(table, first, stop) <= aim  # [B, O]
+            read = np.average(np.nan_to_num(table.across[first:stop], nan=1.0), 0, table.weight[first:stop])
+            within = (_error(table, first, stop) <= aim) & (read >= across)  # [B, O]
             if scope == SCOPES[1]:
                 cost = np.einsum("s,sbo->bo", table.weight[first:stop], table.work[first:stop])
                 cost = np.where(within, cost, np.inf)[:, options]
@@ -199,12 +208,19 @@ def _share(table: Table, values: np.ndarray, first: int, stop: int, choice: np.n
     return float(np.average(chosen.mean(1), weights=table.weight))
 
 
-def _rivals(table: Table, log: ProbeLog, aim: float) -> tuple[tuple[RoutingConfig, float], ...]:
+def _recall(table: Table, values: np.ndarray, mass: np.ndarray, first: int, stop: int, choice: np.ndarray) -> float:
+    """Mean of values [S, B, O] over the routed calls, each counting by its mass [S, B]; NaN without any."""
+    chosen = np.take_along_axis(values, np.maximum(choice, 0)[None, :, None], 2)[..., 0]
+    weight = (mass * table.weight[:, None])[first:stop, choice >= 0]
+    return float((chosen[first:stop, choice >= 0] * weight).sum() / weight.sum()) if weight.sum() > 0 else float("nan")
+
+
+def _rivals(table: Table, log: ProbeLog, aim: float, across: float) -> tuple[tuple[RoutingConfig, float], ...]:
     found = []
     shapes = [(r.tile, r.chunk_tokens) for r in log.options]
     for shape in dict.fromkeys(shapes):
         only = np.array([i for i, other in enumerate(shapes) if other == shape])
-        plans = list(_plans(table, log, aim, SCOPES[0], only))
+        plans = list(_plans(table, log, aim, SCOPES[0], across, only))
         if plans:
             best, (_, _, choice) = min(plans, key=lambda plan: plan[0])
             found.append((log.options[int(choice.max())], best[0]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
 from ..moc.errors import MoCError
+from ..moc.heatmap import ranges
 
 PRESET = "preset"
 BUDGETS = (PRESET, "top-k", "density")
@@ -90,16 +92,21 @@ def check_routing(
     Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
 
 
+def tell_chunk(r: RoutingConfig) -> str:
+    if r.tile:
+        return f"tiles of {'x'.join(map(str, r.tile))} tokens"
+    return f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
+
+
+def tell_budget(r: RoutingConfig) -> str:
+    return f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+
+
 def tell_routing(settings: MoCSettings) -> str:
     """The settings in one sentence."""
     r, s = settings.routing, settings.schedule
-    budget = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
-    if r.tile:
-        chunk = f"tiles of {'x'.join(map(str, r.tile))} tokens"
-    else:
-        chunk = f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
     own = f"its own {r.own}" + (f" with {r.window} on either side" if r.window else "")
-    parts = [f"Every token sees {own} and {budget} ({chunk}, {r.descriptor})"]
+    parts = [f"Every token sees {own} and {tell_budget(r)} ({tell_chunk(r)}, {r.descriptor})"]
     parts += ["earlier shots only"] * r.causal
     parts += ["the rest pooled"] * (r.tail == "pooled")
     parts += [f"the {r.static} of every shot always"] * (r.static != "none")
@@ -108,4 +115,13 @@ def tell_routing(settings: MoCSettings) -> str:
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
     if s.dense_first or s.dense_last:
         parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
+    if s.dense_blocks:
+        parts.append(f"dense in {tell_numbers('block', s.dense_blocks)}")
+    if settings.blocks:
+        parts.append(f"with settings of their own in {tell_numbers('block', [b for b, _ in settings.blocks])}")
     return ", ".join(parts) + "."
+
+
+def tell_numbers(what: str, numbers: Sequence[int]) -> str:
+    """ "block 3", "blocks 0-2, 7"."""
+    return f"{what}{'s' if len(numbers) > 1 else ''} {ranges(sorted(numbers))}"

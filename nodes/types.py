@@ -9,6 +9,7 @@ from comfy_api.latest import io
 MocShots = io.Custom("MOC_SHOTS")
 MocRouting = io.Custom("MOC_ROUTING")
 MocTrace = io.Custom("MOC_TRACE")
+MocProbe = io.Custom("MOC_PROBE")
 
 W = TypeVar("W", bound=io.WidgetInput)
 

@@ -16,6 +16,8 @@ NODES = {
     "MoCRouting": "MoC Routing",
     "MoCApply": "MoC Apply",
     "MoCRoutingHeatmap": "MoC Routing Heatmap",
+    "MoCProbe": "MoC Probe",
+    "MoCProbeReport": "MoC Probe Report",
 }
 OUTPUTS = {
     "MoCShots": ["MOC_SHOTS", "STRING", "STRING", "STRING"],
@@ -23,6 +25,8 @@ OUTPUTS = {
     "MoCRouting": ["MOC_ROUTING", "STRING"],
     "MoCApply": ["MODEL", "MOC_TRACE"],
     "MoCRoutingHeatmap": ["IMAGE", "STRING", "LATENT", "STRING"],
+    "MoCProbe": ["MODEL", "MOC_PROBE"],
+    "MoCProbeReport": ["MOC_ROUTING", "IMAGE", "STRING", "STRING", "LATENT"],
 }
 FIRST_MET = {
     "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt", "family", "detected"],
@@ -30,6 +34,8 @@ FIRST_MET = {
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
     "MoCRoutingHeatmap": ["trace", "after_sample", "view", "block", "head", "images"],
+    "MoCProbe": ["model", "shots", "routing", "steps_probed"],
+    "MoCProbeReport": ["probe", "after_sample", "error", "scope"],
 }
 DOCS = Path(__file__).resolve().parent.parent.parent / "js" / "docs"
 

@@ -1,0 +1,182 @@
+"""The probe: what routing would cost a picture and save in work, before anybody has to live with it."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io, ui
+
+from ..moc.advice import SCOPES, advise, tabulate
+from ..moc.config import PRESETS
+from ..moc.errors import MoCError
+from ..moc.host import apply_probe
+from ..moc.probe_log import ProbeLog, read_steps
+from ..moc.trace import Trace
+from .picture import as_image, draw_text
+from .picture_probe import draw_probe
+from .probe_words import data, read_tiles, tell, tell_nothing
+from .types import MocProbe, MocRouting, MocShots, advanced
+
+TILES = "1x2x2, 1x4x4, 1x8x8, frame"
+
+
+class MoCProbe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCProbe",
+            display_name="MoC Probe",
+            category="MoC",
+            description="Samples with full attention, so the picture is what it would be without MoC, and on a few "
+            "steps looks at what routing would have done. MoC Probe Report then says which settings to use.",
+            inputs=[
+                io.Model.Input("model", tooltip="A video model, without MoC Apply."),
+                MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),
+                MocRouting.Input(
+                    "routing",
+                    optional=True,
+                    tooltip="The routing to look at; the advice keeps what it always sees (own, memory, causal, tail) "
+                    "and changes the rest. Not connected: the recommended preset.",
+                ),
+                io.Int.Input(
+                    "steps_probed",
+                    default=3,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="How many sampling steps to look at, evenly spread. Each takes several times as long as "
+                    "usual; 2 to 4 are enough for advice.",
+                ),
+                advanced(
+                    io.String.Input(
+                        "steps",
+                        default="",
+                        optional=True,
+                        tooltip="Exactly these steps, counted from 0, like 0, 4, 9. Empty: steps_probed of them.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "tiles",
+                        default=TILES,
+                        optional=True,
+                        tooltip="Sizes of chunk that the advice may choose from besides the one in routing: latent "
+                        "frames x rows x columns of tokens, or frame. Fewer are probed faster.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "tokens",
+                        default=128,
+                        min=8,
+                        max=100_000,
+                        optional=True,
+                        tooltip="Query tokens of every attention call that all settings are compared on. More is more "
+                        "exact and slower.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "probed_model", display_name="model", tooltip="For the sampler. It samples with full attention."
+                ),
+                MocProbe.Output("probe", display_name="probe", tooltip="What was seen, for MoC Probe Report."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, steps=None, tiles=None) -> bool | str:
+        try:
+            read_steps(1, steps or "")
+            read_tiles(tiles or "")
+        except MoCError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, shots=None, routing=None, steps_probed=3, steps="", tiles=TILES, tokens=128
+    ) -> io.NodeOutput:
+        log = ProbeLog(routing or PRESETS["recommended"], read_steps(steps_probed, steps), read_tiles(tiles), tokens)
+        trace = Trace()
+        return io.NodeOutput(apply_probe(model, shots, log, trace), (log, trace))
+
+
+class MoCProbeReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCProbeReport",
+            display_name="MoC Probe Report",
+            category="MoC",
+            description="Says what routing would have done to the run that MoC Probe looked at, and which settings "
+            "stay within an error at the least work. Connect routing to MoC Apply for the next run.",
+            is_output_node=True,
+            inputs=[
+                MocProbe.Input("probe", tooltip="From MoC Probe."),
+                io.Latent.Input(
+                    "after_sample",
+                    optional=True,
+                    tooltip="The sampler's result. It is passed through untouched; it makes this node wait for it.",
+                ),
+                io.Float.Input(
+                    "error",
+                    default=0.05,
+                    min=0.001,
+                    max=0.9,
+                    step=0.005,
+                    round=0.001,
+                    optional=True,
+                    tooltip="How far the output of a routed block may be from that of full attention. 0.05 is 5 %: "
+                    "hard to see. 0.2 changes the film. Changing it needs no new sampling.",
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=list(SCOPES),
+                    default=SCOPES[0],
+                    optional=True,
+                    tooltip="one setting for all blocks: simple. a setting for every block: as little work as each "
+                    "block of the model allows.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "across",
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.05,
+                        round=0.01,
+                        optional=True,
+                        tooltip="At least this share of what full attention reads in other shots has to be read; 0 "
+                        "asks for nothing. Raise it if a character changes from shot to shot.",
+                    )
+                ),
+            ],
+            outputs=[
+                MocRouting.Output("routing", display_name="routing", tooltip="The advice as settings, for MoC Apply."),
+                io.Image.Output("picture", display_name="picture", tooltip="Error, recall and choices at a glance."),
+                io.String.Output("report", display_name="report", tooltip="What was seen, the advice, and why."),
+                io.String.Output(
+                    "report_json", display_name="report_json", tooltip="All numbers as JSON, for scripts and files."
+                ),
+                io.Latent.Output("latent", display_name="latent", tooltip="What came in as after_sample."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, probe, after_sample=None, error=0.05, scope=SCOPES[0], across=0.0) -> io.NodeOutput:
+        log, trace = probe
+        settings, numbers = log.settings, {}
+        if log.calls:
+            table, advice = tabulate(log), advise(log, error, scope, across)
+            settings, numbers = advice.settings, data(log, trace, table, advice, scope)
+            report, picture = tell(log, trace, table, advice), draw_probe(log, table, advice)
+        else:
+            report = tell_nothing(log, trace)
+            picture = draw_text(report)
+        image, told = as_image(picture), json.dumps(numbers or {"report": report}, indent=2)
+        shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,)}
+        return io.NodeOutput(settings, image, report, told, after_sample, ui=shown)
+
+
+NODES = [MoCProbe, MoCProbeReport]
