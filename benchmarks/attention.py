@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import CASES, Case
 from benchmarks.check_gpu import expected
+from moc.backends import triton as backend
 from moc.backends.triton import engine
 from moc.chunks import ChunkTable
 
@@ -30,15 +30,20 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_pool": "pooling",
     "_routed": "routed",
     "_route": "routing",
-    "_stream": "routing",
+    "_deal": "routing",
+    "_split": "routing",
+    "_move": "token order",
     "_repair": "routing (repair)",
-    "_count": "lists",
-    "_scatter": "lists",
+    "_unpack": "lists",
+    "_rank": "lists",
+    "_place": "lists",
+    "_cut": "lists",
     "_union": "lists",
     "cumsum": "lists",
     "Scan": "lists",
     "searchsorted": "lists",
     "_tile": "tiles and merge",
+    "_tail": "tail",
     "cudnn": "own part (cuDNN)",
     "sdpa": "own part (cuDNN)",
     "index": "token order",
@@ -86,11 +91,12 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def moc(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> Tensor:
     """`moc_attention`, with the case's union lists."""
-    t, scale = table.tensors(q.device), q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5
+    how = dict(engine="tiles", shared=True) if case.shared else {}
     if table.identity:
-        return engine.run(q, k, v, table, case.routing, scale, shared=case.shared)
-    q, k, v = (x.index_select(-2, t.order) for x in (q, k, v))
-    return engine.run(q, k, v, table, case.routing, scale, shared=case.shared).index_select(-2, t.inverse)
+        return engine.run(q, k, v, table, case.routing, scale, **how)
+    some = (backend.sort(x, table) for x in (q, k, v))
+    return backend.unsort(engine.run(*some, table, case.routing, scale, **how), table, q)
 
 
 def sol(q: Tensor, k: Tensor, v: Tensor, share: float) -> Callable[[], Tensor] | str:
@@ -129,7 +135,7 @@ def run(case: Case) -> dict[str, object]:
         "case": case.name, "tokens": n, "heads": case.heads, "dim": case.dim, "chunks": len(table.chunks),
         "top_k": top_k, "kept": round(kept, 4), "ideal": round(1 / kept, 2), "least": case.least, "aim": case.aim,
     }  # fmt: skip
-    if table.mean_chunk <= engine.SMALL_CHUNK:
+    if table.mean_chunk <= 128:
         result["union_over_k_64_rows"] = round(union_factor(q, k, case, table), 2)
     moc(q, k, v, table, case)
     torch.cuda.synchronize()
@@ -174,7 +180,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     wanted = [w for w in args.cases.split(",") if w]
-    results = []
+    facts = {
+        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
+        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
+        "command": "python -m benchmarks.attention" + (f" --cases {args.cases}" if args.cases else ""),
+    }  # fmt: skip
+    results: list[dict] = []
     for case in CASES:
         if wanted and not any(w in case.name for w in wanted):
             continue
@@ -183,15 +194,9 @@ def main() -> None:
         except Exception as failure:  # one case that fails should not lose the others
             results.append({"case": case.name, "failed": f"{type(failure).__name__}: {failure}"[:500]})
         print(json.dumps(results[-1]), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
         torch.cuda.empty_cache()
-    facts = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16",
-        "command": "python -m benchmarks.attention " + " ".join(a for a in sys.argv[1:] if not a.startswith("/")),
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    if args.out:
-        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
     for r in results:
         if "failed" not in r:
             sol_ratio = r.get("sol_attn_ratio", math.nan)

@@ -158,9 +158,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dtypes", default="bfloat16,float16,float32")
     parser.add_argument("--engines", default="chunks,tiles")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th layout from the I-th on, for several at a time")
     args = parser.parse_args()
     results = []
-    for seed, name in enumerate(CASES):
+    part, parts = map(int, args.part.split("/"))
+    for seed, name in list(enumerate(CASES))[part::parts]:
         for dtype in (getattr(torch, x) for x in args.dtypes.split(",")):
             for which in args.engines.split(","):
                 try:

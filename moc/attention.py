@@ -48,10 +48,9 @@ def moc_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if table.identity:
         return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
-    t = table.tensors(q.device)
-    q, k, v = (x.index_select(-2, t.order) for x in (q, k, v))
-    out = attend(q, k, v, table, routing, scale=scale, training=training, record=record)
-    return out.index_select(-2, t.inverse)
+    sorted_q, sorted_k, sorted_v = (triton.sort(x, table) for x in (q, k, v))
+    out = attend(sorted_q, sorted_k, sorted_v, table, routing, scale=scale, training=training, record=record)
+    return triton.unsort(out, table, q)
 
 
 def _auto(

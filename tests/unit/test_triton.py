@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.backends import reference
+from moc.backends import triton as triton_backend
 from moc.backends.triton import engine, supports
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -88,14 +89,15 @@ def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compiled_as_one_operator() -> None:
-    from moc.backends.triton import op
-
-    table, routing = build_table(PLAIN, (0,), R(top_k=1, own="frame")), R(top_k=1, own="frame")
+    routing = R(top_k=1, own="frame")
+    table = build_table(PLAIN, (0,), routing)
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
-    call = torch.compile(
-        lambda q, k, v: op.compiled(q, k, v, table, routing, 0.25) * 2, backend="eager", fullgraph=True
-    )
-    torch.testing.assert_close(call(q, k, v), engine.run(q, k, v, table, routing, 0.25) * 2)
+
+    def call(q, k, v):
+        return triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
+
+    got = torch.compile(call, backend="aot_eager", fullgraph=True)(q, k, v)
+    torch.testing.assert_close(got, call(q, k, v), atol=0, rtol=0)
 
 
 def test_says_what_it_cannot_do() -> None:

@@ -46,6 +46,8 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "gradients are needed; these kernels have no backward"
     if training and (routing.drop_off or routing.drop_in):
         return "drop-off and drop-in are for training"
+    if routing.rule != "top-k" or routing.head_density or routing.descriptor not in ("mean", "minmax"):
+        return "the kernels choose by top-k, the same for all heads, and by the descriptors mean and minmax"
     if routing.lists != "token":
         return "no kernel for lists that a tile shares"
     return _machine(q.device)
@@ -57,6 +59,34 @@ def fails(device: torch.device, failure: Exception) -> str:
     if not isinstance(failure, torch.OutOfMemoryError):
         _failed[str(device)] = reason
     return reason
+
+
+def sort(x: Tensor, table: ChunkTable) -> Tensor:
+    """x [B, H, N, D] from the model's order into the table's."""
+    t = table.tensors(x.device)
+    if not _moves(x):
+        return x.index_select(-2, t.order)
+    from .order import moved
+
+    return moved(x, t.order, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+def unsort(x: Tensor, table: ChunkTable, like: Tensor) -> Tensor:
+    """x [B, H, N, D] back into the model's order, laid out in memory as `like`."""
+    t = table.tensors(x.device)
+    if not _moves(x):
+        return x.index_select(-2, t.inverse)
+    from .order import moved
+
+    return moved(x, t.inverse, torch.empty_like(like))
+
+
+def _moves(x: Tensor) -> bool:
+    """Whether our kernel can move the rows."""
+    plain = (
+        x.stride(-1) == 1 and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and x.requires_grad)
+    )
+    return plain and x.device.type == "cuda" and _machine(x.device) is None
 
 
 def attend(

@@ -67,21 +67,20 @@ def ones(b_w):
 
 
 @triton.jit
-def score_tile(b_q, p_a, p_b, m_kv, MINMAX: tl.constexpr, PRECISION: tl.constexpr):
-    """Scores [M, C] of queries [M, D] against descriptors [C, D].
+def pair_columns(o_k, D: tl.constexpr, DP: tl.constexpr, SPLIT: tl.constexpr):
+    """Columns 0 to 2 * DP of query and descriptor pairs -> (place in a query row, place in a descriptor row, valid).
 
-    Mean: a + b is the mean as two numbers of the input's precision. Min-max: a is the largest key, b the smallest.
+    Mean: the descriptor is two numbers of the input's precision that add up to the mean, so both meet the same query.
+    Min-max (SPLIT): largest and smallest key, which meet the positive and the negative part of the query [2 * D].
+    One product over both halves keeps the matrix unit busy for longer than two would.
     """
-    b_a = tl.load(p_a, mask=m_kv, other=0.0)
-    b_b = tl.load(p_b, mask=m_kv, other=0.0)
-    if MINMAX:
-        b_zero = tl.zeros_like(b_q)
-        b_s = tl.dot(tl.where(b_q > 0, b_q, b_zero), tl.trans(b_a), input_precision=PRECISION)
-        b_s = tl.dot(tl.where(b_q < 0, b_q, b_zero), tl.trans(b_b), b_s, input_precision=PRECISION)
+    o_d = o_k % DP
+    o_pair = o_k // DP * D + o_d
+    if SPLIT:
+        o_q = o_pair
     else:
-        b_s = tl.dot(b_q, tl.trans(b_b), input_precision=PRECISION)
-        b_s = tl.dot(b_q, tl.trans(b_a), b_s, input_precision=PRECISION)
-    return b_s
+        o_q = o_d
+    return o_q, o_pair, o_d < D
 
 
 @triton.jit
@@ -103,38 +102,44 @@ def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexp
 
 
 @triton.jit
+def bounds(b_first, b_last, b_shot, m_n):
+    """(first, last chunk + 1) that hold all rows' own chunks, and the lowest shot of the rows."""
+    own_from = tl.min(tl.where(m_n, b_first, HIGHEST), 0)
+    return own_from, tl.max(tl.where(m_n, b_last, 0), 0), tl.min(tl.where(m_n, b_shot, HIGHEST), 0)
+
+
+@triton.jit
+def closed(free, low, high, own_from, own_to, shot, CAUSAL: tl.constexpr):
+    """Whether some row may not choose some of the chunks [low, high). free: from `Plan.passes`."""
+    shut = (free == HIGHEST) | ((low < own_to) & (high > own_from))
+    if CAUSAL:
+        shut = shut | (free > shot)
+    return shut
+
+
+@triton.jit
 def attend_step(
     b_q,
     b_k,
     b_v,
     b_keep,
-    b_bias,
     b_acc,
     b_m,
     b_l,
     scale,
     KEEP: tl.constexpr,
-    BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-    if BIAS:
-        b_s = b_s * scale + b_bias[None, :]
     if KEEP:
         b_s = tl.where(b_keep, b_s, float("-inf"))
-    if BIAS:
-        b_top = tl.maximum(b_m, tl.max(b_s, 1))
-    else:
-        b_top = tl.maximum(b_m, tl.max(b_s, 1) * scale)
+    b_top = tl.maximum(b_m, tl.max(b_s, 1) * scale)
     if KEEP:  # a row that has seen nothing yet has no maximum to subtract
         b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
     else:
         b_ref = b_top
-    if BIAS:
-        b_p = tl.math.exp2(b_s - b_ref[:, None])
-    else:
-        b_p = tl.math.exp2(b_s * scale - b_ref[:, None])
+    b_p = tl.math.exp2(b_s * scale - b_ref[:, None])
     b_alpha = tl.math.exp2(b_m - b_ref)
     b_l = b_l * b_alpha + tl.sum(b_p, 1)
     b_acc = b_acc * b_alpha[:, None]

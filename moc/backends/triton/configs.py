@@ -18,32 +18,55 @@ class Config:
 
 @dataclass(frozen=True)
 class Configs:
-    """routed: rows gathered per chunk; tile: rows over ranges, lists and tail; dense: long ranges only; merge: partials
-    only; router: rows against descriptors (keys: groups of `stream`)."""
+    """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
+    tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
+    router: rows against descriptors (keys: groups of `stream`)."""
 
-    routed: Config
+    long: Config
+    short: Config
     tile: Config
-    dense: Config
+    tail: Config
     merge: Config
     router: Config
 
+    def keys_in_a_row(self, tokens: float) -> Config:
+        return self.long if tokens >= LONG else self.short
+
+
+LONG = 1024
+MERGE = Config(32, 16, 4, 1)
 
 # Shared memory a program may use: 227 KB on sm_90 and sm_100, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
 HALF = {
     "large": Configs(
-        Config(128, 64, 8, 3), Config(64, 64, 4, 2), Config(128, 64, 8, 3), Config(32, 16, 4, 1), Config(64, 64, 4, 2)
+        Config(128, 64, 8, 3),
+        Config(64, 64, 4, 3),
+        Config(64, 64, 4, 2),
+        Config(128, 64, 8, 3),
+        MERGE,
+        Config(64, 64, 4, 2),
     ),
     "medium": Configs(
-        Config(128, 64, 8, 2), Config(64, 64, 4, 2), Config(128, 64, 8, 2), Config(32, 16, 4, 1), Config(64, 64, 4, 2)
+        Config(128, 64, 8, 2),
+        Config(64, 64, 4, 2),
+        Config(64, 64, 4, 2),
+        Config(128, 64, 8, 2),
+        MERGE,
+        Config(64, 64, 4, 2),
     ),
     "small": Configs(
-        Config(128, 32, 8, 2), Config(64, 32, 4, 2), Config(128, 32, 8, 2), Config(32, 16, 4, 1), Config(64, 64, 4, 1)
+        Config(128, 32, 8, 2),
+        Config(64, 32, 4, 2),
+        Config(64, 32, 4, 2),
+        Config(64, 32, 4, 2),
+        MERGE,
+        Config(64, 64, 4, 1),
     ),
 }
 SINGLE = Configs(
-    Config(64, 32, 4, 1), Config(32, 32, 4, 1), Config(64, 32, 4, 1), Config(16, 16, 4, 1), Config(32, 32, 8, 1)
+    Config(64, 32, 4, 1), Config(64, 32, 4, 1), Config(32, 32, 4, 1), Config(32, 32, 4, 1), MERGE, Config(32, 32, 8, 1)
 )
-INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 5)
+INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 6)
 
 
 @cache
@@ -52,6 +75,21 @@ def _kind(index: int) -> str:
     if major in (9, 10):
         return "large"
     return "medium" if (major, minor) in ((8, 0), (8, 7)) else "small"
+
+
+def scores_in_registers(x: torch.Tensor) -> bool:
+    """Whether `route` builds: not on sm_100, where Triton 3.6 finds no layout for its bits and `stream` does it all."""
+    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device)[0] != 10
+
+
+@cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def processors(x: torch.Tensor) -> int:
+    """Multiprocessors of the device, for programs that take many tiles each."""
+    return _processors(x.device.index or 0) if x.device.type == "cuda" else 1
 
 
 def configs_of(x: torch.Tensor) -> Configs:

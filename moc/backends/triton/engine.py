@@ -12,13 +12,15 @@ from torch import Tensor
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from . import dense
-from .configs import configs_of
+from .configs import configs_of, scores_in_registers
 from .lists import row_lists
+from .order import split_signs
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
 from .route import route
 from .routed import routed
 from .stream import stream
+from .tail import Tail, tail_of
 from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
@@ -32,37 +34,42 @@ def run(
     *, engine: str | None = None, shared: bool = False,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
-    out = torch.empty_like(q)
-    if out.stride(-1) != 1:
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     precision = _precision(q)
     minmax, tail = routing.descriptor == "minmax", routing.tail == "pooled"
-    means = pool(k, plan, rest=not minmax, ends=minmax)
-    near, far = (means["high"], means["low"]) if minmax else (means["mean"], means["rest"])
+    means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if tail else None
     keep = _kept_shots(q, k, plan, routing)
     engine = engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, shared)
     kept: list[Tensor] = []
     job.see_all(range(q.shape[0] * q.shape[1]))
-    for heads in _head_groups(q, plan, engine):
+    choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
+    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * (plan.words * 4 + 4 * q.shape[-1] * minmax)):
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k == 0:
             sel.zero_()
         else:
-            choose = route if plan.chunks <= IN_REGISTERS else stream
             choose(
-                q, near, far, keep, sel, plan, heads,
-                minmax=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
+                _queries(q, heads, minmax), means["pair"], keep, sel, plan, heads,
+                split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
         if record is not None:
             kept.append(sel)
-        (job.tiles if engine == "tiles" else job.chunks)(sel, heads)
+        for some in _split(heads, _bytes_a_head(q, plan, engine)):
+            (job.tiles if engine == "tiles" else job.chunks)(
+                sel[some.start - heads.start : some.stop - heads.start], some
+            )
     if record is not None:
         _record(record, torch.cat(kept), plan, q.shape[:2])
     return out
+
+
+def empty_output(q: Tensor) -> Tensor:
+    """Laid out like q in memory, where its rows are whole."""
+    return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 class _Job:
@@ -76,13 +83,22 @@ class _Job:
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
         attend_tiles(
             self.q, self.k, self.v, self.out, self.plan, tiles, heads,
-            scale=self.scale, config=config, precision=self.precision, causal=self.causal, **parts,
+            scale=self.scale, config=config, precision=self.precision, **parts,
         )  # fmt: skip
 
     def see_all(self, heads: range) -> None:
         """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
-        config = self.configs.dense
+        config = self.configs.long
         self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
+
+    def tail(self, sel: Tensor, heads: range) -> Tail | None:
+        if self.summary is None:
+            return None
+        mean_k, mean_v = self.summary
+        return tail_of(
+            self.q, mean_k, mean_v, sel, self.plan, heads,
+            scale=self.scale * LOG2E, config=self.configs.tail, precision=self.precision, causal=self.causal,
+        )  # fmt: skip
 
     def tiles(self, sel: Tensor, heads: range) -> None:
         plan, config = self.plan, self.configs.tile
@@ -92,32 +108,46 @@ class _Job:
         if plan.top_k or not alone:
             pieces = plan.pieces(piece_size(plan, config.keys), not alone)
             lists = union_lists(sel, plan, tiles, pieces, config.rows, not alone)
-        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=self.shared, sel=sel, tail=self.summary)
+        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=self.shared, tail=self.tail(sel, heads))
 
     def chunks(self, sel: Tensor, heads: range) -> None:
         plan, q = self.plan, self.q
         slots = None
         if plan.top_k:
-            slots = new_slots(q, len(heads), plan)
-            lists = row_lists(sel, plan, plan.top_k, self.configs.routed.rows)
+            config = self.configs.keys_in_a_row(plan.typical)
+            lists = row_lists(sel, plan, plan.top_k, config.rows)
+            slots = new_slots(q, lists.number, plan.top_k)
             routed(
                 q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
-                scale=self.scale * LOG2E, config=self.configs.routed, precision=self.precision,
+                scale=self.scale * LOG2E, config=config, precision=self.precision,
             )  # fmt: skip
             del lists
+        tail = self.tail(sel, heads)
         if not dense.usable(q, plan):
-            config = self.configs.dense if self.summary is None else self.configs.tile
+            config = self.configs.keys_in_a_row(plan.group_rows)
             tiles = plan.tiles(config.rows, "routed")
-            self._attend(tiles, heads, config, ranges=True, sel=sel, tail=self.summary, slots=slots)
+            self._attend(tiles, heads, config, ranges=True, tail=tail, slots=slots)
             return
         rest = bool(plan.linked)
-        config = self.configs.tile if rest or self.summary else self.configs.merge
+        config = self.configs.tile if rest else self.configs.merge
         for run_, first, own in dense.own_parts(q, self.k, self.v, plan, heads, self.scale):
             some = range(first, first + own.out.shape[1])
             part = slice(first - heads.start, first - heads.start + len(some))
-            mine = None if slots is None else type(slots)(slots.part[part], slots.lse[part])
             tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
-            self._attend(tiles, some, config, ranges=rest, sel=sel[part], tail=self.summary, slots=mine, own=own)
+            self._attend(
+                tiles, some, config, ranges=rest, own=own,
+                tail=tail and tail.of(part), slots=slots and slots.of(part),
+            )  # fmt: skip
+
+
+def _queries(q: Tensor, heads: range, split: bool) -> Tensor:
+    """Some heads of q [B, H, N, D] as [heads, N, D], or [heads, N, 2 * D]: the positive part, then the negative one."""
+    h = q.shape[1]
+    parts = []
+    for b in range(heads.start // h, (heads.stop - 1) // h + 1):
+        parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
+    flat = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return split_signs(flat) if split else flat
 
 
 def piece_size(plan: Plan, keys: int) -> int:
@@ -139,19 +169,21 @@ def _careful(precision: str) -> str:
     return "tf32x3" if precision == "tf32" else precision
 
 
-def _head_groups(q: Tensor, plan: Plan, engine: str) -> list[range]:
-    """Runs of flattened heads whose lists and partials fit the workspace."""
-    b, h, n, d = q.shape
-    size = n * plan.words * 4
-    if engine == "tiles":
-        config = configs_of(q).tile
-        own = plan.group_rows < config.rows
-        pieces = plan.pieces(piece_size(plan, config.keys), own)
-        size += (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own) * 12
-    else:
-        size += n * plan.top_k * (d * q.element_size() + 8)
-    groups = min(b * h, -(-b * h * size // WORKSPACE))
-    edges = [b * h * i // groups for i in range(groups + 1)]
+def _bytes_a_head(q: Tensor, plan: Plan, engine: str) -> int:
+    """What lists and partials of one head take up."""
+    n, d = q.shape[-2:]
+    if engine == "chunks":
+        return n * plan.top_k * (d * q.element_size() + 16)
+    config = configs_of(q).tile
+    own = plan.group_rows < config.rows
+    pieces = plan.pieces(piece_size(plan, config.keys), own)
+    return (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own) * 12
+
+
+def _split(heads: range, bytes_a_head: int) -> list[range]:
+    """Runs of flattened heads that fit the workspace."""
+    groups = max(1, min(len(heads), -(-len(heads) * bytes_a_head // WORKSPACE)))
+    edges = [heads.start + len(heads) * i // groups for i in range(groups + 1)]
     return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
-from .engine import run
+from .engine import empty_output, run
 
 # The pack can be imported under two names at once: each import has an operator of its own
 _NAME = re.sub(r"\W", "_", __package__ or "moc_triton")
@@ -27,7 +27,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, number: int, scale: float) -> Tenso
 
 @_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, number: int, scale: float) -> Tensor:
-    return torch.empty_like(q)
+    return empty_output(q)
 
 
 @torch.compiler.assume_constant_result

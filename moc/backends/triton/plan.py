@@ -59,12 +59,14 @@ class Plan:
     words: int  # 32 chunks a word
     chunk: Tensor  # [4, C]: start, length, shot, may be chosen
     row: Tensor  # [3, N]: own chunks [first, last), shot
+    weight: Tensor  # [C] log2 of the length, -inf where the chunk may not be chosen
     linked: list[tuple[int, int]]
     longest: int  # longest chunk that can be chosen
     typical: float  # mean length of the chunks that can be chosen
     group_rows: float  # mean rows of the routed groups
     _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
     _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
+    _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
 
     @property
@@ -154,6 +156,18 @@ class Plan:
             self._pieces[key] = Pieces(starts, lengths, chunks, size, count)
         return self._pieces[key]
 
+    def passes(self, size: int) -> Tensor:
+        """For every `size` chunks in a row: their highest shot where all may be chosen by somebody, else 2**31 - 1."""
+        if size not in self._passes:
+            chunks = self.table.chunks
+            out = []
+            for low in range(0, len(chunks), size):
+                some = chunks[low : low + size]
+                free = len(some) == size and all(c.routable and not c.linked for c in some)
+                out.append(max(c.shot for c in some) if free else 2**31 - 1)
+            self._passes[size] = self._on(np.array(out))
+        return self._passes[size]
+
     def runs(self) -> list[Run]:
         """Routed rows as few dense attention calls: equal neighbouring groups that own just their rows go together."""
         if self._runs is None:
@@ -209,6 +223,7 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
         words=-(-len(chunks) // 32),
         chunk=torch.empty(0),
         row=torch.empty(0),
+        weight=torch.empty(0),
         linked=linked,
         longest=max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0),
         typical=table.mean_chunk,
@@ -216,5 +231,7 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
     plan.chunk = plan._on(np.array(columns).T)
+    weight = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
+    plan.weight = torch.tensor(weight, dtype=torch.float32).to(device)
     plan.row = plan._on(np.repeat(group, size, axis=0).T)
     return plan

@@ -12,7 +12,7 @@ from .plan import Plan
 
 @triton.jit
 def _pool(
-    x, chunk, mean, rest, low, high, exact,
+    x, chunk, mean, pair, exact,
     s_b, s_h, s_n, H, C,
     D: tl.constexpr, DP: tl.constexpr, BL: tl.constexpr,
     REST: tl.constexpr, RANGE: tl.constexpr, EXACT: tl.constexpr,
@@ -40,36 +40,36 @@ def _pool(
     o = (i_bh.to(tl.int64) * C + i_c) * D + o_d
     b_head = b_mean.to(mean.dtype.element_ty)
     tl.store(mean + o, b_head, mask=m_d)
+    o_pair = (i_bh.to(tl.int64) * C + i_c) * 2 * D + o_d
     if REST:
-        tl.store(rest + o, (b_mean - b_head.to(tl.float32)).to(rest.dtype.element_ty), mask=m_d)
+        tl.store(pair + o_pair, b_head, mask=m_d)
+        tl.store(pair + o_pair + D, (b_mean - b_head.to(tl.float32)).to(pair.dtype.element_ty), mask=m_d)
     if RANGE:
-        tl.store(low + o, tl.min(b_low, 0).to(low.dtype.element_ty), mask=m_d)
-        tl.store(high + o, tl.max(b_high, 0).to(high.dtype.element_ty), mask=m_d)
+        tl.store(pair + o_pair, tl.max(b_high, 0).to(pair.dtype.element_ty), mask=m_d)
+        tl.store(pair + o_pair + D, tl.min(b_low, 0).to(pair.dtype.element_ty), mask=m_d)
     if EXACT:
         tl.store(exact + o, b_mean, mask=m_d)
 
 
-def pool(x: Tensor, plan: Plan, *, rest: bool = False, ends: bool = False, exact: bool = False) -> dict[str, Tensor]:
-    """x [B, H, N, D] -> tensors [B*H, C, D].
+def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False) -> dict[str, Tensor]:
+    """x [B, H, N, D] -> tensors per chunk.
 
-    mean   in x's dtype; rest: what rounding took from it, also in x's dtype, so that mean + rest has twice the digits
-    low, high   (ends) smallest and largest value of every channel: exact in x's dtype
-    exact  the mean in float32
+    mean   [B*H, C, D] in x's dtype
+    pair   [B*H, C, 2, D] in x's dtype. "mean": mean and what rounding took from it, together twice the digits;
+           "minmax": largest and smallest value of every channel, exact
+    exact  [B*H, C, D] the mean in float32
     """
     b, h, _, d = x.shape
     c = plan.chunks
-    make = {"mean": True, "rest": rest, "low": ends, "high": ends, "exact": exact}
-    out = {
-        name: torch.empty(b * h, c, d, dtype=torch.float32 if name == "exact" else x.dtype, device=x.device)
-        for name, wanted in make.items()
-        if wanted
-    }
+    out = {"mean": torch.empty(b * h, c, d, dtype=x.dtype, device=x.device)}
+    if pair:
+        out["pair"] = torch.empty(b * h, c, 2, d, dtype=x.dtype, device=x.device)
+    if exact:
+        out["exact"] = torch.empty(b * h, c, d, dtype=torch.float32, device=x.device)
     unused = out["mean"]
-    dp = max(16, triton.next_power_of_2(d))
-    block = 16 if plan.typical < 32 else 32
     _pool[(c, b * h)](
-        x, plan.chunk, *(out.get(name, unused) for name in make),
-        *x.stride()[:3], h, c,
-        D=d, DP=dp, BL=block, REST=rest, RANGE=ends, EXACT=exact, num_warps=4,
+        x, plan.chunk, unused, out.get("pair", unused), out.get("exact", unused), *x.stride()[:3], h, c,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BL=16 if plan.typical < 32 else 32,
+        REST=pair == "mean", RANGE=pair == "minmax", EXACT=exact, num_warps=4,
     )  # fmt: skip
     return out

@@ -6,17 +6,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import LOWEST, key_of, least_chosen, open_to, score_tile
+from .common import LOWEST, key_of, least_chosen, open_to, pair_columns
 from .configs import Config
 from .plan import Plan
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
 def _route(
-    q, a, b, chunk, row, keep, sel,
-    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k,
+    q, pair, chunk, row, keep, sel,
+    s_bh, s_n, N, C, S, W, bh_first, tiles, k,
     D: tl.constexpr, DB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, CP: tl.constexpr,
-    MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -27,14 +27,14 @@ def _route(
     b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
 
     o_c = tl.arange(0, CP)
-    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
-    o_desc = i_bh.to(tl.int64) * C * D + o_c[:, None] * D
+    p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n
+    p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_c[:, None] * 2 * D
     b_s = tl.zeros([BM, CP], tl.float32)
-    for i_d in tl.static_range(0, DP, DB):
-        o_d = i_d + tl.arange(0, DB)
-        b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)  # [BM, DB]
-        m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
-        b_s += score_tile(b_q, a + o_desc + o_d[None, :], b + o_desc + o_d[None, :], m_kv, MINMAX, PRECISION)
+    for i_k in tl.static_range(0, 2 * DP, DB):
+        o_q, o_p, m_k = pair_columns(i_k + tl.arange(0, DB), D, DP, SPLIT)
+        b_q = tl.load(p_q + o_q[None, :], mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, DB]
+        b_p = tl.load(p_pair + o_p[None, :], mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)  # [CP, DB]
+        b_s = tl.dot(b_q, tl.trans(b_p), b_s, input_precision=PRECISION)
 
     b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, keep + i_bh.to(tl.int64) * S * S, C, S, CAUSAL, KEEP)
     b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)  # [BM, CP]
@@ -57,23 +57,22 @@ def _route(
 
 
 def route(
-    q: Tensor, a: Tensor, b: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, minmax: bool, causal: bool, precision: str, config: Config,
+    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    *, split: bool, causal: bool, precision: str, config: Config,
 ) -> None:  # fmt: skip
     """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
 
+    queries [heads, N, D], or with `split` [heads, N, 2 * D]: the positive part, then the negative one.
     Bit c % 32 of word c // 32 says that the row chose chunk c.
     """
-    _, h, n, d = q.shape
-    cp = max(32, triton.next_power_of_2(plan.chunks))
-    block = config.rows
+    n, d = plan.length, pair.shape[-1]
     dp = max(16, triton.next_power_of_2(d))
-    tiles = -(-n // block)
+    tiles = -(-n // config.rows)
     shots = 0 if keep is None else keep.shape[-1]
     _route[(tiles * len(heads),)](
-        q, a, b, plan.chunk, plan.row, sel if keep is None else keep, sel,
-        *q.stride()[:3], h, n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
-        D=d, DB=min(dp, 64), DP=dp, BM=block, CP=cp,
-        MINMAX=minmax, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
+        queries, pair, plan.chunk, plan.row, sel if keep is None else keep, sel,
+        *queries.stride()[:2], n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
+        D=d, DB=min(2 * dp, 64), DP=dp, BM=config.rows, CP=max(32, triton.next_power_of_2(plan.chunks)),
+        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
         num_warps=4, num_stages=1,
     )  # fmt: skip

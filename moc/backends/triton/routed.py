@@ -10,24 +10,22 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import attend_step
-from .configs import Config
+from .configs import Config, processors
 from .lists import RowLists
 from .plan import Plan
 
 
-@triton.jit(do_not_specialize=["bh_first", "lists"])
+@triton.jit(do_not_specialize=["bh_first", "most"])
 def _routed(
-    q, k, v, chunk, entry, end, tile_end, tile, part, lse,
-    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, lists, bh_first, scale,
+    q, k, v, chunk, entry, tile, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    i_list = tl.load(tile + tl.program_id(0))
-    if i_list >= lists:
+    p_tile = tile + tl.program_id(0)
+    i_list, b_from, b_to = tl.load(p_tile), tl.load(p_tile + most), tl.load(p_tile + 2 * most)
+    if i_list < 0:
         return
-    i_first = tl.load(tile_end + i_list - 1, mask=i_list > 0, other=0)
-    b_from = tl.load(end + i_list - 1, mask=i_list > 0, other=0) + (tl.program_id(0) - i_first) * BM
-    b_to = tl.load(end + i_list)
     i_local, i_c = i_list // C, i_list % C
     i_bh = bh_first + i_local
     i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
@@ -56,7 +54,7 @@ def _routed(
             b_k, b_v = tl.load(p_k), tl.load(p_v)
         else:
             b_k, b_v = tl.load(p_k, mask=m_d, other=0.0), tl.load(p_v, mask=m_d, other=0.0)
-        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, None, b_acc, b_m, b_l, scale, False, False, PRECISION)
+        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION)
         p_k += BN * sk_n
         p_v += BN * sv_n
     if b_whole < b_len:
@@ -64,12 +62,49 @@ def _routed(
         b_k = tl.load(p_k, mask=m_j, other=0.0)
         b_v = tl.load(p_v, mask=m_j, other=0.0)
         b_keep = (o_j < b_len - b_whole)[None, :]
-        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, None, b_acc, b_m, b_l, scale, True, False, PRECISION)
+        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
 
     o_out = i_local.to(tl.int64) * N * K + b_e
     b_o = (b_acc / b_l[:, None]).to(part.dtype.element_ty)
     tl.store(part + o_out[:, None] * D + o_d[None, :], b_o, mask=m_e[:, None] & m_d)
     tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
+
+
+@triton.jit(do_not_specialize=["bh_first", "most"])
+def _routed_short(
+    q, k, v, chunk, entry, tile, tiles, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
+    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """As `_routed` where a chunk fits one step. A program takes many tiles, so that it gathers ahead."""
+    o_d, o_j = tl.arange(0, DP), tl.arange(0, BN)
+    m_d = (o_d < D)[None, :]
+    for i_t in tl.range(tl.program_id(0), tl.load(tiles), tl.num_programs(0), num_stages=STAGES):
+        i_list, b_from, b_to = tl.load(tile + i_t), tl.load(tile + most + i_t), tl.load(tile + 2 * most + i_t)
+        i_local, i_c = i_list // C, i_list % C
+        i_bh = bh_first + i_local
+        i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+        o_s = tl.load(chunk + i_c).to(tl.int64) + o_j
+        m_j = o_j < tl.load(chunk + C + i_c)
+        o_e = b_from + tl.arange(0, BM)
+        m_e = o_e < b_to
+        b_e = tl.load(entry + o_e, mask=m_e, other=0)
+        p_q = q + i_b * sq_b + i_h * sq_h + (b_e // K).to(tl.int64)[:, None] * sq_n + o_d[None, :]
+        b_q = tl.load(p_q, mask=m_e[:, None] & m_d, other=0.0)
+        p_k = k + i_b * sk_b + i_h * sk_h + o_s[:, None] * sk_n + o_d[None, :]
+        p_v = v + i_b * sv_b + i_h * sv_h + o_s[:, None] * sv_n + o_d[None, :]
+        b_k = tl.load(p_k, mask=m_j[:, None] & m_d, other=0.0)
+        b_v = tl.load(p_v, mask=m_j[:, None] & m_d, other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+        b_s = tl.where(m_j[None, :], b_s * scale, float("-inf"))
+        b_m = tl.max(b_s, 1)
+        b_p = tl.math.exp2(b_s - b_m[:, None])
+        b_l = tl.sum(b_p, 1)
+        b_o = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / b_l[:, None]
+        o_out = i_local.to(tl.int64) * N * K + b_e
+        tl.store(part + o_out[:, None] * D + o_d[None, :], b_o.to(part.dtype.element_ty), mask=m_e[:, None] & m_d)
+        tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
 
 def routed(
@@ -78,10 +113,18 @@ def routed(
 ) -> None:  # fmt: skip
     """Fill part [heads, N, K, D] and lse [heads, N, K] at every (row, slot) that is listed."""
     _, h, n, d = q.shape
-    _routed[(lists.most,)](
-        q, k, v, plan.chunk, lists.entry, lists.end, lists.tile_end, lists.tile, part, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-        h, n, plan.chunks, len(heads) * plan.chunks, heads.start, scale,
-        K=part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=lists.rows, BN=config.keys,
-        STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+    sizes = h, n, plan.chunks, lists.most, heads.start, scale
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
+    how = dict(
+        K=part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=lists.rows, STAGES=config.stages,
+        PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
+    if plan.longest <= config.keys:
+        keys = max(16, triton.next_power_of_2(plan.longest))
+        _routed_short[(min(lists.most, 2 * processors(q)),)](
+            q, k, v, plan.chunk, lists.entry, lists.tile, lists.tiles, part, lse, *strides, *sizes, BN=keys, **how
+        )
+    else:
+        _routed[(lists.most,)](
+            q, k, v, plan.chunk, lists.entry, lists.tile, part, lse, *strides, *sizes, BN=config.keys, **how
+        )

@@ -1,9 +1,9 @@
 """Top-k of every row among any number of chunks, in one pass over the descriptors; scores are never stored.
 
 A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
-the G*R kept unless one group holds more than R of them. A tile of rows where that could have happened is flagged and
-dealt anew. What is still flagged then, or has equal scores that compete for the last place, goes to `_repair`: it finds
-the threshold by counting, pass by pass, and is always right.
+the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
+neighbours in a group and twice the places. The very few for which it could be again go to `_repair`: it finds the
+threshold by counting, pass by pass, and is always right.
 """
 
 from __future__ import annotations
@@ -12,19 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, key_of, middle, open_to, score_tile
-from .configs import Config
+from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns
+from .configs import Config, processors
 from .plan import Plan
 
-DONE = tl.constexpr(0)
-FULL = tl.constexpr(1)  # a group may have held more than R of the best
-TIED = tl.constexpr(2)  # equal scores compete for the last place
-
-
-@triton.jit
-def _push(b_kept, b_new):
-    """Keep the larger, hand on the smaller."""
-    return tl.maximum(b_kept, b_new), tl.minimum(b_kept, b_new)
+PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 
 
 @triton.jit
@@ -32,215 +24,260 @@ def _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr):
     """How many kept keys of every row reach t [M]."""
     b_t = b_t[:, None]
     b_n = (b_0 >= b_t).to(tl.int32) + (b_1 >= b_t).to(tl.int32) + (b_2 >= b_t).to(tl.int32) + (b_3 >= b_t).to(tl.int32)
-    b_n += (b_4 >= b_t).to(tl.int32)
-    if R > 5:
-        b_n += (b_5 >= b_t).to(tl.int32) + (b_6 >= b_t).to(tl.int32) + (b_7 >= b_t).to(tl.int32)
+    if R > 4:
+        b_n += (b_4 >= b_t).to(tl.int32) + (b_5 >= b_t).to(tl.int32)
+        b_n += (b_6 >= b_t).to(tl.int32) + (b_7 >= b_t).to(tl.int32)
     return tl.sum(b_n, 1)
 
 
 @triton.jit
-def _mark(b_key, b_lo, o_g, p_sel, N, m_n, turn, G: tl.constexpr, LOW: tl.constexpr):
-    """Set the bits of the chunks whose keys reach lo. The order in which bits are set does not show."""
+def _chunk_of(b_key, o_g, turn, G: tl.constexpr, LOW: tl.constexpr):
+    """The chunk that a key of group g stands for."""
     b_pass = LOW - (b_key & LOW)
-    b_c = b_pass * G + ((o_g[None, :] + b_pass * turn) & (G - 1))
-    m_sel = (b_key > LOWEST) & (b_key >= b_lo) & m_n[:, None]
+    return b_pass * G + ((o_g[None, :] + b_pass * turn) & (G - 1))
+
+
+@triton.jit
+def _mark(b_key, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.constexpr):
+    """Set the bits of the chunks whose keys reach lo; of those that equal it, the chunks up to cut."""
+    b_c = _chunk_of(b_key, o_g, turn, G, LOW)
+    m_sel = (b_key > b_lo[:, None]) | ((b_key == b_lo[:, None]) & (b_c <= b_cut[:, None]))
+    m_sel = m_sel & (b_key > LOWEST) & m_row[:, None]
     tl.atomic_or(p_sel + (b_c >> 5).to(tl.int64) * N, 1 << (b_c & 31), mask=m_sel, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S", "turn"])
-def _stream(
-    q, a, b, chunk, row, keep, sel, flag,
-    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k, turns, turn,
+@triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
+def _deal(
+    q, pair, chunk, row, keep, passes, sel, listed, waiting, left_row, left,
+    s_bh, s_n, N, C, S, W, bh_first, k, turns, turn, share,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
-    AGAIN: tl.constexpr, MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    AGAIN: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """share programs a head. AGAIN: only the rows listed [heads, N], waiting [heads] of them; else all."""
+    i_local = tl.program_id(0) // share
+    i_bh = bh_first + i_local
+    o_g = tl.arange(0, G)
+    o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
+    p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
+    p_keep = keep + i_bh.to(tl.int64) * S * S
+    # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
+    b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
     if AGAIN:
-        if tl.load(flag + tl.program_id(0)) != FULL:
-            return
-    i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
-    i_bh = bh_first + i_local
-    o_n = i_t * BM + tl.arange(0, BM)
-    m_n = o_n < N
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-    o_d, o_g = tl.arange(0, DP), tl.arange(0, G)
-    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
-    b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)  # [BM, DP]
-    p_desc = i_bh.to(tl.int64) * C * D + o_d[None, :]
-    p_keep = keep + i_bh.to(tl.int64) * S * S
-
-    b_none = tl.full([BM, G], LOWEST, tl.int32)
-    b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
-    for i in range(0, turns):
-        # Turned from pass to pass, so that chunks one frame apart do not always meet in the same group
-        o_c = i * G + ((o_g + i * turn) & (G - 1))
-        m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
-        b_s = score_tile(b_q, a + p_desc + o_c[:, None] * D, b + p_desc + o_c[:, None] * D, m_kv, MINMAX, PRECISION)
-        b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-        # The low bits name the pass: scores that agree in all other digits are equal, and the earlier chunk wins
-        b_new = (tl.maximum(key_of(b_s), LOWEST + LOW + 1) & ~LOW) | (LOW - i)
-        b_new = tl.where(b_cand, b_new, LOWEST)
-        b_0, b_new = _push(b_0, b_new)
-        b_1, b_new = _push(b_1, b_new)
-        b_2, b_new = _push(b_2, b_new)
-        b_3, b_new = _push(b_3, b_new)
-        b_4, b_new = _push(b_4, b_new)
-        if R > 5:
-            b_5, b_new = _push(b_5, b_new)
-            b_6, b_new = _push(b_6, b_new)
-            b_7, b_new = _push(b_7, b_new)
-
-    # The k-th largest of what was kept (`common.least_chosen`, over slots)
-    b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, tl.full([BM], LOWEST + 1, tl.int32), R)
-    b_lo = tl.min(tl.where(b_0 > LOWEST, b_0, HIGHEST), 1)  # each group's best; lower only where groups are too few
-    b_enough = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-    b_short = b_enough < k
-    b_lo = tl.where(b_short, LOWEST + 1, b_lo)
-    b_at = tl.where(b_short, b_at, b_enough)
-    b_hi = tl.max(b_0, 1)
-    b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-    left = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-    i_step = 0
-    while left > 0:
-        b_open = (b_at > k) & (b_hi - 1 > b_lo)
-        b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-        b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_mid, R)
-        b_up = b_open & (b_n >= k)
-        b_lo = tl.where(b_up, b_mid, b_lo)
-        b_at = tl.where(b_up, b_n, b_at)
-        b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
-        i_step += 1
-        if i_step % 4 == 0:  # all warps have to meet to see whether rows are left: not after every step
-            left = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-
-    if R == 5:
-        b_end = b_4
+        n_rows = tl.load(waiting + i_local)
     else:
-        b_end = b_7
-    lost = tl.sum(tl.sum(((b_end >= b_lo[:, None]) & (b_end > LOWEST)).to(tl.int32), 1), 0)
-    tie = tl.sum((b_at > k).to(tl.int32), 0)  # equal scores at the border
-    state = tl.where(tie > 0, TIED, tl.where((turns > R) & (lost > 0), FULL, DONE))
-    tl.store(flag + tl.program_id(0), state)
-    if state != DONE:
-        return
+        n_rows = N
+    for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
+        o_n = i_t * BM + tl.arange(0, BM)
+        m_n = o_n < n_rows
+        if AGAIN:
+            o_n = tl.load(listed + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0)
+        b_first = tl.load(row + o_n, mask=m_n, other=0)
+        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
+        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
+        b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
+        b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
-    p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
-    b_lo = b_lo[:, None]
-    _mark(b_0, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-    _mark(b_1, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-    _mark(b_2, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-    _mark(b_3, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-    _mark(b_4, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-    if R > 5:
-        _mark(b_5, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-        _mark(b_6, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-        _mark(b_7, b_lo, o_g, p_sel, N, m_n, turn, G, LOW)
-
-
-@triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
-def _repair(
-    q, a, b, chunk, row, keep, sel, flag,
-    s_b, s_h, s_n, H, N, C, S, W, bh_first, tiles, k,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
-    MINMAX: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    if tl.load(flag + tl.program_id(0)) == 0:
-        return
-    i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
-    i_bh = bh_first + i_local
-    o_n = i_t * BM + tl.arange(0, BM)
-    m_n = o_n < N
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-    o_d, o_g = tl.arange(0, DP), tl.arange(0, G)
-    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
-    b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & (o_d < D)[None, :], other=0.0)
-    p_desc = i_bh.to(tl.int64) * C * D + o_d[None, :]
-    p_keep = keep + i_bh.to(tl.int64) * S * S
-    turns = tl.cdiv(C, G)
-
-    # Pass 0 finds the range; every further pass counts what reaches the middle; the last one writes
-    b_lo = tl.full([BM], HIGHEST, tl.int32)
-    b_hi = tl.full([BM], LOWEST, tl.int32)
-    b_at = tl.zeros([BM], tl.int32)
-    b_mid = tl.full([BM], LOWEST, tl.int32)
-    b_used = tl.zeros([BM], tl.int32)
-    b_free = tl.zeros([BM], tl.int32)
-    i_step = 0
-    state = 0  # 0 range, 1 search, 2 count what is above the border, 3 write
-    while state < 4:
-        b_n = tl.zeros([BM], tl.int32)
+        b_none = tl.full([BM, G], LOWEST, tl.int32)
+        b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
         for i in range(0, turns):
-            o_c = i * G + o_g
-            m_kv = (o_c < C)[:, None] & (o_d < D)[None, :]
-            b_s = score_tile(b_q, a + p_desc + o_c[:, None] * D, b + p_desc + o_c[:, None] * D, m_kv, MINMAX, PRECISION)
-            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-            b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
-            if state == 0:
-                b_lo = tl.minimum(b_lo, tl.min(tl.where(b_cand, b_key, HIGHEST), 1))
-                b_hi = tl.maximum(b_hi, tl.max(b_key, 1))
-                b_n += tl.sum(b_cand.to(tl.int32), 1)
-            elif state == 1:
-                b_n += tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
-            elif state == 2:
-                b_n += tl.sum((b_cand & (b_key > b_lo[:, None])).to(tl.int32), 1)
-            else:
-                b_level = (b_cand & (b_key == b_lo[:, None])).to(tl.int32)
-                b_rank = tl.cumsum(b_level, 1) + b_used[:, None]
-                b_used += tl.sum(b_level, 1)
-                b_sel = b_cand & ((b_key > b_lo[:, None]) | ((b_level > 0) & (b_rank <= b_free[:, None])))
-                b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
-                o_w = i * (G // 32) + tl.arange(0, G // 32)
-                p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
-                tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
-        if state == 0:
-            b_at = b_n
-            b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-            state = 1
-        elif state == 1:
+            # Turned from pass to pass, so that chunks one frame apart do not always meet in the same group
+            o_c = i * G + ((o_g + i * turn) & (G - 1))
+            b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
+            b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
+            # The low bits name the pass: scores that agree in all other digits are equal, and the lower chunk wins
+            b_new = (flip((b_s - b_common[:, None]).to(tl.int32, bitcast=True)) & ~LOW) | (LOW - i)
+            if KEEP or closed(tl.load(passes + i), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_new = tl.where(b_cand, b_new, LOWEST)
+            # a group's keys fall from 0 on: each takes the larger of itself and what the one above it lets go
+            if R > 4:
+                b_7 = tl.maximum(b_7, tl.minimum(b_6, b_new))
+                b_6 = tl.maximum(b_6, tl.minimum(b_5, b_new))
+                b_5 = tl.maximum(b_5, tl.minimum(b_4, b_new))
+                b_4 = tl.maximum(b_4, tl.minimum(b_3, b_new))
+            b_3 = tl.maximum(b_3, tl.minimum(b_2, b_new))
+            b_2 = tl.maximum(b_2, tl.minimum(b_1, b_new))
+            b_1 = tl.maximum(b_1, tl.minimum(b_0, b_new))
+            b_0 = tl.maximum(b_0, b_new)
+
+        # The k-th largest of what was kept (`common.least_chosen`, over places)
+        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, tl.full([BM], LOWEST + 1, tl.int32), R)
+        b_lo = tl.min(tl.where(b_0 > LOWEST, b_0, HIGHEST), 1)  # each group's best; lower only where groups are too few
+        b_enough = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
+        b_short = b_enough < k
+        b_lo = tl.where(b_short, LOWEST + 1, b_lo)
+        b_at = tl.where(b_short, b_at, b_enough)
+        b_hi = tl.max(b_0, 1)
+        b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
+        open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+        i_step = 0
+        while open_rows > 0:
             b_open = (b_at > k) & (b_hi - 1 > b_lo)
+            b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
+            b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_mid, R)
             b_up = b_open & (b_n >= k)
             b_lo = tl.where(b_up, b_mid, b_lo)
             b_at = tl.where(b_up, b_n, b_at)
             b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
             i_step += 1
-        elif state == 2:
-            b_free = k - b_n
-            state = 3
+            if i_step % 4 == 0:  # all warps have to meet to see whether rows are left: not after every step
+                open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+
+        # A group whose last place holds one of the chosen may have let one go
+        if R > 4:
+            b_end = b_7
         else:
-            state = 4
-        if state == 1:
-            b_open = (b_at > k) & (b_hi - 1 > b_lo)
-            b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-            if tl.sum(b_open.to(tl.int32), 0) == 0:
-                state = 2
+            b_end = b_3
+        b_lost = tl.sum(((b_end >= b_lo[:, None]) & (b_end > LOWEST)).to(tl.int32), 1) > 0
+        m_lost = b_lost & m_n & (turns > R)
+        n_lost = tl.sum(m_lost.to(tl.int32), 0)
+        if n_lost > 0:  # which place of the list a row gets does not show
+            at = tl.atomic_add(left + i_local, n_lost, sem="relaxed")
+            o_left = at + tl.cumsum(m_lost.to(tl.int32), 0) - 1
+            tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
+        m_row = m_n & (m_lost == 0)
+
+        # Equal keys at the border come from one pass, so from as many groups: the lower chunks win
+        b_cut = tl.full([BM], HIGHEST, tl.int32)
+        b_tied = m_row & (b_at > k)
+        if tl.sum(b_tied.to(tl.int32), 0) > 0:
+            b_level = (b_0 == b_lo[:, None]) | (b_1 == b_lo[:, None]) | (b_2 == b_lo[:, None]) | (b_3 == b_lo[:, None])
+            if R > 4:
+                b_level = b_level | (b_4 == b_lo[:, None]) | (b_5 == b_lo[:, None])
+                b_level = b_level | (b_6 == b_lo[:, None]) | (b_7 == b_lo[:, None])
+            b_c = tl.where(b_level, _chunk_of(b_lo[:, None], o_g, turn, G, LOW), HIGHEST)
+            b_need = k - _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo + 1, R)
+            b_need = tl.where(b_tied, b_need, 0)
+            b_cut = tl.where(b_tied, -1, b_cut)
+            while tl.max(b_need, 0) > 0:
+                b_next = tl.min(tl.where(b_c > b_cut[:, None], b_c, HIGHEST), 1)
+                b_cut = tl.where(b_need > 0, b_next, b_cut)
+                b_need -= 1
+
+        p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
+        _mark(b_0, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_1, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_2, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_3, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        if R > 4:
+            _mark(b_4, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_5, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_6, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_7, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+
+
+@triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
+def _repair(
+    q, pair, chunk, row, keep, sel, listed, waiting,
+    s_bh, s_n, N, C, S, W, bh_first, k, share,
+    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
+    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_local = tl.program_id(0) // share
+    i_bh = bh_first + i_local
+    n_rows = tl.load(waiting + i_local)
+    for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
+        o_e = i_t * BM + tl.arange(0, BM)
+        m_n = o_e < n_rows
+        o_n = tl.load(listed + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
+        b_first = tl.load(row + o_n, mask=m_n, other=0)
+        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
+        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        o_g = tl.arange(0, G)
+        o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
+        p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
+        b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
+        p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
+        p_keep = keep + i_bh.to(tl.int64) * S * S
+        turns = tl.cdiv(C, G)
+        # Pass 0 finds the range; every further pass counts what reaches the middle; the last one writes
+        b_lo = tl.full([BM], HIGHEST, tl.int32)
+        b_hi = tl.full([BM], LOWEST, tl.int32)
+        b_at = tl.zeros([BM], tl.int32)
+        b_mid = tl.full([BM], LOWEST, tl.int32)
+        b_used = tl.zeros([BM], tl.int32)
+        b_free = tl.zeros([BM], tl.int32)
+        i_step = 0
+        state = 0  # 0 range, 1 search, 2 count what is above the border, 3 write
+        while state < 4:
+            b_n = tl.zeros([BM], tl.int32)
+            for i in range(0, turns):
+                o_c = i * G + o_g
+                b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
+                b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
+                if state == 0:
+                    b_lo = tl.minimum(b_lo, tl.min(tl.where(b_cand, b_key, HIGHEST), 1))
+                    b_hi = tl.maximum(b_hi, tl.max(b_key, 1))
+                    b_n += tl.sum(b_cand.to(tl.int32), 1)
+                elif state == 1:
+                    b_n += tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
+                elif state == 2:
+                    b_n += tl.sum((b_cand & (b_key > b_lo[:, None])).to(tl.int32), 1)
+                else:
+                    b_level = (b_cand & (b_key == b_lo[:, None])).to(tl.int32)
+                    b_rank = tl.cumsum(b_level, 1) + b_used[:, None]
+                    b_used += tl.sum(b_level, 1)
+                    b_sel = b_cand & ((b_key > b_lo[:, None]) | ((b_level > 0) & (b_rank <= b_free[:, None])))
+                    b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
+                    o_w = i * (G // 32) + tl.arange(0, G // 32)
+                    p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
+                    tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
+            if state == 0:
+                b_at = b_n
+                b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
+                state = 1
+            elif state == 1:
+                b_open = (b_at > k) & (b_hi - 1 > b_lo)
+                b_up = b_open & (b_n >= k)
+                b_lo = tl.where(b_up, b_mid, b_lo)
+                b_at = tl.where(b_up, b_n, b_at)
+                b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
+                i_step += 1
+            elif state == 2:
+                b_free = k - b_n
+                state = 3
+            else:
+                state = 4
+            if state == 1:
+                b_open = (b_at > k) & (b_hi - 1 > b_lo)
+                b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
+                if tl.sum(b_open.to(tl.int32), 0) == 0:
+                    state = 2
 
 
 def stream(
-    q: Tensor, a: Tensor, b: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, minmax: bool, causal: bool, precision: str, config: Config, kept: int | None = None,
+    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    *, split: bool, causal: bool, precision: str, config: Config,
 ) -> None:  # fmt: skip
     """As `route`, for any number of chunks. sel [heads, W, N] is overwritten."""
-    _, h, n, d = q.shape
-    dp = max(16, triton.next_power_of_2(d))
-    rows, groups, stages = config.rows, config.keys, config.stages
-    kept = kept or (5 if plan.top_k <= groups // 2 else 8)
-    turns = -(-plan.chunks // groups)
-    tiles = -(-n // rows)
-    shots = 0 if keep is None else keep.shape[-1]
+    n, d = plan.length, pair.shape[-1]
+    rows, groups = config.rows, config.keys
+    turns, tiles = -(-plan.chunks // groups), -(-n // rows)
     sel.zero_()
-    flag = sel.new_empty(tiles * len(heads))
-    shared = (
-        q, a, b, plan.chunk, plan.row, sel if keep is None else keep, sel, flag,
-        *q.stride()[:3], h, n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
+    listed = sel.new_empty(2, len(heads), n)
+    waiting = sel.new_zeros(2, len(heads))
+    again = min(tiles, max(1, 4 * processors(queries) // len(heads)))  # programs a head for the few that come again
+    inputs = queries, pair, plan.chunk, plan.row, sel if keep is None else keep
+    sizes = *queries.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, heads.start
+    how = dict(
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=rows, G=groups, num_stages=config.stages,
+        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
     )  # fmt: skip
-    how = dict(D=d, DP=dp, BM=rows, MINMAX=minmax, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision)
     low = triton.next_power_of_2(turns + 1) - 1
-    for turn in (groups // 2 - 5, groups // 4 + 3):
-        _stream[(tiles * len(heads),)](
-            *shared, turns, turn, **how, G=groups, R=kept, LOW=low, AGAIN=turn < groups // 2 - 5,
-            num_warps=config.warps, num_stages=stages,
-        )  # fmt: skip
-    _repair[(tiles * len(heads),)](*shared, **how, G=max(32, groups), num_warps=4, num_stages=stages)
+    _deal[(tiles * len(heads),)](
+        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
+        *sizes, plan.top_k, turns, groups // 2 - 5, tiles,
+        R=PLACES if plan.top_k <= groups // 2 else 2 * PLACES, LOW=low, AGAIN=False, num_warps=config.warps, **how,
+    )  # fmt: skip
+    _deal[(again * len(heads),)](
+        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[1], waiting[1],
+        *sizes, plan.top_k, turns, groups // 4 + 3, again,
+        R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
+    )  # fmt: skip
+    _repair[(again * len(heads),)](
+        *inputs, sel, listed[1], waiting[1], *sizes, plan.top_k, again, num_warps=4, **how | {"G": max(32, groups)}
+    )

@@ -1,10 +1,10 @@
 """One softmax for a tile of query rows over all that it sees, part by part; every part may be left out.
 
-own     a partial made elsewhere (an attention library), taken up as it is
+own     a partial made by an attention library, taken up as it is
 ranges  tokens that every row of the tile sees, densely
 lists   pieces that some row of the tile chose, every row masked to its own choice (or not: `shared`)
 slots   the partials that `routed.py` left per row
-tail    one summary of every chunk that the row could have chosen and did not
+tail    the partial of `tail.py`
 """
 
 from __future__ import annotations
@@ -16,12 +16,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import attend_step, ones
+from .common import attend_step
 from .configs import Config
 from .plan import Plan, Tiles
+from .tail import Tail
 from .union import UnionLists
 
 LOG2E = 1.4426950408889634
+
+
+@triton.jit
+def _add(b_o, b_part, b_acc, b_m, b_l):
+    """Take a normalised partial and its log2-sum-exp2 into a running softmax."""
+    b_top = tl.maximum(b_m, b_part)
+    b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
+    b_old, b_new = tl.math.exp2(b_m - b_ref), tl.math.exp2(b_part - b_ref)
+    b_acc = b_acc * b_old[:, None] + b_o.to(tl.float32) * b_new[:, None]
+    return b_acc, b_top, b_l * b_old + b_new
 
 
 @triton.jit
@@ -30,22 +41,18 @@ def _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D: tl.constexp
     m_s = m_n & (i < b_n)
     b_part = tl.load(lse + o_s + i, mask=m_s, other=float("-inf"))
     b_o = tl.load(part + (o_s + i)[:, None] * D + o_d[None, :], mask=m_s[:, None] & m_d, other=0.0)
-    b_top = tl.maximum(b_m, b_part)
-    b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
-    b_old, b_new = tl.math.exp2(b_m - b_ref), tl.math.exp2(b_part - b_ref)
-    b_acc = b_acc * b_old[:, None] + b_o.to(tl.float32) * b_new[:, None]
-    return b_acc, b_top, b_l * b_old + b_new
+    return _add(b_o, b_part, b_acc, b_m, b_l)
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "width", "own_first", "own_rows"])
 def _tile(
-    q, k, v, out, first, stop, span, ranges, sel, chunk, row,
-    piece, low, high, count, piece_start, piece_len, mean_k, mean_v, part, lse, own, own_lse,
+    q, k, v, out, first, stop, span, ranges, piece, low, high, count, piece_start, piece_len,
+    tail, tail_lse, part, lse, number, own, own_lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, so_b, so_h, so_n, sw_g, sw_h, sw_n, sl_g, sl_h, sl_n,
-    H, N, C, W, bh_first, tiles, width, own_first, own_rows, scale,
+    H, N, bh_first, tiles, width, own_first, own_rows, scale,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CS: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, RANGES: tl.constexpr, LISTS: tl.constexpr, SHARED: tl.constexpr, SLOTS: tl.constexpr,
-    TAIL: tl.constexpr, CAUSAL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -59,7 +66,7 @@ def _tile(
     b_m = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
 
-    if RANGES or LISTS or TAIL:
+    if RANGES or LISTS:
         p_q = q + i_b * sq_b + i_h * sq_h + o_n.to(tl.int64)[:, None] * sq_n + o_d[None, :]
         b_q = tl.load(p_q, mask=m_q, other=0.0)  # [BM, DP]
         p_k = k + i_b * sk_b + i_h * sk_h + o_d[None, :]
@@ -84,17 +91,13 @@ def _tile(
                 else:
                     b_k = tl.load(p_k + o_s * sk_n, mask=m_d, other=0.0)
                     b_v = tl.load(p_v + o_s * sv_n, mask=m_d, other=0.0)
-                b_acc, b_m, b_l = attend_step(
-                    b_q, b_k, b_v, None, None, b_acc, b_m, b_l, scale, False, False, PRECISION
-                )
+                b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION)
             if b_whole < b_to:
                 m_j = (b_whole + o_j) < b_to
                 o_s = (b_whole + o_j).to(tl.int64)[:, None]
                 b_k = tl.load(p_k + o_s * sk_n, mask=m_j[:, None] & m_d, other=0.0)
                 b_v = tl.load(p_v + o_s * sv_n, mask=m_j[:, None] & m_d, other=0.0)
-                b_acc, b_m, b_l = attend_step(
-                    b_q, b_k, b_v, m_j[None, :], None, b_acc, b_m, b_l, scale, True, False, PRECISION
-                )
+                b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, m_j[None, :], b_acc, b_m, b_l, scale, True, PRECISION)
 
     if LISTS:  # BN keys at a time: BN / CS pieces of at most CS tokens
         n_list = tl.load(count + i_local * tiles + i_t)
@@ -117,52 +120,24 @@ def _tile(
                     b_keep = (tl.where(o_m < 32, b_low, b_high) >> (o_m & 31)) & 1 > 0
                 else:
                     b_keep = (b_low >> o_m) & 1 > 0
-            b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, None, b_acc, b_m, b_l, scale, True, False, PRECISION)
+            b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
 
     if TAIL:
-        p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
-        b_first = tl.load(row + o_n, mask=m_n, other=0)[:, None]
-        b_last = tl.load(row + N + o_n, mask=m_n, other=C)[:, None]
-        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)[:, None]
-        p_mean = i_bh.to(tl.int64) * C * D + o_d[None, :]
-        for i in tl.range(0, C, BN, num_stages=STAGES):
-            o_c = i + o_j
-            m_c = o_c < C
-            b_k = tl.load(mean_k + p_mean + o_c[:, None] * D, mask=m_c[:, None] & m_d, other=0.0)
-            b_v = tl.load(mean_v + p_mean + o_c[:, None] * D, mask=m_c[:, None] & m_d, other=0.0)
-            b_keep = (tl.load(chunk + 3 * C + o_c, mask=m_c, other=0) > 0)[None, :]
-            b_keep = b_keep & ((o_c[None, :] < b_first) | (o_c[None, :] >= b_last))
-            if CAUSAL:
-                b_keep = b_keep & (tl.load(chunk + 2 * C + o_c, mask=m_c, other=0)[None, :] <= b_shot)
-            b_w = tl.load(p_sel, mask=m_n[:, None], other=0)  # BN is 16 and up: 1, 2 or 4 words
-            if BN >= 64:
-                b_w1 = tl.load(p_sel + N, mask=m_n[:, None] & (i + 32 < C), other=0)
-                b_w = tl.where(o_j[None, :] < 32, b_w, b_w1)
-            if BN >= 128:
-                b_w2 = tl.load(p_sel + 2 * N, mask=m_n[:, None] & (i + 64 < C), other=0)
-                b_w3 = tl.load(p_sel + 3 * N, mask=m_n[:, None] & (i + 96 < C), other=0)
-                b_w = tl.where(o_j[None, :] < 64, b_w, tl.where(o_j[None, :] < 96, b_w2, b_w3))
-            if BN >= 32:
-                p_sel += N * (BN // 32)
-            elif (i + BN) % 32 == 0:
-                p_sel += N
-            b_keep = b_keep & (((b_w >> (o_c & 31)[None, :]) & 1) == 0)
-            b_bias = tl.math.log2(tl.load(chunk + C + o_c, mask=m_c, other=1).to(tl.float32))
-            b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_bias, b_acc, b_m, b_l, scale, True, True, PRECISION)
+        o_t = i_local.to(tl.int64) * N + o_n
+        b_part = tl.load(tail_lse + o_t, mask=m_n, other=float("-inf"))
+        b_o = tl.load(tail + o_t[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
+        b_acc, b_m, b_l = _add(b_o, b_part, b_acc, b_m, b_l)
 
     if SLOTS:
-        p_sel = sel + i_local.to(tl.int64) * W * N + o_n
-        b_n = tl.zeros([BM], tl.int32)
-        for i in range(0, W):
-            b_n += ones(tl.load(p_sel, mask=m_n, other=0))
-            p_sel += N
         o_s = (i_local.to(tl.int64) * N + o_n) * K
-        if K <= 8:  # all in flight at once
+        b_n = tl.load(number + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0)
+        if K <= 5:  # all in flight at once
             for i in tl.static_range(K):
                 b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
         else:
-            for i in range(0, tl.max(b_n, 0)):
-                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
+            for i in range(0, tl.max(b_n, 0), 4):
+                for j in tl.static_range(4):
+                    b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D)
 
     b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
@@ -173,6 +148,10 @@ def _tile(
 class Slots:
     part: Tensor  # [heads, N, K, D]
     lse: Tensor  # [heads, N, K], log2
+    number: Tensor  # [heads, N] slots that hold something
+
+    def of(self, heads: slice) -> Slots:
+        return Slots(self.part[heads], self.lse[heads], self.number[heads])
 
 
 @dataclass(frozen=True)
@@ -186,39 +165,37 @@ class Own:
 
 def attend_tiles(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool = False,
-    ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, sel: Tensor | None = None,
-    tail: tuple[Tensor, Tensor] | None = None, slots: Slots | None = None, own: Own | None = None,
+    *, scale: float, config: Config, precision: str,
+    ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Tail | None = None,
+    slots: Slots | None = None, own: Own | None = None,
 ) -> None:  # fmt: skip
-    """Write out [B, H, N, D] at the rows of the tiles. sel [heads, W, N] is needed by tail and slots."""
+    """Write out [B, H, N, D] at the rows of the tiles."""
     if not tiles.count or not len(heads):
         return
     _, h, n, d = q.shape
     none = plan.chunk  # stands where a part is left out; never read
-    mean_k, mean_v = tail if tail else (none, none)
     size = lists.pieces.size if lists else config.keys
+    listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
     _tile[(tiles.count * len(heads),)](
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
-        none if sel is None else sel, plan.chunk, plan.row,
-        *((lists.piece, lists.low, lists.high, lists.count) if lists else [none] * 4),
-        *((lists.pieces.start, lists.pieces.length) if lists else [none] * 2),
-        mean_k, mean_v,
-        *((slots.part, slots.lse) if slots else [none] * 2),
-        *((own.out, own.lse) if own else [none] * 2),
+        *(listed or [none] * 6), *((tail.out, tail.lse) if tail else (none, none)),
+        *((slots.part, slots.lse, slots.number) if slots else [none] * 3),
+        *((own.out, own.lse) if own else (none, none)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
-        h, n, plan.chunks, plan.words, heads.start, tiles.count, lists.width if lists else 0,
+        h, n, heads.start, tiles.count, lists.width if lists else 0,
         own.first if own else 0, own.out.shape[2] if own else 1, scale * LOG2E,
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=max(config.keys, size), CS=size,
         K=slots.part.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
-        TAIL=tail is not None, CAUSAL=causal, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+        TAIL=tail is not None, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
 
 
-def new_slots(x: Tensor, heads: int, plan: Plan) -> Slots:
-    shape = heads, plan.length, plan.top_k
+def new_slots(x: Tensor, number: Tensor, places: int) -> Slots:
+    shape = *number.shape, places
     return Slots(
         torch.empty(*shape, x.shape[-1], dtype=x.dtype, device=x.device),
         torch.empty(shape, dtype=torch.float32, device=x.device),
+        number,
     )

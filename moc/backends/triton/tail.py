@@ -1,0 +1,102 @@
+"""The pooled tail: every chunk that a row could have chosen and did not enters its softmax once, as mean key and mean
+value with the weight of its length (Sol-Attn's zeroth-order correction). Leaves one partial per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .common import bounds, closed
+from .configs import Config
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A partial per row: out [heads, N, D] and log2-sum-exp2 [heads, N]."""
+
+    out: Tensor
+    lse: Tensor
+
+    def of(self, heads: slice) -> Tail:
+        return Tail(self.out[heads], self.lse[heads])
+
+
+@triton.jit(do_not_specialize=["bh_first", "tiles"])
+def _tail(
+    q, mean_k, mean_v, sel, chunk, row, weight, passes, out, lse,
+    s_b, s_h, s_n, H, N, C, W, bh_first, tiles, scale,
+    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    i_bh = bh_first + i_local
+    o_n = i_t * BM + tl.arange(0, BM)
+    m_n = o_n < N
+    o_d, o_j = tl.arange(0, DP), tl.arange(0, BN)
+    m_d = (o_d < D)[None, :]
+    p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
+    b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & m_d, other=0.0)  # [BM, DP]
+    b_first = tl.load(row + o_n, mask=m_n, other=0)
+    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
+    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+    p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
+    p_mean = i_bh.to(tl.int64) * C * D + o_d[None, :]
+    b_acc = tl.zeros([BM, DP], tl.float32)
+    b_m = tl.full([BM], float("-inf"), tl.float32)
+    b_l = tl.zeros([BM], tl.float32)
+    for i in tl.range(0, C, BN, num_stages=STAGES):
+        o_c = i + o_j
+        m_c = (o_c < C)[:, None] & m_d
+        b_k = tl.load(mean_k + p_mean + o_c[:, None] * D, mask=m_c, other=0.0)
+        b_v = tl.load(mean_v + p_mean + o_c[:, None] * D, mask=m_c, other=0.0)
+        b_bias = tl.load(weight + o_c, mask=o_c < C, other=float("-inf"))
+        b_w = tl.load(p_sel, mask=m_n[:, None], other=0)
+        if BN >= 64:
+            b_next = tl.load(p_sel + N, mask=m_n[:, None] & (i + 32 < C), other=0)
+            b_w = tl.where(o_j[None, :] < 32, b_w, b_next)
+        if BN >= 32:
+            p_sel += N * (BN // 32)
+        elif (i + BN) % 32 == 0:
+            p_sel += N
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
+        b_s = tl.where((b_w & (1 << (o_c & 31))[None, :]) == 0, b_s, float("-inf"))
+        if closed(tl.load(passes + i // BN), i, i + BN, own_from, own_to, shot, CAUSAL):
+            b_s = tl.where((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]), b_s, float("-inf"))
+            if CAUSAL:
+                b_there = tl.load(chunk + 2 * C + o_c, mask=o_c < C, other=0)
+                b_s = tl.where(b_there[None, :] <= b_shot[:, None], b_s, float("-inf"))
+        b_top = tl.maximum(b_m, tl.max(b_s, 1))
+        b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
+        b_p = tl.math.exp2(b_s - b_ref[:, None])
+        b_alpha = tl.math.exp2(b_m - b_ref)
+        b_l = b_l * b_alpha + tl.sum(b_p, 1)
+        b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_alpha[:, None], input_precision=PRECISION)
+        b_m = b_top
+    o_out = i_local.to(tl.int64) * N + o_n
+    b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
+    tl.store(out + o_out[:, None] * D + o_d[None, :], b_o.to(out.dtype.element_ty), mask=m_n[:, None] & m_d)
+    tl.store(lse + o_out, b_m + tl.math.log2(tl.where(b_l == 0.0, 1.0, b_l)), mask=m_n)
+
+
+def tail_of(
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range,
+    *, scale: float, config: Config, precision: str, causal: bool,
+) -> Tail:  # fmt: skip
+    """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf."""
+    _, h, n, d = q.shape
+    out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
+    lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
+    tiles = -(-n // config.rows)
+    _tail[(tiles * len(heads),)](
+        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), out, lse,
+        *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles, scale,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal,
+        STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+    )  # fmt: skip
+    return Tail(out, lse)
