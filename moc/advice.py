@@ -17,7 +17,7 @@ from .probe_log import ProbeLog
 
 SCOPES = ("one setting for all blocks", "a setting for every block")
 MARGIN = 0.9  # aim lower than asked: errors are measured on some tokens of some steps
-PRODUCTS = {"mean": 1, "minmax": 2}  # of every query with every chunk
+PRODUCTS = {"mean": 1, "minmax": 2, "mean+max+min": 3}  # of every query with every chunk
 
 
 def work(kept: np.ndarray, chunk_share: np.ndarray, options: tuple[RoutingConfig, ...]) -> np.ndarray:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from .errors import MoCError
 
 OWN = ("shot", "frame", "chunk")
-DESCRIPTORS = ("mean", "minmax")
+DESCRIPTORS = ("mean", "minmax", "mean+max+min")
+RULES = ("top-k", "top-p", "threshold", "top-k or top-p")
 TAILS = ("none", "pooled")
 STATIC = ("none", "first frame", "first tokens")
 REFERENCES = ("routed", "linked")
@@ -30,7 +31,8 @@ class RoutingConfig:
     own             what every query sees densely: its "shot", its "frame" or its "chunk"
     window          with own="frame": this many neighbouring frames of the shot on either side as well
     causal          routed links never point to a later shot, so that the shots form a DAG
-    descriptor      "mean": q . mean(K) (the paper); "minmax": an upper bound of q . k over the chunk
+    descriptor      "mean": q . mean(K) (the paper); "minmax": an upper bound of q . k over the chunk;
+                    "mean+max+min": halfway between both
     tail            "pooled": every skipped chunk still counts once, as its mean key and value times its length
     static          memory without routing: the "first frame" or "first tokens" of every shot, seen by all
     static_tokens   how many tokens "first tokens" means
@@ -38,6 +40,11 @@ class RoutingConfig:
     shots_kept      outer loop: route only into this many best other shots; None means all
     lists           "token": every query reads exactly what it chose; "union": the rows of a query tile
                     (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
+    rule            what is chosen by the scores (`rules.py`): "top-k" (the paper), "top-p", "threshold" or
+                    "top-k or top-p"
+    top_p           with "top-p": this share of the softmax over chunks, in (0, 1]
+    beta            with "threshold": scores above the row's mean by so many standard deviations
+    head_density    with "top-k": a density for every head, in order, instead of top_k and density; empty: the same k
     drop_off        training: at most this share of the chosen chunks is removed at random (p_max)
     drop_in         training: mean number of random chunks added (Poisson lambda)
     seed            of drop_off and drop_in; the same seed always drops the same chunks
@@ -60,6 +67,10 @@ class RoutingConfig:
     drop_in: float = 0.0
     seed: int = 0
     lists: str = "token"
+    rule: str = "top-k"
+    top_p: float = 0.9
+    beta: float = 1.0
+    head_density: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.top_k >= 0, f"top_k is {self.top_k}; it counts chunks, so use 0 or more.")
@@ -81,6 +92,13 @@ class RoutingConfig:
             self.shots_kept is None or self.shots_kept >= 1,
             f"shots_kept is {self.shots_kept}; keep at least 1 shot, or leave it off to keep all.",
         )
+        _check(
+            0.0 < self.top_p <= 1.0, f"top_p is {self.top_p}; it is a share: use more than 0 and at most 1 (1 is all)."
+        )
+        _check(
+            all(0.0 < density <= 1.0 for density in self.head_density),
+            f"head_density is {self.head_density}; each is a share of all pairs: use more than 0 and at most 1.",
+        )
         _check(0.0 <= self.drop_off <= 1.0, f"drop_off is {self.drop_off}; it is a share: use 0 to 1.")
         _check(self.drop_in >= 0.0, f"drop_in is {self.drop_in}; it is a mean count: use 0 or more.")
         for name, allowed in (
@@ -90,6 +108,7 @@ class RoutingConfig:
             ("static", STATIC),
             ("references", REFERENCES),
             ("lists", LISTS),
+            ("rule", RULES),
         ):
             value = getattr(self, name)
             _check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")

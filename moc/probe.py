@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .config import RoutingConfig
-from .routing import candidates, chunk_means, describe, kept_shots, narrow, per_chunk, scores, select, wide
+from .routing import candidates, chunk_means, describe, kept_shots, narrow, per_chunk, scores, wide
+from .rules import choose
 from .table import NO_SHOT, ChunkTable
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time
@@ -91,7 +92,7 @@ def look(
             for r in routings:
                 mandatory, candidate = candidates(table, r, some, q.device)
                 open_to = narrow(candidate, keep[r.shots_kept], table, some)
-                chosen = select(scores(asked, described[r.descriptor]), open_to, table.top_k(r))
+                chosen = choose(scores(asked, described[r.descriptor]), open_to, table, r, scale)
                 attended.append(mandatory | chosen)
                 skipped.append((candidate & ~chosen) if r.tail == "pooled" else torch.zeros_like(chosen))
             part = _compare(

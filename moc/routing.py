@@ -20,11 +20,15 @@ from .table import NO_SHOT, ChunkTable
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Summaries of every chunk's keys [B, H, C, D]. low and high only for the min-max descriptor."""
+    """Summaries of every chunk's keys [B, H, C, D]. low and high only for the descriptors that look at the range.
+
+    halfway  score by the mean as well as by the range
+    """
 
     mean: Tensor
     low: Tensor | None = None
     high: Tensor | None = None
+    halfway: bool = False
 
 
 def wide(x: Tensor) -> Tensor:
@@ -46,6 +50,7 @@ def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
         mean,
         low=per_chunk(k, table, lambda block: wide(block.amin(-2))),
         high=per_chunk(k, table, lambda block: wide(block.amax(-2))),
+        halfway=descriptor == "mean+max+min",
     )
 
 
@@ -53,12 +58,14 @@ def scores(q: Tensor, chunks: Descriptors) -> Tensor:
     """q [B, H, R, D] -> [B, H, R, C].
 
     "mean" is q . mean(K_c) (eq. 2). "minmax" bounds q . k over the chunk from above: every channel takes the end of
-    the chunk's range that agrees with the sign of q.
+    the chunk's range that agrees with the sign of q. "mean+max+min" is halfway between the two: what the chunk gives on
+    average, and the best it could hold. (VEDA describes chunks by these three and trains a network to weigh them.)
     """
     q = wide(q)
     if chunks.high is None or chunks.low is None:
-        return q @ chunks.mean.transpose(-1, -2)
-    return q.clamp(min=0) @ chunks.high.transpose(-1, -2) + q.clamp(max=0) @ chunks.low.transpose(-1, -2)
+        return q @ chunks.mean.mT
+    bound = q.clamp(min=0) @ chunks.high.mT + q.clamp(max=0) @ chunks.low.mT
+    return (bound + q @ chunks.mean.mT) / 2 if chunks.halfway else bound
 
 
 def candidates(table: ChunkTable, routing: RoutingConfig, rows: slice, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ class ChunkTable:
     frames: np.ndarray  # [N] grid frame of every sorted token
     identity: bool  # sorted order is the sequence's own order: nothing has to be moved
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
+    _top_k: dict[tuple[float, bool], int] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -148,18 +149,22 @@ class ChunkTable:
 
     def top_k(self, routing: RoutingConfig) -> int:
         """routing.top_k, or the k whose density comes nearest to routing.density."""
-        if routing.density is None:
-            return routing.top_k
-        low, high = 0, len(self.chunks)
-        while low < high:  # density rises with k
-            middle = (low + high) // 2
-            if self.density(middle, routing.causal) < routing.density:
-                low = middle + 1
-            else:
-                high = middle
-        below = max(low - 1, 0)
-        gap = [abs(self.density(k, routing.causal) - routing.density) for k in (below, low)]
-        return below if gap[0] <= gap[1] else low
+        return routing.top_k if routing.density is None else self.top_k_at(routing.density, routing.causal)
+
+    def top_k_at(self, density: float, causal: bool) -> int:
+        """The k whose density comes nearest."""
+        if (density, causal) not in self._top_k:
+            low, high = 0, len(self.chunks)
+            while low < high:  # density rises with k
+                middle = (low + high) // 2
+                if self.density(middle, causal) < density:
+                    low = middle + 1
+                else:
+                    high = middle
+            below = max(low - 1, 0)
+            gap = [abs(self.density(k, causal) - density) for k in (below, low)]
+            self._top_k[density, causal] = below if gap[0] <= gap[1] else low
+        return self._top_k[density, causal]
 
     def query_tiles(self) -> list[tuple[int, int]]:
         """Runs [start, stop) of at most TILE_ROWS routed rows that share a list where `lists` is "union".

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import RoutingConfig
 from ..routing import candidates, disturb, kept_shots, narrow, wide
+from ..rules import choose
 from ..table import ChunkTable
 
 
@@ -25,17 +26,20 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    if routing.descriptor == "mean":
-        score = wide(q) @ mean_k.mT
-    else:
+    score = wide(q) @ mean_k.mT
+    if routing.descriptor != "mean":
         high = torch.stack([wide(k[..., a:b, :]).amax(-2) for a, b in pieces], -2)
         low = torch.stack([wide(k[..., a:b, :]).amin(-2) for a, b in pieces], -2)
-        score = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
+        bound = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
+        score = bound if routing.descriptor == "minmax" else (bound + score) / 2
 
-    # Top-k of the candidates; a stable sort puts the lower chunk first among equals
+    # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
-    best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
+    if routing.rule == "top-k" and not routing.head_density:
+        best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
+    else:
+        chosen = choose(score, open_to, table, routing, scale).clone()
     if training:
         chosen = disturb(chosen, open_to, routing, t.order)
     if routing.lists == "union":  # a query tile reads what any of its rows chose or owns

@@ -41,10 +41,11 @@ def labels(layout, starts, routing):
     return result
 
 
-def attend(q, k, v, layout, starts, routing, scale, tiles=()):
+def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None):
     """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels}).
 
     tiles: the queries that share a list, where routing.lists is "union"
+    counts: top-k of every head; routing.top_k by default
     """
     label = labels(layout, starts, routing)
     members: dict = {}
@@ -55,7 +56,8 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=()):
         for h in range(q.shape[1]):
             keep_shots = _outer(q[b, h], k[b, h], label, routing)
             open_to = [_open_to(mine, members, routing, keep_shots) for mine in label]
-            chosen = [_choose(x, k[b, h], names, members, routing) for x, names in zip(q[b, h], open_to, strict=True)]
+            rules = members, routing, scale, counts[h] if counts else routing.top_k
+            chosen = [_choose(x, k[b, h], names, *rules) for x, names in zip(q[b, h], open_to, strict=True)]
             if routing.lists == "union":
                 own = [{n for n in members if _mandatory(mine, n, routing)} for mine in label]
                 lists = [set.union(*(chosen[i] | own[i] for i in tile)) for tile in tiles]
@@ -79,14 +81,33 @@ def _open_to(mine, members, routing, keep_shots):
     return [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
 
 
-def _choose(query, keys, open_to, members, routing):
+def _choose(query, keys, open_to, members, routing, scale, k):
     def score(name):
         block = keys[members[name]]
-        if routing.descriptor == "mean":
-            return query @ block.mean(0)
-        return sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
+        mean = query @ block.mean(0)
+        bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
+        return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.descriptor]
 
-    return set(sorted(open_to, key=score, reverse=True)[: routing.top_k])
+    value = {name: score(name) for name in open_to}
+    best = sorted(open_to, key=value.get, reverse=True)[:k]
+    weight = {name: len(members[name]) * np.exp(value[name] * scale) for name in open_to}
+    share, fewest = 0.0, []
+    for name in sorted(open_to, key=weight.get, reverse=True):
+        if share >= routing.top_p * sum(weight.values()) and routing.top_p < 1:
+            break
+        fewest.append(name)
+        share += weight[name]
+    limit = np.mean([*value.values()]) + routing.beta * np.std([*value.values()]) if value else 0.0
+    high = [name for name in open_to if value[name] > limit]
+    return set({"top-k": best, "top-p": fewest, "threshold": high, "top-k or top-p": best + fewest}[routing.rule])
+
+
+def count_of_head(table, routing, head):
+    """k of one head: the density of every possible k is tried."""
+    if not routing.head_density:
+        return routing.top_k
+    gaps = [abs(table.density(k, routing.causal) - routing.head_density[head]) for k in range(len(table.chunks) + 1)]
+    return gaps.index(min(gaps))
 
 
 def _one(query, keys, values, mine, chosen, members, routing, scale):

@@ -36,13 +36,17 @@ routings = st.builds(
     own=st.sampled_from(["shot", "frame", "chunk"]),
     window=st.integers(0, 2),
     causal=st.booleans(),
-    descriptor=st.sampled_from(["mean", "minmax"]),
+    descriptor=st.sampled_from(["mean", "minmax", "mean+max+min"]),
     tail=st.sampled_from(["none", "pooled"]),
     static=st.sampled_from(["none", "first frame", "first tokens"]),
     static_tokens=st.integers(1, 6),
     references=st.sampled_from(["routed", "linked"]),
     shots_kept=st.none() | st.integers(1, 3),
     lists=st.sampled_from(["token", "union"]),
+    rule=st.sampled_from(["top-k", "top-p", "threshold", "top-k or top-p"]),
+    top_p=st.sampled_from([0.01, 0.5, 0.9, 1.0]),
+    beta=st.sampled_from([-0.9, 0.3, 0.7, 3.0]),
+    head_density=st.just(()) | st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
 )
 
 

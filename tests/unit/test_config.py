@@ -28,6 +28,9 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"own": "film"}, "choose one of: shot, frame, chunk"),
         ({"lists": "row"}, "choose one of: token, union"),
         ({"descriptor": "max"}, "choose one of: mean, minmax"),
+        ({"rule": "best"}, "choose one of: top-k, top-p, threshold"),
+        ({"top_p": 0.0}, "use more than 0 and at most 1"),
+        ({"head_density": (0.2, 0.0)}, "each is a share of all pairs"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):

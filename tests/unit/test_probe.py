@@ -1,5 +1,7 @@
 """What the probe says of a few rows is what the reference computes for them, and what counting one by one gives."""
 
+from dataclasses import replace
+
 import brute
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
     q, k, v = sorted_qkv(layout, table)
     rows = probe.sample_rows(table, count)
     found = probe.look(q, k, v, table, [routing, RoutingConfig(top_k=0)], rows, scale=0.7)
-    exact = RoutingConfig(**{**vars(routing), "lists": "token"})
+    exact = replace(routing, lists="token")
     routed = reference.attend(q, k, v, table, exact, scale=0.7, training=False, record=None)
     dense = torch.softmax(q @ k.mT * 0.7, -1) @ v
     expected = (routed - dense)[:, :, rows].square().sum((0, 2, 3))
@@ -43,7 +45,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
 def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, routing):
     """Counted without any code of the method: a key is read if the brute force read it."""
     starts = data.draw(shot_starts(layout.grid[0]))
-    routing = RoutingConfig(**{**vars(routing), "lists": "token"})
+    routing = replace(routing, lists="token", head_density=routing.head_density[:1])
     table = build_table(layout, starts, routing)
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     rows = probe.sample_rows(table, 8)
@@ -51,7 +53,8 @@ def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, ro
     found = probe.look(*(x.index_select(-2, order) for x in (q, k, v)), table, [routing], rows, scale=0.7)
 
     label = brute.labels(layout, starts, routing)
-    _, chosen = brute.attend(q.numpy(), k.numpy(), v.numpy(), layout, starts, routing, 0.7)
+    counts = [brute.count_of_head(table, routing, 0)]
+    _, chosen = brute.attend(q.numpy(), k.numpy(), v.numpy(), layout, starts, routing, 0.7, (), counts)
     kept = mass = across = abroad = 0.0
     for i in order[rows].tolist():
         weight = np.exp(k[0, 0].numpy() @ q[0, 0, i].numpy() * 0.7)

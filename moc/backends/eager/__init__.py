@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...config import RoutingConfig
-from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, select, share
+from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
+from ...rules import choose
 from ...table import ChunkTable, Group
 from .function import Attend, Block
 
@@ -35,7 +36,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Tensor:
     with torch.no_grad():
-        blocks = tuple(_route(q, k, table, routing, training, record))
+        blocks = tuple(_route(q, k, table, routing, scale, training, record))
     mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)
@@ -48,16 +49,17 @@ def _attend(
     return out
 
 
-def _route(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool, record) -> Iterator[Block]:
+def _route(
+    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
+) -> Iterator[Block]:
     described = describe(k, table, routing.descriptor)
     keep = kept_shots(q, k, table, routing)
-    top_k = table.top_k(routing)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
         _, candidate = candidates(table, routing, rows, q.device)
         open_to = narrow(candidate, keep, table, rows)
-        chosen = select(scores(q[:, :, rows], described), open_to, top_k)
+        chosen = choose(scores(q[:, :, rows], described), open_to, table, routing, scale)
         if training:
             chosen = disturb(chosen, open_to, routing, order[rows])
         if routing.lists == "union":
