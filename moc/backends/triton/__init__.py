@@ -48,8 +48,6 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "drop-off and drop-in are for training"
     if routing.rule != "top-k" or routing.head_density or routing.descriptor not in ("mean", "minmax"):
         return "the kernels choose by top-k, the same for all heads, and by the descriptors mean and minmax"
-    if routing.rule != "top-k" or routing.head_density or routing.descriptor not in ("mean", "minmax"):
-        return "the kernels choose by top-k, the same for all heads, and by the descriptors mean and minmax"
     if routing.lists != "token":
         return "no kernel for lists that a tile shares"
     return _machine(q.device)
