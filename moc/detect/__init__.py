@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +10,12 @@ from torch import Tensor
 from ..errors import MoCError
 from . import builtin, pyscenedetect, transnetv2
 from .change import SIZE
-from .footage import Footage
+from .footage import Footage, Tick
 
 __all__ = ["BUILT_IN", "DETECTORS", "Detection", "detect"]
 
 BUILT_IN = "built-in"
 DETECTORS = (BUILT_IN, *pyscenedetect.DETECTORS, transnetv2.NAME)
-Tick = Callable[[int], None]  # how many frames have been looked at so far; what it raises ends the detection
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from .change import apart, contrast, correlation, planes
+from .change import apart, contrast, correlation, planes, tint
 
 THRESHOLD = 1.55  # between cuts and everything else in the first half of a music video (docs/shots.md)
 MIN_LENGTH = 8
@@ -16,7 +16,7 @@ QUIET = 0.02  # a difference that codecs and grain make; joins the usual change,
 AROUND = 4  # frames before and behind that say what change is usual
 LOOK = 6  # a flash or a passer-by lasts at most so many frames
 SAME, MOVING = 0.5, 1.15  # against the change at the frame itself: below, the old picture is back; above, it is motion
-SAME_LIGHT = 0.93  # correlation of two pictures that differ by light alone
+SAME_LIGHT, SAME_TINT = 0.93, 0.2  # correlation and change of colour of two pictures that differ by light alone
 EVEN, DARK = 0.02, 0.08  # contrast of an empty frame; how near it is to black or white
 DISSOLVES = (12, 16, 24, 32)  # frames between the two pictures that are compared
 BESIDE, UNLIKE, DULL = 0.15, 0.6, 0.75  # of a dissolve: what is no mixture; correlation of its ends; contrast inside
@@ -58,9 +58,13 @@ def _cuts(film: Tensor, threshold: float) -> tuple[list[Change], set[int]]:
         before = apart(planes(film[(at - 1 - far).clamp(min=0)]), planes(film[at]))
         back = torch.minimum(back, torch.minimum(behind, before))
     back = back / change[at]
-    light = correlation(planes(film[at - 1]), planes(film[at]))
-    real = (back >= SAME) & (back <= MOVING) & (light < SAME_LIGHT)
+    real = (back >= SAME) & (back <= MOVING) & ~_light(planes(film[at - 1]), planes(film[at]))
     return [Change(frame, "cut", float(strength[frame])) for frame in at[real].tolist()], sharp
+
+
+def _light(before: Tensor, now: Tensor) -> Tensor:
+    """[N] bool: the same picture in the same colours, only the light is another."""
+    return (correlation(before, now) >= SAME_LIGHT) & ((tint(before) - tint(now)).abs().sum(1) < SAME_TINT)
 
 
 def _step_by_step(film: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ def _apart(first: Tensor, second: Tensor) -> Tensor:
     return best.mean((1, 2))
 
 
+def tint(frames: Tensor) -> Tensor:
+    """Planes [N, 3, 27, 48] -> [N, 2]: the picture's colour, whatever the light."""
+    return (frames[:, 1:] / (frames[:, :1] + 0.1)).mean((2, 3))
+
+
 def contrast(frames: Tensor) -> Tensor:
     """Planes [N, 3, 27, 48] -> spread of the brightness [N]; an even picture has 0."""
     return frames[:, 0].std((1, 2), unbiased=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from ..errors import MoCError
 
 VALUES_AT_ONCE = 2**24  # of a block of frames: 64 MB as float32
 Size = tuple[int, int]
+Tick = Callable[[int], None]  # how many frames have been looked at so far; what it raises ends it
 
 
 class Footage(Protocol):
@@ -39,7 +40,8 @@ class ImageFootage:
             )
         if 0 in images.shape:
             raise MoCError("there are no frames in the images: connect a batch with at least one.")
-        self.images, self.fps, self.count = images, fps, len(images)
+        self.images, self.fps = images, fps
+        self.count: int = len(images)
 
     def read(self, size: Size | None = None) -> Iterator[Tensor]:
         per_block = max(1, VALUES_AT_ONCE // self.images[0].numel())
@@ -56,14 +58,19 @@ class ImageFootage:
         return (block.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, -1, -1, 3).cpu()
 
 
-def pick(footage: Footage, frames: Sequence[int], size: Size) -> Tensor:
-    """These frames of the film, uint8 [len(frames), height, width, 3]. Frames may repeat."""
+def pick(footage: Footage, frames: Sequence[int], size: Size, tick: Tick = lambda seen: None) -> Tensor:
+    """These frames of the film, uint8 [len(frames), height, width, 3]; behind its end, its last one."""
     if isinstance(footage, ImageFootage):  # no need to read what lies between
-        return torch.cat([footage.block(frame, frame + 1, size) for frame in frames])
-    found, start = {}, 0
+        last = footage.count - 1
+        return torch.cat([footage.block(at, at + 1, size) for at in (min(frame, last) for frame in frames)])
+    found: dict[int, Tensor] = {}
+    missing, seen, block = sorted(set(frames), reverse=True), 0, torch.empty(0)
     for block in footage.read(size):
-        for frame in frames:
-            if start <= frame < start + len(block):
-                found[frame] = block[frame - start]
-        start += len(block)
-    return torch.stack([found[frame] for frame in frames])
+        seen += len(block)
+        while missing and missing[-1] < seen:
+            frame = missing.pop()
+            found[frame] = block[frame - seen].clone()
+        tick(seen)
+        if not missing:
+            break
+    return torch.stack([found.get(frame, block[-1]) for frame in frames])

@@ -146,6 +146,23 @@ def test_progress_is_told_and_can_stop_it():
         detect(ImageFootage(images, fps=24), BUILT_IN, tick=stop)
 
 
-def test_frames_are_picked_in_any_order():
-    images = torch.arange(10)[:, None, None, None].expand(-1, 4, 6, 3) / 255
-    assert pick(ImageFootage(images, fps=24), [7, 0, 7, 9], (2, 3))[:, 0, 0, 0].tolist() == [7, 0, 7, 9]
+class Stream:
+    """Ten frames, three at a time; frame n has the value n everywhere."""
+
+    count, fps = None, 24.0
+
+    def read(self, size=None):
+        for block in torch.arange(10, dtype=torch.uint8).split(3):
+            yield block[:, None, None, None].expand(-1, *(size or (4, 6)), 3)
+
+
+@pytest.mark.parametrize("footage", [ImageFootage(torch.cat(list(Stream().read())) / 255, 24), Stream()])
+def test_frames_are_picked_in_any_order_and_the_last_one_for_those_behind_the_end(footage):
+    picked = pick(footage, [7, 0, 7, 9, 12], (2, 3))
+    assert picked.shape == (5, 2, 3, 3) and picked[:, 0, 0, 0].tolist() == [7, 0, 7, 9, 9]
+
+
+def test_no_more_is_read_than_the_last_frame_asked_for():
+    seen = []
+    pick(Stream(), [1, 4], (2, 3), seen.append)
+    assert seen == [3, 6]

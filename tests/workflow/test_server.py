@@ -12,6 +12,8 @@ from demo.server import PromptRefused, RunFailed
 
 NODES = {
     "MoCShots": "MoC Shots",
+    "MoCDetectShots": "MoC Detect Shots",
+    "MoCDetectShotsLatent": "MoC Detect Shots (latent)",
     "MoCShotConditioning": "MoC Shot Conditioning",
     "MoCRouting": "MoC Routing",
     "MoCApply": "MoC Apply",
@@ -21,6 +23,8 @@ NODES = {
 }
 OUTPUTS = {
     "MoCShots": ["MOC_SHOTS", "STRING", "STRING", "STRING"],
+    "MoCDetectShots": ["MOC_SHOTS", "STRING", "STRING", "IMAGE", "STRING"],
+    "MoCDetectShotsLatent": ["MOC_SHOTS", "STRING"],
     "MoCShotConditioning": ["MODEL", "CONDITIONING", "STRING"],
     "MoCRouting": ["MOC_ROUTING", "STRING"],
     "MoCApply": ["MODEL", "MOC_TRACE"],
@@ -30,6 +34,10 @@ OUTPUTS = {
 }
 FIRST_MET = {
     "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt", "family", "detected"],
+    "MoCDetectShots": [
+        *("images", "video", "detector", "threshold", "min_length", "fps", "family", "scenes_json"),
+    ],
+    "MoCDetectShotsLatent": ["latent", "threshold"],
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
