@@ -20,14 +20,13 @@ MARGIN = 0.9  # aim lower than asked: errors are measured on some tokens of some
 PRODUCTS = {"mean": 1, "minmax": 2, "mean+max+min": 3}  # of every query with every chunk
 
 
-def work(kept: np.ndarray, chunk_share: np.ndarray, options: tuple[RoutingConfig, ...]) -> np.ndarray:
-    """Floating-point work of routed attention as a share of full attention's, with the routing itself.
+def choosing(routing: RoutingConfig) -> float:
+    """Work that choosing costs, as a share of full attention's, for one chunk per token.
 
-    kept [..., O, H]: share of the keys that a query reads. The paper counts 4NmD for reading and 2NCD for choosing
-    (section 3.3), against 4N^2 D; a pooled tail reads one more key and value per chunk.
+    The paper (section 3.3) counts 2NCD for choosing and 4NmD for reading, against 4N^2 D. Other descriptors take more
+    products, and a pooled tail reads one more key and value per chunk.
     """
-    extra = [PRODUCTS[r.descriptor] / 2 + (r.tail == "pooled") for r in options]
-    return kept + (chunk_share * extra)[:, None]
+    return PRODUCTS[routing.descriptor] / 2 + (routing.tail == "pooled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,8 @@ class Table:
 
     error [S, B, O]: relative error of a block's output; work [S, B, O]; kept, mass, across [S, B, O]: shares of keys,
     of attention, and of the attention on other shots (NaN where there is none); abroad [S, B]: share on other shots.
-    asked_error, asked_density [S, B]: of the asked routing, over all video tokens. by_head holds the same per head.
+    asked_error, asked_density, head_error [.., H]: of the asked routing, over all video tokens; the
+    other head_..: on the sampled ones, and so is asked_sampled, to compare with asked_error.
     """
 
     steps: np.ndarray
@@ -50,10 +50,12 @@ class Table:
     abroad: np.ndarray
     asked_error: np.ndarray
     asked_density: np.ndarray
-    head_error: np.ndarray  # [S, B, H], of the asked routing, over all video tokens
-    head_mass: np.ndarray  # [S, B, H], on the sampled rows
+    asked_sampled: np.ndarray
+    head_error: np.ndarray  # [S, B, H]
+    head_mass: np.ndarray
     head_across: np.ndarray
     head_kept: np.ndarray
+    head_work: np.ndarray
 
 
 def tabulate(log: ProbeLog) -> Table:
@@ -73,26 +75,29 @@ def tabulate(log: ProbeLog) -> Table:
     kept = each(lambda c: c.look.kept / log.tokens) / rows[..., None, None]  # [S, B, O, H]
     abroad, across, mass = (each(lambda c, n=name: getattr(c.look, n)) for name in ("abroad", "across", "mass"))
     mass /= rows[..., None, None]
-    share = np.array(log.chunk_share)
+    extra = np.array([choosing(option) for option in log.options]) * log.chunk_share
     error, size = each(lambda c: c.look.error), each(lambda c: c.look.size)
     asked, asked_size = each(lambda c: c.error), each(lambda c: c.size)
+    head_kept = each(lambda c: c.asked.kept[0] / log.tokens / c.asked.rows)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Table(
             steps=steps,
             weight=_stands_for(steps, log.steps),
             blocks=blocks,
             error=np.sqrt(error.sum(-1) / size.sum(-1)[..., None]),
-            work=work(kept, share, log.options).mean(-1),
+            work=kept.mean(-1) + extra,
             kept=kept.mean(-1),
             mass=mass.mean(-1),
             across=across.sum(-1) / abroad.sum(-1)[..., None],
             abroad=abroad.mean(-1) / rows,
             asked_error=np.sqrt(asked.sum(-1) / asked_size.sum(-1)),
             asked_density=each(lambda c: np.mean(c.density)),
+            asked_sampled=each(lambda c: (c.asked.error.sum() / c.asked.size.sum()).sqrt()),
             head_error=np.sqrt(asked / asked_size),
-            head_mass=mass[:, :, 0],
-            head_across=across[:, :, 0] / abroad,
-            head_kept=kept[:, :, 0],
+            head_mass=each(lambda c: c.asked.mass[0] / c.asked.rows),
+            head_across=each(lambda c: c.asked.across[0]) / abroad,
+            head_kept=head_kept,
+            head_work=head_kept + each(lambda c: choosing(c.routing) * c.chunk_share)[..., None],
         )
 
 

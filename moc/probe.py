@@ -19,6 +19,7 @@ from .rules import choose
 from .table import NO_SHOT, ChunkTable
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time
+BY_OPTION = ("error", "kept", "mass", "across")
 GOLDEN = 0.6180339887498949
 
 
@@ -46,6 +47,11 @@ class Look:
     def __add__(self, other: Look) -> Look:
         return Look(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def at(self, option: int) -> Look:
+        """One setting of them."""
+        by_option = {f.name: getattr(self, f.name)[option : option + 1] for f in fields(self) if f.name in BY_OPTION}
+        return replace(self, **by_option)
+
     def cpu(self) -> Look:
         tensors = (getattr(self, f.name).double().cpu() for f in fields(self)[:-1])
         return Look(*tensors, self.rows)
@@ -55,9 +61,9 @@ def sample_rows(table: ChunkTable, count: int) -> Tensor:
     """[R]: sorted positions of at most `count` video queries, spread evenly, none twice, always the same ones."""
     video = (table.tensors("cpu").row_frame >= 0).nonzero().flatten()
     count = min(count, len(video))
-    index = torch.arange(count, dtype=torch.float64)
-    jitter = (index * GOLDEN) % 1.0  # one in every equal stretch, never always in the same column of the picture
-    return video[((index + jitter) * (len(video) / count)).long().clamp(max=len(video) - 1)].unique()
+    edge = torch.arange(count + 1) * len(video) // max(count, 1)
+    jitter = (torch.arange(count, dtype=torch.float64) * GOLDEN) % 1.0  # not always in the same column of the picture
+    return video[edge[:-1] + (jitter * edge.diff()).long()]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from .chunks import build_table
 from .config import MoCSettings, RoutingConfig
 from .errors import MoCError
 from .layout import TokenLayout
-from .probe import Look, look, sample_rows
+from .probe import BY_OPTION, Look, look, sample_rows
 from .table import ChunkTable
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
@@ -26,11 +26,19 @@ MOST_LAYOUTS = 16
 
 @dataclass(eq=False)
 class Call:
-    """Looks at one block in one step, added up. error, size [H]: of the asked routing, over all video queries."""
+    """Looks at one block in one step, added up.
+
+    look        by option, on the sampled rows; asked: the block's own routing alone, on the same rows
+    error, size [H]: of the block's own routing, over all video queries
+    routing, chunk_share   the block's own routing, and its chunks per token
+    """
 
     look: Look
+    asked: Look
     error: Tensor
     size: Tensor
+    routing: RoutingConfig
+    chunk_share: float
     density: list[float] = field(default_factory=list)
     dense_seconds: list[float] = field(default_factory=list)
     routed_seconds: list[float] = field(default_factory=list)
@@ -95,32 +103,45 @@ class ProbeLog:
     ) -> None:
         """One attention call. q, k, v, dense, routed [B, H, N, D] in the model's own order; seconds (dense, routed)."""
         with self._lock:
-            tables = self._tables_of(layout, starts)
-            seen = self._look(tables, *qkv, scale)
+            seen = self._look(self._tables_of(layout, starts), *qkv, scale)
+            mine, own = seen.at(0), self.settings.routing_of(block)
+            table = self._tables[layout][0]
+            if own != self.settings.routing:
+                table = build_table(layout, starts, own)
+                mine = self._look_with(table, [own], layout, *qkv, scale)
             video = slice(layout.video_start, layout.video_stop)
             full, other = dense[:, :, video].float(), routed[:, :, video].float()
             error, size = ((x.square().sum((0, 2, 3))).double().cpu() for x in (other - full, full))
             if (step, block) in self.calls:
                 call = self.calls[step, block]
-                call.look, call.error, call.size = call.look + seen, call.error + error, call.size + size
+                call.look, call.asked = call.look + seen, call.asked + mine
+                call.error, call.size = call.error + error, call.size + size
             else:
-                call = self.calls[step, block] = Call(seen, error, size)
+                share = len(table.chunks) / table.length
+                call = self.calls[step, block] = Call(seen, mine, error, size, own, share)
             call.density.append(density)
             call.dense_seconds.append(seconds[0])
             call.routed_seconds.append(seconds[1])
 
     def _look(self, tables: tuple[ChunkTable, ...], q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Look:
-        parts = []
-        for table, family in zip(tables, filter(None, self._all), strict=True):
-            order = table.tensors(q.device).order
-            there = (q, k, v) if table.identity else tuple(x.index_select(-2, order) for x in (q, k, v))
-            rows = sample_rows(tables[0], self.rows_asked)
-            if table is not tables[0]:  # the same tokens, wherever these chunks put them
-                rows = table.tensors("cpu").inverse[tables[0].tensors("cpu").order[rows]]
-            parts.append(look(*there, table, [self.options[o] for o in family], rows, scale=scale).cpu())
-        joined = (torch.cat([getattr(p, name) for p in parts]) for name in ("error", "kept", "mass", "across"))
-        error, kept, mass, across = joined
-        return Look(error, parts[0].size, kept, mass, across, parts[0].abroad, parts[0].rows)
+        parts = [
+            self._look_with(table, [self.options[o] for o in family], tables[0].layout, q, k, v, scale)
+            for table, family in zip(tables, filter(None, self._all), strict=True)
+        ]
+        return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in BY_OPTION})
+
+    def _look_with(
+        self, table: ChunkTable, routings: list[RoutingConfig], layout: TokenLayout,
+        q: Tensor, k: Tensor, v: Tensor, scale: float | None,
+    ) -> Look:  # fmt: skip
+        """The same tokens whatever the chunks: those that the first table of the layout samples."""
+        first = self._tables[layout][0]
+        rows = sample_rows(first, self.rows_asked)
+        if table is not first:
+            rows = table.tensors("cpu").inverse[first.tensors("cpu").order[rows]]
+        order = table.tensors(q.device).order
+        q, k, v = (q, k, v) if table.identity else (x.index_select(-2, order) for x in (q, k, v))
+        return look(q, k, v, table, routings, rows, scale=scale).cpu()
 
     def _tables_of(self, layout: TokenLayout, starts: tuple[int, ...]) -> tuple[ChunkTable, ...]:
         if layout in self._tables:

@@ -56,7 +56,7 @@ def tell_nothing(log: ProbeLog, trace: Trace) -> str:
 def _asked(log: ProbeLog, table: Table) -> list[str]:
     error = _root_mean(table.asked_error, table.weight[:, None])
     worst = np.unravel_index(table.asked_error.argmax(), table.asked_error.shape)
-    sampled = _root_mean(table.error[:, :, 0], table.weight[:, None])
+    sampled = _root_mean(table.asked_sampled, table.weight[:, None])
     lines = [
         f"As asked: {tell_routing(log.settings)}",
         f"- The output of a block is off by {_percent(error)} (at worst {_percent(table.asked_error[worst])}: step "
@@ -72,7 +72,7 @@ def _asked(log: ProbeLog, table: Table) -> list[str]:
             f"- Least across shots: block {table.blocks[block]}, head {head}, with {_percent(low[block, head])}."
         )
     dense, routed = log.dense_seconds, log.routed_seconds
-    ideal = dense * float(np.average(table.work[:, :, 0].mean(1), weights=table.weight))
+    ideal = dense * float(np.average(table.head_work.mean((1, 2)), weights=table.weight))
     lines.append(
         f"- One attention call: {_time(dense)} in full, {_time(routed)} routed; by its work it would be {_time(ideal)}."
     )
@@ -153,6 +153,7 @@ def data(log: ProbeLog, trace: Trace, table: Table, advice: Advice, scope: str) 
         },
         "asked": {
             "routing": _setting(log.options[0]),
+            "blocks": {block: _setting(routing) for block, routing in log.settings.blocks},
             "calls": [
                 {
                     "step": int(step),
@@ -198,9 +199,7 @@ def data(log: ProbeLog, trace: Trace, table: Table, advice: Advice, scope: str) 
 def _head_seconds(log: ProbeLog, table: Table, step: int, block: int) -> np.ndarray:
     """Full attention's time, shared out evenly among the heads, times the work of each."""
     call = log.calls[int(table.steps[step]), int(table.blocks[block])]
-    kept = table.head_kept[step, block]
-    routing = table.work[step, block, 0] - table.kept[step, block, 0]  # the same for every head
-    return (kept + routing) * sum(call.dense_seconds) / len(kept)
+    return table.head_work[step, block] * sum(call.dense_seconds) / table.head_work.shape[-1]
 
 
 def _by_block(table: Table, option: int) -> np.ndarray:

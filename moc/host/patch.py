@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -56,7 +57,7 @@ def apply_probe(
     model: ModelPatcher, shots: Shots | None, log: ProbeLog, trace: Trace, *, backend: str = "auto"
 ) -> ModelPatcher:
     """A copy of the model that samples as if MoC were not there and fills the log. trace: what could not be seen."""
-    everywhere = MoCSettings(log.settings.routing, Schedule(min_tokens=log.settings.schedule.min_tokens))
+    everywhere = replace(log.settings, schedule=Schedule(min_tokens=log.settings.schedule.min_tokens))
     return apply_moc(model, shots, everywhere, trace, backend=backend, probe=log)
 
 

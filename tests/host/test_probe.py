@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_management
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -110,12 +111,23 @@ def test_what_is_advised_reaches_the_error_when_it_is_probed_itself(scope):
     tiny.sample(patched, steps=4)
     advice = advise(log, 0.15, scope)
     assert advice.routes and 0 < advice.work < 1
-    for block in tabulate(log).blocks[advice.choice >= 0].tolist():
-        settings = MoCSettings(advice.settings.routing_of(block))
-        again, second, _ = probed(tiny.load(), settings=settings, steps_asked=4)
-        tiny.sample(again, steps=4)
-        error = tabulate(second).asked_error[advice.first : advice.stop, block]
-        assert (error**2).mean() ** 0.5 <= 0.15
+    again, second, _ = probed(tiny.load(), settings=advice.settings, steps_asked=4)
+    tiny.sample(again, steps=4)
+    error = tabulate(second).asked_error[advice.first : advice.stop, advice.choice >= 0]
+    assert (np.sqrt((error**2).mean(0)) <= 0.15).all()
+
+
+def test_a_block_with_a_routing_of_its_own_is_judged_by_that():
+    finer = RoutingConfig(top_k=3, own="frame", tile=(1, 1, 2))
+    patched, log, _ = probed(tiny.load(), settings=MoCSettings(ROUTING, blocks=((0, finer),)), rows_asked=10_000)
+    tiny.sample(patched)
+    alone, other, _ = probed(tiny.load(), settings=MoCSettings(finer), rows_asked=10_000)
+    tiny.sample(alone)
+    for step in log.chosen:
+        one, two = log.calls[step, 0], other.calls[step, 0]
+        assert torch.equal(one.error, two.error)
+        torch.testing.assert_close(one.asked.error[0] / one.asked.size, one.error / one.size, rtol=1e-4, atol=1e-9)
+    assert not torch.equal(log.calls[log.chosen[0], 1].error, other.calls[log.chosen[0], 1].error)
 
 
 def test_the_advised_schedule_routes_from_a_step_on():
