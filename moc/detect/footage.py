@@ -62,7 +62,9 @@ def pick(footage: Footage, frames: Sequence[int], size: Size, tick: Tick = lambd
     """These frames of the film, uint8 [len(frames), height, width, 3]; behind its end, its last one."""
     if isinstance(footage, ImageFootage):  # no need to read what lies between
         last = footage.count - 1
-        return torch.cat([footage.block(at, at + 1, size) for at in (min(frame, last) for frame in frames)])
+        picked = [footage.block(at, at + 1, size) for at in (min(frame, last) for frame in frames)]
+        tick(footage.count)
+        return torch.cat(picked)
     found: dict[int, Tensor] = {}
     missing, seen, block = sorted(set(frames), reverse=True), 0, torch.empty(0)
     for block in footage.read(size):

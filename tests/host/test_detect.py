@@ -7,6 +7,8 @@ import json
 from fractions import Fraction
 
 import av
+import comfy.model_management
+import comfy.utils
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
@@ -138,6 +140,24 @@ def test_scenes_of_another_node_are_taken_instead():
 def test_what_cannot_be_looked_at_is_told(inputs, sentence):
     with pytest.raises(MoCError, match=sentence):
         run(**inputs)
+
+
+def test_progress_reaches_the_end_and_a_cancelled_run_stops_in_the_middle(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *rest, **more: told.append(value / total)
+    )
+    for inputs in ({"images": film()}, {"video": InputImpl.VideoFromFile(written(film()))}):
+        told.clear()
+        run(**inputs)
+        assert told == sorted(told) and told[0] < 1 and told[-1] == 1.0
+
+    def cancelled(*args, **more):
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancelled)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(images=film())
 
 
 def test_a_file_without_a_picture_is_told():

@@ -34,9 +34,7 @@ OUTPUTS = {
 }
 FIRST_MET = {
     "MoCShots": ["how", "times", "unit", "fps", "shot_count", "prompt", "family", "detected"],
-    "MoCDetectShots": [
-        *("images", "video", "detector", "threshold", "min_length", "fps", "family", "scenes_json"),
-    ],
+    "MoCDetectShots": ["detector", "images", "video", "threshold", "min_length", "fps", "family", "scenes_json"],
     "MoCDetectShotsLatent": ["latent", "threshold"],
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
