@@ -94,7 +94,7 @@ def show(node, output):
         (shots(times="soon"), "'soon' is not a number: write cuts like 49, 97 or 2.5s, 4s."),
         (shots(how="durations", times="20, 0"), "shot 2 lasts 0 frames; every shot needs at least 1."),
         (shots(how="durations"), "no durations given: write one number per shot, like 49, 48, 32."),
-        (shots(how="by hand"), "how is 'by hand'; choose one of: cuts, durations, equal shots, prompt."),
+        (shots(how="by hand"), "how is 'by hand'; choose one of: cuts, durations, equal shots, prompt, detected."),
         (routing(top_k=-1), "top_k is -1; it counts chunks, so use 0 or more."),
         (routing(density=0), "density is 0.0; it is a share of all pairs: use more than 0 and at most 1"),
         (routing(density=1.5), "density is 1.5; it is a share of all pairs: use more than 0 and at most 1"),
