@@ -15,6 +15,7 @@ BUDGETS = (PRESET, "top-k", "density")
 CHUNKING = (PRESET, "frame", "tokens", "tile")
 OUTER_LOOP = (PRESET, "all shots", "best shots")
 SCHEDULE = (PRESET, "custom")
+MOST_BLOCKS = 999
 
 
 def read_tile(text: str) -> tuple[int, int, int]:
@@ -24,6 +25,37 @@ def read_tile(text: str) -> tuple[int, int, int]:
         raise MoCError(f"tile is {text!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
     frames, rows, columns = map(int, sizes)
     return frames, rows, columns
+
+
+def read_blocks(text: str) -> tuple[int, ...]:
+    """ "0, 3-5" -> (0, 3, 4, 5)."""
+    blocks: set[int] = set()
+    for part in filter(None, re.split(r"[,;\s]+", text.strip())):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not ends or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > MOST_BLOCKS:
+            raise MoCError(f"{part!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
+        blocks |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return tuple(sorted(blocks))
+
+
+def read_block_tiles(text: str) -> dict[int, tuple[int, int, int] | None]:
+    """ "0-1: 1x2x2; 7: frame" -> {0: (1, 2, 2), 1: (1, 2, 2), 7: None}."""
+    tiles: dict[int, tuple[int, int, int] | None] = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[;\n]+", text))):
+        blocks, colon, size = part.partition(":")
+        if not colon or not blocks.strip() or not size.strip():
+            raise MoCError(f"block_tiles has {part!r}: write blocks, a colon and a size, like 0-1: 1x2x2; 7: frame.")
+        tile = None if size.strip().lower() == "frame" else read_tile(size.strip())
+        tiles |= dict.fromkeys(read_blocks(blocks), tile)
+    return tiles
+
+
+def read_densities(text: str) -> tuple[float, ...]:
+    """ "0.1, 0.3" -> (0.1, 0.3)."""
+    try:
+        return tuple(float(word) for word in re.split(r"[,;\s]+", text.strip()) if word)
+    except ValueError:
+        raise MoCError(f"head_density is {text!r}: write one share for every head, like 0.1, 0.3, 0.1.") from None
 
 
 def read_routing(
@@ -54,8 +86,15 @@ def read_routing(
     drop_off: float = 0.0,
     drop_in: float = 0.0,
     drop_seed: int = 0,
+    rule: str = PRESET,
+    top_p: float = 0.9,
+    beta: float = 1.0,
+    head_density: str = "",
+    lists: str = PRESET,
+    dense_blocks: str = "",
+    block_tiles: str = "",
 ) -> MoCSettings:
-    """The preset, with everything replaced that is not left at "preset"."""
+    """The preset, with everything replaced that is not left at "preset" or empty."""
     if preset not in PRESETS:
         raise MoCError(f"preset is {preset!r}; choose one of: {', '.join(PRESETS)}.")
     changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed}
@@ -74,21 +113,36 @@ def read_routing(
         changes |= {"static": memory, "static_tokens": memory_tokens}
     if outer_loop != PRESET:
         changes["shots_kept"] = shots_kept if outer_loop == "best shots" else None
-    same_name = {"descriptor": descriptor, "tail": tail, "references": references}
+    same_name = {"descriptor": descriptor, "tail": tail, "references": references, "lists": lists}
     changes |= {name: value for name, value in same_name.items() if value != PRESET}
+    if rule != PRESET:
+        changes |= {"rule": rule, "top_p": top_p, "beta": beta}
+    if head_density.strip():
+        changes["head_density"] = read_densities(head_density)
     settings = PRESETS[preset].with_routing(**changes)
-    if schedule == PRESET:
-        return settings
-    return replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
+    if schedule != PRESET:
+        settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
+    own_tiles = read_block_tiles(block_tiles)
+    blocks = tuple((b, replace(settings.routing, tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
+    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks))
 
 
 def check_routing(
-    top_k: int | None, density: float | None, tile: str | None, start_percent: float | None, end_percent: float | None
+    top_k: int | None,
+    density: float | None,
+    tile: str | None,
+    start_percent: float | None,
+    end_percent: float | None,
+    head_density: str | None = None,
+    dense_blocks: str | None = None,
+    block_tiles: str | None = None,
 ) -> None:
     """Raise what can be said of the values before anything runs; None is a value that another node will give."""
     if tile is not None:
         read_tile(tile)
-    RoutingConfig(top_k=top_k or 0, density=density)
+    read_blocks(dense_blocks or "")
+    read_block_tiles(block_tiles or "")
+    RoutingConfig(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))
     Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
 
 
@@ -99,7 +153,13 @@ def tell_chunk(r: RoutingConfig) -> str:
 
 
 def tell_budget(r: RoutingConfig) -> str:
-    return f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+    if r.rule == "threshold":
+        return f"all chunks {r.beta:g} deviations better than most"
+    best = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+    if r.head_density:
+        best = f"its best chunks, {min(r.head_density):.1%} to {max(r.head_density):.1%} of all pairs by head"
+    share = f"the best chunks that hold {r.top_p:.0%} of its interest"
+    return {"top-k": best, "top-p": share, "top-k or top-p": f"{best} or {share}, whichever is more"}[r.rule]
 
 
 def tell_routing(settings: MoCSettings) -> str:
@@ -110,6 +170,7 @@ def tell_routing(settings: MoCSettings) -> str:
     parts += ["earlier shots only"] * r.causal
     parts += ["the rest pooled"] * (r.tail == "pooled")
     parts += [f"the {r.static} of every shot always"] * (r.static != "none")
+    parts += ["one list for neighbouring tokens"] * (r.lists == "union")
     parts += [f"from the {r.shots_kept} best other shots"] * (r.shots_kept is not None)
     if (s.start_percent, s.end_percent) != (0.0, 1.0):
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..moc.config import DESCRIPTORS, OWN, PRESETS, REFERENCES, STATIC, TAILS
+from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
 from ..moc.errors import MoCError
 from .choices import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
 from .types import MocRouting, advanced
@@ -67,9 +67,19 @@ class MoCRouting(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, top_k=None, density=None, tile=None, start_percent=None, end_percent=None) -> bool | str:
+    def validate_inputs(
+        cls,
+        top_k=None,
+        density=None,
+        tile=None,
+        start_percent=None,
+        end_percent=None,
+        head_density=None,
+        dense_blocks=None,
+        block_tiles=None,
+    ) -> bool | str:
         try:
-            check_routing(top_k, density, tile, start_percent, end_percent)
+            check_routing(top_k, density, tile, start_percent, end_percent, head_density, dense_blocks, block_tiles)
         except MoCError as error:
             return str(error)
         return True
@@ -126,7 +136,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "descriptor",
             DESCRIPTORS,
             "What a chunk is judged by. mean: the mean of its keys, as in the paper. minmax: the best match it could "
-            "hold; finds small things better.",
+            "hold; finds small things better. mean+max+min: between both; no GPU kernel yet, so slow.",
         ),
         choice(
             "tail",
@@ -235,6 +245,57 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             min=0,
             max=2**31 - 1,
             tooltip="Only for training: seed of drop_off and drop_in.",
+        ),
+        choice(
+            "rule",
+            RULES,
+            "How many chunks are enough. top-k: as budget says, as in the paper. top-p: as many as hold top_p of a "
+            "token's interest, so few where it is sure. threshold: all that stand out by beta. The last three have no "
+            "GPU kernel yet and are slow; MoC Probe can say whether they pay.",
+        ),
+        io.Float.Input(
+            "top_p",
+            optional=True,
+            default=0.9,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Share of a token's interest that the chosen chunks hold, when rule is top-p. More is slower.",
+        ),
+        io.Float.Input(
+            "beta",
+            optional=True,
+            default=1.0,
+            min=-5.0,
+            max=10.0,
+            step=0.1,
+            tooltip="Standard deviations that a chunk must stand out by, when rule is threshold. Less chooses more.",
+        ),
+        io.String.Input(
+            "head_density",
+            optional=True,
+            default="",
+            tooltip="A density for every attention head, like 0.1, 0.3, 0.1, instead of one budget for all. MoC Probe "
+            "Report can find them. Empty: the same for all. No GPU kernel yet.",
+        ),
+        choice(
+            "lists",
+            LISTS,
+            "token: every token reads exactly what it chose. union: 64 neighbouring tokens read all that any of them "
+            "chose, which is never less.",
+        ),
+        io.String.Input(
+            "dense_blocks",
+            optional=True,
+            default="",
+            tooltip="Blocks of the model that keep full attention, counted from 0, like 0, 3-5.",
+        ),
+        io.String.Input(
+            "block_tiles",
+            optional=True,
+            default="",
+            tooltip="Blocks of the model with chunks of another size, like 0-1: 1x2x2; 7: frame.",
         ),
     ]
 

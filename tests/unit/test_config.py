@@ -84,6 +84,11 @@ BASE = packed.PRESETS["paper multi-shot"].routing
         ({"references": "linked"}, {"references": "linked"}),
         ({"outer_loop": "best shots", "shots_kept": 3}, {"shots_kept": 3}),
         ({"drop_off": 0.5, "drop_in": 1.0, "drop_seed": 4}, {"drop_off": 0.5, "drop_in": 1.0, "seed": 4}),
+        ({"top_p": 0.5, "beta": 2.0}, {}),
+        ({"rule": "top-p", "top_p": 0.5}, {"rule": "top-p", "top_p": 0.5}),
+        ({"rule": "threshold", "beta": 2.0}, {"rule": "threshold", "beta": 2.0}),
+        ({"head_density": "0.1, .3"}, {"head_density": (0.1, 0.3)}),
+        ({"lists": "union"}, {"lists": "union"}),
     ],
 )
 def test_a_widget_replaces_its_part_of_the_preset_and_nothing_else(widgets, changed):
@@ -100,6 +105,29 @@ def test_the_schedule_counts_when_it_is_custom():
     numbers = {"start_percent": 0.2, "end_percent": 0.9, "dense_first": 1, "dense_last": 2, "min_tokens": 4096}
     assert choices.read_routing(preset="fast", **numbers).schedule == packed.Schedule()
     assert choices.read_routing(preset="fast", schedule="custom", **numbers).schedule == packed.Schedule(**numbers)
+
+
+def test_blocks_may_be_dense_or_have_chunks_of_another_size():
+    settings = choices.read_routing(preset="fast", dense_blocks="0, 3-4", block_tiles="1-2: 1x2x2; 7: frame")
+    assert [b for b in range(9) if settings.schedule.is_dense(b, 9)] == [0, 3, 4]
+    assert {b: r.tile for b, r in settings.blocks} == {1: (1, 2, 2), 2: (1, 2, 2), 7: None}
+    assert settings.routing_of(1) == replace(settings.routing, tile=(1, 2, 2), chunk_tokens=None)
+    assert settings.routing_of(5) == settings.routing == packed.PRESETS["fast"].routing
+    assert "dense in blocks 0, 3-4, with settings of their own in blocks 1-2, 7" in choices.tell_routing(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rule": "top-p", "top_p": 0.5}, "the best chunks that hold 50% of its interest"),
+        ({"rule": "threshold", "beta": 1.5}, "all chunks 1.5 deviations better than most"),
+        ({"rule": "top-k or top-p", "top_k": 3}, "its 3 best chunks or the best chunks that hold 90%"),
+        ({"head_density": (0.1, 0.25)}, "10.0% to 25.0% of all pairs by head"),
+        ({"lists": "union"}, "one list for neighbouring tokens"),
+    ],
+)
+def test_a_rule_is_told_in_words(settings, words):
+    assert words in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig(**settings)))
 
 
 @pytest.mark.parametrize("text", ["1x4x4", "1 4 4", "1,4,4", "1×4×4", " 1 X 4 x 4 "])
@@ -120,6 +148,12 @@ def test_a_tile_that_cannot_be_read_says_how_to_write_it(text):
         ({"density": 0.0}, "density is 0.0"),
         ({"tile": "big"}, "tile is 'big'"),
         ({"start_percent": 0.9, "end_percent": 0.5}, "start first"),
+        ({"dense_blocks": "first"}, "'first' names no blocks of the model"),
+        ({"dense_blocks": "5-3"}, "write numbers from 0 on, like 0, 3-5"),
+        ({"block_tiles": "1x2x2"}, "write blocks, a colon and a size"),
+        ({"block_tiles": "0: big"}, "tile is 'big'"),
+        ({"head_density": "much"}, "write one share for every head"),
+        ({"head_density": "0.1, 2"}, "each is a share of all pairs"),
     ],
 )
 def test_values_are_checked_before_anything_runs(widgets, sentence):
