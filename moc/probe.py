@@ -7,7 +7,7 @@ O settings, D head dim. Everything is in sorted order (`ChunkTable`), in float32
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -19,7 +19,6 @@ from .rules import choose
 from .table import NO_SHOT, ChunkTable
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time
-BY_OPTION = ("error", "kept", "mass", "across")
 GOLDEN = 0.6180339887498949
 
 
@@ -45,16 +44,29 @@ class Look:
     rows: int
 
     def __add__(self, other: Look) -> Look:
-        return Look(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return self._each(lambda name: getattr(self, name) + getattr(other, name))
 
     def at(self, option: int) -> Look:
         """One setting of them."""
-        by_option = {f.name: getattr(self, f.name)[option : option + 1] for f in fields(self) if f.name in BY_OPTION}
-        return replace(self, **by_option)
+        part = slice(option, option + 1)
+        return replace(
+            self, error=self.error[part], kept=self.kept[part], mass=self.mass[part], across=self.across[part]
+        )
+
+    @staticmethod
+    def joined(parts: list[Look]) -> Look:
+        """Other settings on the same rows, one after the other."""
+
+        def cat(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
     def cpu(self) -> Look:
-        tensors = (getattr(self, f.name).double().cpu() for f in fields(self)[:-1])
-        return Look(*tensors, self.rows)
+        return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).double().cpu()), rows=self.rows)
+
+    def _each(self, value: Callable) -> Look:
+        return Look(**{f.name: value(f.name) for f in fields(self)})
 
 
 def sample_rows(table: ChunkTable, count: int) -> Tensor:
@@ -165,8 +177,8 @@ def _compare(
                 )
             )
         heads.append([torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)])
-    stacked = [torch.stack(parts, -1) for parts in zip(*heads, strict=True)]
-    return Look(*stacked, rows=b * count)
+    error, size, kept, mass, across, abroad = (torch.stack(parts, -1) for parts in zip(*heads, strict=True))
+    return Look(error, size, kept, mass, across, abroad, b * count)
 
 
 def chunk_parts(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, scale: float) -> tuple[Tensor, Tensor]:

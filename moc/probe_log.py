@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from .chunks import build_table
 from .config import MoCSettings, RoutingConfig
 from .errors import MoCError
 from .layout import TokenLayout
-from .probe import BY_OPTION, Look, look, sample_rows
+from .probe import Look, look, sample_rows
 from .table import ChunkTable
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
@@ -128,7 +127,7 @@ class ProbeLog:
             self._look_with(table, [self.options[o] for o in family], tables[0].layout, q, k, v, scale)
             for table, family in zip(tables, filter(None, self._all), strict=True)
         ]
-        return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in BY_OPTION})
+        return Look.joined(parts)
 
     def _look_with(
         self, table: ChunkTable, routings: list[RoutingConfig], layout: TokenLayout,

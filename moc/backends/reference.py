@@ -44,9 +44,9 @@ def attend(
         chosen = disturb(chosen, open_to, routing, t.order)
     if routing.lists == "union":  # a query tile reads what any of its rows chose or owns
         own = mandatory & ~t.linked
-        for low, high in table.query_tiles():
-            asked = (chosen[..., low:high, :] | own[low:high]).any(-2, keepdim=True)
-            chosen[..., low:high, :] = asked & open_to[..., low:high, :]
+        for start, stop in table.query_tiles():
+            asked = (chosen[..., start:stop, :] | own[start:stop]).any(-2, keepdim=True)
+            chosen[..., start:stop, :] = asked & open_to[..., start:stop, :]
     if record is not None:
         record.add(rows, chosen)
 

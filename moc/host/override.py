@@ -44,8 +44,9 @@ def attention_override(
     if q.shape == k.shape:
         block = options.get(BLOCK, options.get("block_index", 0))
         call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
-        out = call
-        if isinstance(call, Call):
+        if isinstance(call, Reason):
+            out = call
+        else:
             split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
