@@ -12,6 +12,9 @@ const HEIGHT = 330
 
 /** @type {Record<string, import("./lib/time_rules.js").TimeRule>} */
 let rules = {}
+/** Undo makes all nodes anew: where the focus was when somebody pressed its keys. */
+let undone = { node: "", label: "", at: 0 }
+const UNDO_TAKES = 2000 // ms, at most
 
 app.registerExtension({
   name: "moc.timeline",
@@ -73,7 +76,14 @@ function addTimeline(/** @type {any} */ node) {
     setValue: () => {},
   })
   dom.serialize = false
-  const mount = keepMounted(node, view.element, ".moc-time")
+  view.element.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    if (!(event.ctrlKey || event.metaKey) || !"zy".includes(event.key.toLowerCase())) return
+    const label = document.activeElement?.getAttribute("aria-label") ?? ""
+    undone = { node: String(node.id), label, at: Date.now() }
+  })
+  const mount = keepMounted(node, view.element, ".moc-time", () => {
+    if (undone.node === String(node.id) && Date.now() - undone.at < UNDO_TAKES) view.focus(undone.label)
+  })
   node.mocTimelineLoaded = () => {
     view.refresh()
     mount()

@@ -156,6 +156,12 @@ export class TimelineView {
     }
   }
 
+  /** Gives the focus to what has this label. */
+  focus(/** @type {string} */ label) {
+    const found = [...this.element.querySelectorAll("[aria-label]")].find((one) => one.getAttribute("aria-label") === label)
+    if (found instanceof HTMLElement) found.focus()
+  }
+
   // What a person does
 
   /** Writes a change into the widgets; whether that could be done. */

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from comfy_api.latest import io
 
+from ..moc.detect.scenes import read_scenes
 from ..moc.errors import MoCError
 from ..moc.families import FAMILIES
 from .shot_choices import (
@@ -20,6 +21,8 @@ from .shot_choices import (
     tell_shots,
 )
 from .types import MocShots, advanced
+
+FPS = 16.0  # of Wan 2.1
 
 
 def with_time_rules(widget: io.Combo.Input) -> io.Combo.Input:
@@ -67,7 +70,7 @@ class MoCShots(io.ComfyNode):
                 io.Float.Input(
                     "fps",
                     optional=True,
-                    default=16.0,
+                    default=FPS,
                     min=0.01,
                     max=1000.0,
                     step=0.01,
@@ -113,11 +116,12 @@ class MoCShots(io.ComfyNode):
                         "model: cuts stay where they are and are moved when sampling starts.",
                     )
                 ),
-                MocShots.Input(
+                io.MultiType.Input(
                     "detected",
+                    [MocShots, io.String],
                     optional=True,
-                    tooltip="Shots found in footage, or those of another MoC Shots. After a run the timeline can take "
-                    "them over; with how = detected they are used as they are.",
+                    tooltip="Shots found in footage, those of another MoC Shots, or scenes_json of a scene detection "
+                    "node. After a run the timeline can take them over; with how = detected they are used as they are.",
                 ),
             ],
             outputs=[
@@ -139,14 +143,10 @@ class MoCShots(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, how, times="", unit="frames", fps=16.0) -> bool | str:
+    def validate_inputs(cls, how, times="", unit="frames", fps=FPS) -> bool | str:
         # Only what says where the cuts are: the host marks every input named here as wrong, so the fewer the better.
-        if how in ("equal shots", "prompt", "detected") or None in (
-            how,
-            times,
-            unit,
-            fps,
-        ):  # None: linked, known only later
+        linked = None in (how, times, unit, fps)  # known only later
+        if linked or how not in ("cuts", "durations"):
             return True
         try:
             read_shots(how, times, unit, fps)
@@ -156,6 +156,8 @@ class MoCShots(io.ComfyNode):
 
     @classmethod
     def execute(cls, family=ANY_MODEL, detected=None, **widgets) -> io.NodeOutput:
+        if isinstance(detected, str):
+            detected = read_scenes(detected, widgets.get("fps", FPS))
         shots, whole, each = read_shots(**widgets, family=family, detected=detected)
         shots, notes = at_borders(shots, family)
         ui = {"moc_shots": [for_timeline(shots)]}

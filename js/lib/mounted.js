@@ -9,15 +9,18 @@ const isGone = (/** @type {any} */ node) => node.graph?.getNodeById(node.id) !==
 /**
  * To be called once for a new node; what comes back is to be called when the node was loaded.
  * @param {any} node @param {HTMLElement} element @param {string} selector finds such elements
+ * @param {() => void} mounted called when the element is on the page
  */
-export function keepMounted(node, element, selector) {
+export function keepMounted(node, element, selector, mounted) {
   owners.set(element, node)
   const settle = () => {
-    if (element.isConnected || isGone(node)) return
-    for (const old of document.querySelectorAll(selector)) {
-      const owner = owners.get(old)
-      if (owner && String(owner.id) === String(node.id) && isGone(owner)) return old.replaceWith(element)
+    if (isGone(node)) return
+    if (!element.isConnected) {
+      const shown = [...document.querySelectorAll(selector)]
+      const isOurs = (/** @type {any} */ owner) => owner && String(owner.id) === String(node.id) && isGone(owner)
+      shown.find((old) => isOurs(owners.get(old)))?.replaceWith(element)
     }
+    if (element.isConnected) mounted()
   }
   return () => requestAnimationFrame(() => requestAnimationFrame(settle)) // what the page mounts itself comes first
 }

@@ -51,6 +51,7 @@ export function writeTime(frames, unit, fps, suffix = "") {
  * @param {number[]} list @param {string} before the text that these replace @param {string} unit @param {number} fps
  */
 export function writeTimes(list, before, unit, fps) {
+  /** @type {ReturnType<typeof readTime>[]} */
   let old = []
   try {
     old = readTimes(before, unit, fps)

@@ -148,6 +148,15 @@ def test_undo_and_redo_take_the_timeline_along(timeline):
     assert (shots.widgets("times"), shots.drawn()) == ("41, 57", [41, 57])
 
 
+def test_undo_leaves_the_focus_where_it_was(timeline):
+    shots = timeline()
+    shots.press(1, "ArrowRight")
+    shots.undo()
+    assert (shots.widgets("times"), shots.drawn()) == ("29, 57", [29, 57])
+    shots.comfy.page.keyboard.press("ArrowLeft")
+    assert shots.widgets("times") == "29, 53"
+
+
 def test_shots_are_named_and_described(timeline):
     shots = timeline()
     shots.element.get_by_label("Name of shot 2").fill("the door")
@@ -205,6 +214,31 @@ def test_a_run_uses_what_the_timeline_says(comfy, timeline):
     shown = comfy.add("PreviewAny", at=(700, 120))
     comfy.connect(shots.node, "summary", shown, "source")
     assert comfy.run().outputs[str(shown)]["text"] == ["3 shots, frames 0-40, 41-56, 57-80."]
+
+
+MARKED = "[shot 1: 37f] a\n[shot 2: 16f] b\n[shot 3] c"
+
+
+@pytest.mark.parametrize(
+    "widgets, written",
+    [
+        ({"how": "durations", "times": "29, 28, 24"}, {"times": "37, 20, 24"}),
+        ({"how": "equal shots"}, {"how": "cuts", "times": "37, 53"}),
+        ({"how": "prompt", "times": "", "prompt": "[cut] a [cut] b [cut] c"}, {"prompt": MARKED}),
+        ({"how": "prompt", "times": "1s 3s 1.06s", "prompt": "a | b | c"}, {"times": "2.3s, 1.7s, 1.06s"}),
+    ],
+    ids=["durations", "equal shots", "prompt", "prompt with times"],
+)
+def test_however_the_shots_are_said_a_run_makes_what_the_timeline_draws(comfy, timeline, widgets, written):
+    shots = timeline(**widgets)
+    shots.drag(0, 37)
+    assert {name: shots.widgets(name) for name in written} == written
+    shown = comfy.add("PreviewAny", at=(700, 120))
+    comfy.connect(shots.node, "summary", shown, "source")
+    first, second = shots.drawn()
+    told = f"3 shots, frames 0-{first - 1}, {first}-{second - 1}, {second}"
+    assert comfy.run().outputs[str(shown)]["text"][0].startswith(told)
+    assert first == 37
 
 
 def test_detected_shots_are_taken_over_after_a_run(comfy, timeline):
