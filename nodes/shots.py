@@ -146,7 +146,7 @@ class MoCShots(io.ComfyNode):
     def validate_inputs(cls, how, times="", unit="frames", fps=FPS) -> bool | str:
         # Only what says where the cuts are: the host marks every input named here as wrong, so the fewer the better.
         linked = None in (how, times, unit, fps)  # known only later
-        if linked or how not in ("cuts", "durations"):
+        if linked or how in ("equal shots", "prompt", "detected"):
             return True
         try:
             read_shots(how, times, unit, fps)
