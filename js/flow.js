@@ -96,8 +96,12 @@ export function drawFlow(pen, map, { width, height, focus = -1 }) {
   return { top, count, step, middle, bar, spots }
 }
 
-/** The arc or shot under the pointer: {arc} or {shot}, or nothing. */
-export function findInFlow(/** @type {ReturnType<typeof drawFlow>} */ drawn, /** @type {number} */ x, /** @type {number} */ y) {
+/**
+ * The arc or shot under the pointer, or nothing.
+ * @param {ReturnType<typeof drawFlow>} drawn @param {number} x @param {number} y
+ * @returns {{arc?: ReturnType<typeof drawFlow>["spots"][number], shot?: number} | null}
+ */
+export function findInFlow(drawn, x, y) {
   if (Math.abs(y - drawn.middle) <= drawn.bar / 2) return { shot: Math.min(Math.floor(x / drawn.step), drawn.count - 1) }
   let best = null
   let nearest = 8

@@ -2,12 +2,15 @@
 // The heatmap's controls and canvas. It knows no node and no server: what it shows is handed in, what it wants it asks for.
 
 import { drawFlow, findInFlow, tellArc } from "./flow.js"
-import { csv, nameOf, PAPER, progress, selection, tell, INK, FAINT } from "./heatmap_data.js"
+import { button, choices, setSlider, slider } from "./heatmap_controls.js"
+import { csv, nameOf, progress, selection, tell } from "./heatmap_data.js"
 import { drawMap, findCell, legend } from "./heatmap_draw.js"
+import { download, save, savePng } from "./heatmap_files.js"
 import { strip } from "./heatmap_strip.js"
 import { addStyle, make } from "./heatmap_style.js"
 
 /** @typedef {import("./heatmap_data.js").RoutingMap} RoutingMap */
+/** @typedef {import("./heatmap_data.js").Lines} Lines */
 /** @typedef {{view: string, first_step: number, last_step: number, block: number, head: number}} Choice */
 /** @typedef {{trace: string, status: string, running?: boolean, step?: number, steps: number, recorded_steps: number[],
  *   recorded_blocks: number[], heads: number, stopped?: boolean, maps: Record<string, RoutingMap>, thumbnails?: any}} Info */
@@ -15,6 +18,9 @@ import { addStyle, make } from "./heatmap_style.js"
 const EMPTY = "Run the workflow to see which frames read which. The map fills while the sampler works."
 const VIEWS = { frames: "Frames", shots: "Shots", chunks: "Chunks", flow: "Flow" }
 const SHOWN = { chosen: "Chosen", attention: "Attention" }
+
+/** @type {Record<string, [number, number]>} rows, columns */
+const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }
 
 export class HeatmapView {
   /**
@@ -29,17 +35,16 @@ export class HeatmapView {
     this.map = /** @type {RoutingMap | null} */ (null)
     this.show = "chosen"
     this.row = -1
-    this.cell = /** @type {[number, number] | null} */ (null)
+    /** @type {[number, number] | null} row, column */
+    this.cell = null
     this.shot = -1
+    this.hovered = -1
+    this.drawn = /** @type {{cells?: import("./heatmap_draw.js").Drawn, flow?: ReturnType<typeof drawFlow>} | null} */ (null)
     this.asking = this.stale = false
-    this.build()
-    new ResizeObserver(() => this.draw()).observe(this.canvas)
-  }
-
-  build() {
+    this.failed = ""
     this.status = make("div", { className: "status", role: "status" })
-    this.views = this.choices("View", VIEWS, (view) => this.choose({ view }))
-    this.shows = this.choices("What is shown", SHOWN, (show) => {
+    this.views = choices("View", VIEWS, (view) => this.choose({ view }))
+    this.shows = choices("What is shown", SHOWN, (show) => {
       this.show = show
       this.paint()
     })
@@ -49,19 +54,19 @@ export class HeatmapView {
     this.said = make("output", { "aria-live": "polite" })
     this.strip = make("ul", { className: "strip", tabIndex: 0, hidden: true })
     this.sliders = {
-      first: this.slider("Step", (i) => this.chooseStep(i, "first")),
-      last: this.slider("to step", (i) => this.chooseStep(i, "last")),
-      block: this.slider("Block", (i) => this.choose({ block: i ? this.blocks()[i - 1] : -1 })),
-      head: this.slider("Head", (i) => this.choose({ head: i - 1 })),
+      first: slider("Step", (i) => this.chooseStep(i, "first")),
+      last: slider("to step", (i) => this.chooseStep(i, "last")),
+      block: slider("Block", (i) => this.choose({ block: i ? this.blocks()[i - 1] : -1 })),
+      head: slider("Head", (i) => this.choose({ head: i - 1 })),
     }
     const grid = make("div", { className: "sliders" })
     for (const { label, input, value } of Object.values(this.sliders)) grid.append(label, input, value)
     this.save = make(
       "div",
       { className: "bar", role: "group", "aria-label": "Save" },
-      this.button("Save PNG", () => this.savePng()),
-      this.button("Save CSV", () => this.saveText()),
-      this.button("Save NPZ", () => this.info && link(this.host.npz(this.info.trace), "moc_routing.npz")),
+      button("Save PNG", () => this.savePicture()),
+      button("Save CSV", () => this.map && save(new Blob([csv(this.map)], { type: "text/csv" }), "moc_routing.csv")),
+      button("Save NPZ", () => this.info && download(this.host.npz(this.info.trace), "moc_routing.npz")),
     )
     this.element = make(
       "div",
@@ -75,6 +80,11 @@ export class HeatmapView {
       grid,
       this.save,
     )
+    this.listen()
+    new ResizeObserver(() => this.draw()).observe(this.canvas)
+  }
+
+  listen() {
     this.canvas.addEventListener("pointermove", (event) => this.point(event))
     this.canvas.addEventListener("pointerleave", () => this.point(null))
     this.canvas.addEventListener("click", (event) => {
@@ -89,32 +99,6 @@ export class HeatmapView {
     })
   }
 
-  choices(/** @type {string} */ name, /** @type {Record<string, string>} */ words, /** @type {(key: string) => void} */ chosen) {
-    const group = `moc-${Math.random().toString(36).slice(2)}`
-    const field = make("fieldset", {}, make("legend", {}, name))
-    /** @type {Record<string, HTMLInputElement>} */
-    const inputs = {}
-    for (const [key, word] of Object.entries(words)) {
-      inputs[key] = make("input", { type: "radio", name: group, value: key })
-      inputs[key].addEventListener("change", () => chosen(key))
-      field.append(make("label", {}, inputs[key], word))
-    }
-    return { field, inputs }
-  }
-
-  slider(/** @type {string} */ name, /** @type {(value: number) => void} */ moved) {
-    const id = `moc-${Math.random().toString(36).slice(2)}`
-    const input = make("input", { type: "range", id, min: "0", max: "0", step: "1", value: "0" })
-    input.addEventListener("input", () => moved(Number(input.value)))
-    return { label: make("label", { for: id }, name), input, value: make("span") }
-  }
-
-  button(/** @type {string} */ name, /** @type {() => void} */ pressed) {
-    const button = make("button", { type: "button" }, name)
-    button.addEventListener("click", pressed)
-    return button
-  }
-
   blocks() {
     return this.info?.recorded_blocks ?? []
   }
@@ -123,10 +107,9 @@ export class HeatmapView {
 
   /** The run says how it goes, or how it went. */
   tell(/** @type {Info} */ info) {
-    const same = this.info?.trace === info.trace
     // of a run that was stopped the server keeps no more than what this message holds
     const gone = info.stopped ? { recorded_steps: [], recorded_blocks: [], heads: 0 } : {}
-    this.info = { ...(same ? { thumbnails: this.info?.thumbnails } : {}), ...info, ...gone }
+    this.info = { ...info, ...gone }
     this.refresh()
   }
 
@@ -156,6 +139,7 @@ export class HeatmapView {
     const view = choice.view === "flow" ? "shots" : choice.view
     const known = whole ? this.info.maps?.[view] : undefined
     this.failed = ""
+    this.stale = this.asking // what is being asked for is not what is wanted any more
     if (known) this.map = known
     else if (Object.keys(this.info.maps ?? {}).length) await this.fetch({ ...choice, view })
     else this.map = null
@@ -164,10 +148,7 @@ export class HeatmapView {
 
   /** One question at a time; what changed meanwhile is asked for once it is answered. */
   async fetch(/** @type {Choice} */ choice) {
-    if (this.asking) {
-      this.stale = true
-      return
-    }
+    if (this.asking) return
     this.asking = true
     try {
       this.map = await this.host.ask(/** @type {Info} */ (this.info).trace, choice)
@@ -225,11 +206,11 @@ export class HeatmapView {
     const { first, last, block, head } = this.sliders
     const all = choice.first_step <= 0 && choice.last_step < 0
     const end = choice.last_step < 0 ? (steps[steps.length - 1] ?? 0) : choice.last_step
-    set(first, steps.length, all ? 0 : steps.indexOf(choice.first_step) + 1, all ? "all" : String(choice.first_step))
+    setSlider(first, steps.length, all ? 0 : steps.indexOf(choice.first_step) + 1, all ? "all" : String(choice.first_step))
     for (const part of Object.values(last)) part.hidden = all
-    set(last, steps.length - 1, Math.max(steps.indexOf(end), 0), String(end))
-    set(block, this.blocks().length, this.blocks().indexOf(choice.block) + 1, choice.block < 0 ? "mean" : String(choice.block))
-    set(head, this.info?.heads ?? 0, choice.head + 1, choice.head < 0 ? "mean" : this.map?.heads_together ? "together" : String(choice.head))
+    setSlider(last, steps.length - 1, Math.max(steps.indexOf(end), 0), String(end))
+    setSlider(block, this.blocks().length, this.blocks().indexOf(choice.block) + 1, choice.block < 0 ? "mean" : String(choice.block))
+    setSlider(head, this.info?.heads ?? 0, choice.head + 1, choice.head < 0 ? "mean" : this.map?.heads_together ? "together" : String(choice.head))
     first.input.disabled ||= locked.includes("first_step") || locked.includes("last_step")
     last.input.disabled ||= first.input.disabled
     block.input.disabled ||= locked.includes("block")
@@ -278,9 +259,9 @@ export class HeatmapView {
       const y = ((event.clientY - box.top) * this.canvas.clientHeight) / box.height
       if (this.drawn.flow) {
         const found = findInFlow(this.drawn.flow, x, y)
-        this.hovered = found && "shot" in found ? found.shot : -1
-        said = found && "arc" in found && found.arc ? tellArc(found.arc) : ""
-      } else this.cell = findCell(this.drawn.cells, x, y)
+        this.hovered = found?.shot ?? -1
+        said = found?.arc ? tellArc(found.arc) : ""
+      } else if (this.drawn.cells) this.cell = findCell(this.drawn.cells, x, y)
     }
     this.describe(said)
     this.draw()
@@ -294,14 +275,13 @@ export class HeatmapView {
   }
 
   pick() {
-    if (this.drawn?.flow) this.shot = this.hovered === this.shot ? -1 : (this.hovered ?? -1)
+    if (this.drawn?.flow) this.shot = this.hovered === this.shot ? -1 : this.hovered
     else if (this.cell) this.row = this.row === this.cell[0] ? -1 : this.cell[0]
     this.paint()
   }
 
   key(/** @type {KeyboardEvent} */ event) {
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }
-    const move = moves[/** @type {keyof typeof moves} */ (event.key)]
+    const move = MOVES[event.key]
     if (!this.map || !(move || ["Enter", " ", "Escape"].includes(event.key))) return
     event.preventDefault()
     if (event.key === "Escape") {
@@ -310,65 +290,24 @@ export class HeatmapView {
       return this.paint()
     }
     if (this.drawn?.flow) {
-      if (move) this.shot = (this.shot + move[0] + move[1] + this.drawn.flow.count) % this.drawn.flow.count
+      const { count } = this.drawn.flow
+      if (move) this.shot = (Math.max(this.shot, move[0] + move[1] < 0 ? 0 : -1) + move[0] + move[1] + count) % count
       this.draw()
       const arcs = this.drawn.flow.spots.filter((spot) => spot.reader === this.shot)
       return this.describe(arcs.reverse().map(tellArc).join(" "))
     }
     const [row, column] = this.cell ?? [-1, -1]
-    const inside = (/** @type {number} */ at, /** @type {number} */ count) => Math.min(Math.max(at, 0), count - 1)
+    const inside = (/** @type {number} */ at, /** @type {Lines} */ lines) => Math.min(Math.max(at, 0), lines.kind.length - 1)
     if (!move) return this.pick()
-    this.cell = [inside(row + move[0], this.map.rows.kind.length), inside(column + move[1], this.map.columns.kind.length)]
+    this.cell = [inside(row + move[0], this.map.rows), inside(column + move[1], this.map.columns)]
     this.describe()
     this.draw()
   }
 
-  // Files
-
-  savePng() {
-    const map = /** @type {RoutingMap} */ (this.map)
-    const [width, height, scale] = [900, 760, 2]
-    const canvas = make("canvas", { width: width * scale, height: height * scale })
-    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"))
-    pen.scale(scale, scale)
-    pen.fillStyle = PAPER
-    pen.fillRect(0, 0, width, height)
-    pen.save()
-    pen.translate(12, 56)
-    this.drawInto(pen, width - 24, height - 96)
-    pen.restore()
-    pen.textBaseline = "alphabetic"
-    pen.textAlign = "left"
-    pen.fillStyle = INK
-    pen.font = "600 20px system-ui, sans-serif"
-    pen.fillText("Who reads whom", 20, 36)
-    pen.fillStyle = FAINT
-    pen.font = "13px system-ui, sans-serif"
-    const of = this.row >= 0 ? `; ${nameOf(map.rows, this.row, map.view)} is marked` : ""
-    pen.fillText(`Mixture of Contexts: ${selection(map)}${of}`, 20, height - 16)
-    canvas.toBlob((blob) => blob && save(blob, "moc_routing.png"))
+  savePicture() {
+    const { map, row } = this
+    if (!map) return
+    const marked = row >= 0 ? `; ${nameOf(map.rows, row, map.view)} is marked` : ""
+    savePng((pen, width, height) => this.drawInto(pen, width, height), selection(map) + marked)
   }
-
-  saveText() {
-    save(new Blob([csv(/** @type {RoutingMap} */ (this.map))], { type: "text/csv" }), "moc_routing.csv")
-  }
-}
-
-/** @param {{input: HTMLInputElement, value: HTMLSpanElement}} slider @param {number} most @param {number} at @param {string} words */
-function set({ input, value }, most, at, words) {
-  input.max = String(Math.max(most, 0))
-  input.value = String(Math.max(at, 0))
-  input.disabled = most < 1
-  input.setAttribute("aria-valuetext", words)
-  value.textContent = words
-}
-
-function save(/** @type {Blob} */ blob, /** @type {string} */ name) {
-  const url = URL.createObjectURL(blob)
-  link(url, name)
-  setTimeout(() => URL.revokeObjectURL(url), 10_000)
-}
-
-function link(/** @type {string} */ url, /** @type {string} */ name) {
-  make("a", { href: url, download: name }).click()
 }

@@ -3,7 +3,9 @@
 
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
+import { button as makeButton } from "./heatmap_controls.js"
 import { progress } from "./heatmap_data.js"
+import { save } from "./heatmap_files.js"
 import { last, onTrace, runningIds } from "./heatmap_server.js"
 import { addStyle, make } from "./heatmap_style.js"
 
@@ -24,22 +26,18 @@ function addReport(/** @type {any} */ node) {
   addStyle()
   const line = make("span", { role: "status" }, "Not sampled yet.")
   const text = make("pre")
-  const save = make("button", { type: "button" }, "Save JSON")
-  const details = make("details", {}, make("summary", {}, line), text, save)
+  const button = makeButton("Save JSON", () => save(asJson(), "moc_report.json"))
+  const details = make("details", {}, make("summary", {}, line), text, button)
   const element = make("div", { className: "moc-heat moc-report" }, details)
   let told = /** @type {any} */ (null)
   const show = (/** @type {any} */ message) => {
     told = message
     line.textContent = progress(message)
     text.textContent = message.summary.report
-    save.hidden = false
+    button.hidden = false
   }
-  save.hidden = true
-  save.addEventListener("click", () => {
-    const url = URL.createObjectURL(new Blob([JSON.stringify(told.summary, null, 2)], { type: "application/json" }))
-    make("a", { href: url, download: "moc_report.json" }).click()
-    setTimeout(() => URL.revokeObjectURL(url), 10_000)
-  })
+  button.hidden = true
+  const asJson = () => new Blob([JSON.stringify(told.summary, null, 2)], { type: "application/json" })
   element.addEventListener("pointerdown", (event) => event.stopPropagation())
   const widget = node.addDOMWidget("moc_report", "moc_report", element, {
     serialize: false,
