@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from .chunks import build_table
-from .config import MoCSettings, RoutingConfig
+from .config import DESCRIPTORS, MoCSettings, RoutingConfig
 from .errors import MoCError
 from .layout import TokenLayout
 from .probe import Look, look, sample_rows
 from .table import ChunkTable
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
-DESCRIPTORS = ("mean", "minmax")  # that the advice chooses from
+TOP_P = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+BETA = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 DENSE_ENOUGH = 0.9  # settings that keep more pairs than this are not worth a look
 MOST_LAYOUTS = 16
 
@@ -48,6 +49,7 @@ class ProbeLog:
     """steps_asked  how many steps, evenly spread, or exactly which (a tuple of numbers from 0)
     chunkings    tiles that the advice may choose besides the asked chunks; None means whole frames
     rows_asked   query tokens of every call that the settings are compared on
+    all_rules    compare what has no GPU kernel as well: top-p, threshold, and the descriptor mean+max+min
 
     After a run: steps (how many), chosen, percent (where in the sampling step i begins, [steps + 1]), blocks, options
     (options[0] is the asked routing), chunk_share (chunks per token, by option), tokens, calls by (step, block).
@@ -57,6 +59,7 @@ class ProbeLog:
     steps_asked: int | tuple[int, ...] = 3
     chunkings: tuple[tuple[int, int, int] | None, ...] = ()
     rows_asked: int = 128
+    all_rules: bool = False
     steps: int = 0
     chosen: tuple[int, ...] = ()
     percent: tuple[float, ...] = ()
@@ -166,7 +169,7 @@ class ProbeLog:
             first = len(options)
             if geometry not in known:
                 known.add(geometry)
-                options += _options(shape, table, asked=not families)
+                options += _options(shape, table, asked=not families, all_rules=self.all_rules)
                 share += [len(table.chunks) / table.length] * (len(options) - first)
             families.append(tuple(range(first, len(options))))
         self.options, self.chunk_share, self.tokens = tuple(options), tuple(share), tables[0].length
@@ -182,15 +185,19 @@ class ProbeLog:
         return statistics.median(s for c in self.calls.values() for s in c.routed_seconds)
 
 
-def _options(shape: RoutingConfig, table: ChunkTable, asked: bool) -> list[RoutingConfig]:
+def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bool) -> list[RoutingConfig]:
     mine = replace(shape, top_k=table.top_k(shape), density=None)
+    plain = replace(mine, rule="top-k", head_density=())
     found = [mine] if asked else []
-    for descriptor in DESCRIPTORS:
+    for descriptor in DESCRIPTORS if all_rules else DESCRIPTORS[:2]:
         for k in sorted({*TOP_K, mine.top_k}):
-            option = replace(mine, top_k=k, descriptor=descriptor)
+            option = replace(plain, top_k=k, descriptor=descriptor)
             if option not in found and table.density(k, shape.causal) <= DENSE_ENOUGH:
                 found.append(option)
-    return found
+        if all_rules:
+            found += [replace(plain, rule="top-p", top_p=p, descriptor=descriptor) for p in TOP_P]
+            found += [replace(plain, rule="threshold", beta=b, descriptor=descriptor) for b in BETA]
+    return list(dict.fromkeys(found))
 
 
 def spread(asked: int | tuple[int, ...], steps: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from .probe_words import data, read_tiles, tell, tell_nothing
 from .types import MocProbe, MocRouting, MocShots, advanced
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"
+RULES = ("top-k", "all")
 
 
 class MoCProbe(io.ComfyNode):
@@ -75,6 +76,16 @@ class MoCProbe(io.ComfyNode):
                         "exact and slower.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "rules",
+                        options=list(RULES),
+                        default=RULES[0],
+                        optional=True,
+                        tooltip="What the advice may choose by. top-k: what has GPU kernels. all: top-p, threshold and "
+                        "the descriptor mean+max+min as well, which are slow on GPUs; probing takes twice as long.",
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -95,9 +106,10 @@ class MoCProbe(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, shots=None, routing=None, steps_probed=3, steps="", tiles=TILES, tokens=128
+        cls, model, shots=None, routing=None, steps_probed=3, steps="", tiles=TILES, tokens=128, rules=RULES[0]
     ) -> io.NodeOutput:
-        log = ProbeLog(routing or PRESETS["recommended"], read_steps(steps_probed, steps), read_tiles(tiles), tokens)
+        asked = read_steps(steps_probed, steps), read_tiles(tiles), tokens, rules == RULES[1]
+        log = ProbeLog(routing or PRESETS["recommended"], *asked)
         trace = Trace()
         return io.NodeOutput(apply_probe(model, shots, log, trace), (log, trace))
 

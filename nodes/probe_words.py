@@ -122,7 +122,7 @@ def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
             "shot: choose a smaller error if a character changes."
         )
     if len(advice.rivals) > 1:
-        told = "; ".join(f"{tell_chunk(r)}, {r.top_k} best ({r.descriptor}): {_percent(w)}" for r, w in advice.rivals)
+        told = "; ".join(f"{tell_chunk(r)}, {tell_budget(r)} ({r.descriptor}): {_percent(w)}" for r, w in advice.rivals)
         lines.append(f"- The least work within the error, one setting for all blocks, by size of chunk: {told}.")
     return lines
 

@@ -138,3 +138,20 @@ def test_the_advised_schedule_routes_from_a_step_on():
         model, trace = routed(tiny.load(), MoCSettings(ROUTING, Schedule(log.percent[step])))
         tiny.sample(model, steps=6)
         assert {s for s, _, _ in trace.calls} == set(range(step, 6))
+
+
+def test_all_rules_can_be_compared_and_advised():
+    patched, log, _ = probed(tiny.load(), steps_asked=1, all_rules=True)
+    tiny.sample(patched, steps=1)
+    assert {option.rule for option in log.options} == {"top-k", "top-p", "threshold"}
+    assert {option.descriptor for option in log.options} == {"mean", "minmax", "mean+max+min"}
+    patched, plain, _ = probed(tiny.load(), steps_asked=1)
+    tiny.sample(patched, steps=1)
+    assert {option.rule for option in plain.options} == {"top-k"}
+    assert advise(log, 0.1).work <= advise(plain, 0.1).work  # more to choose from never costs more
+    table = tabulate(log)
+    for descriptor in ("mean", "minmax", "mean+max+min"):  # a larger share loses less and reads more
+        rising = [
+            i for i, o in enumerate(log.options) if (o.rule, o.descriptor, o.tile) == ("top-p", descriptor, (1, 2, 2))
+        ]
+        assert (np.diff(table.kept[..., rising]) >= 0).all() and len(rising) > 3
