@@ -67,6 +67,14 @@ export class Cards {
     })
   }
 
+  /** Scrolls to the card of a shot, and nothing else. */
+  reveal(/** @type {number} */ shot) {
+    const card = this.list[shot]?.card
+    if (!card) return
+    const left = card.offsetLeft - this.shots.offsetLeft
+    if (left < this.shots.scrollLeft || left + card.offsetWidth > this.shots.scrollLeft + this.shots.clientWidth) this.shots.scrollLeft = left
+  }
+
   /** Lets go of what could not be written. */
   forget() {
     for (const field of this.element.querySelectorAll("[aria-invalid=true]")) field.removeAttribute("aria-invalid")

@@ -15,14 +15,16 @@ const CSS = `
 .moc-time :disabled { opacity: 0.5; }
 .moc-time .bar input { width: 74px; margin-left: 6px; }
 .moc-time :is(input, textarea, button):focus-visible { outline: 2px solid var(--ring); outline-offset: 1px; }
+.moc-time ::placeholder { color: var(--soft); opacity: 1; }
 .moc-time [aria-invalid=true] { border-color: #ff8f8f; }
 .moc-time .track { position: relative; flex: 0 0 62px; margin: 0 8px; border-radius: 6px; background: #15171c; cursor: copy; user-select: none; touch-action: none; }
 .moc-time .track.fixed { cursor: default; }
-.moc-time .shot { position: absolute; top: 0; bottom: 14px; overflow: hidden; padding: 4px 12px; background: #2b4a6f; color: #fff; pointer-events: none; }
+.moc-time .shot { position: absolute; top: 0; bottom: 14px; overflow: hidden; padding: 4px 2px 4px 12px; background: #2b4a6f; color: #fff; pointer-events: none; container-type: inline-size; }
 .moc-time .shot.odd { background: #3f3f74; }
 .moc-time .shot.open { border-right: 3px dotted #c4c9d4; }
 .moc-time .shot :is(b, span) { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 .moc-time .shot span { color: #d5dbe8; font-size: 11px; }
+@container (max-width: 40px) { .moc-time .shot span { display: none; } .moc-time .shot b { text-overflow: clip; } }
 .moc-time .track svg { position: absolute; left: 0; bottom: 0; width: 100%; height: 14px; overflow: visible; pointer-events: none; }
 .moc-time .track path { stroke: #878f9f; stroke-width: 1; vector-effect: non-scaling-stroke; }
 .moc-time .track path.found { stroke: #5ec962; stroke-width: 3; }

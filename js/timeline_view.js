@@ -189,7 +189,7 @@ export class TimelineView {
       this.held = { index, frame: this.film.borders[index], pointer: null }
     })
     handle.addEventListener("pointermove", (event) => {
-      if (!this.held || this.held.pointer === undefined || !handle.hasPointerCapture(event.pointerId)) return
+      if (!this.held || !handle.hasPointerCapture(event.pointerId)) return
       const pointer = this.frameAt(event)
       this.held = { index, frame: place(this.film, index, pointer), pointer }
       this.draw()
@@ -198,6 +198,8 @@ export class TimelineView {
     handle.addEventListener("pointercancel", () => this.letGo(false))
     handle.addEventListener("keydown", (event) => this.key(event, index))
     handle.addEventListener("keyup", (event) => event.key in STEPS && this.letGo())
+    handle.addEventListener("dblclick", () => this.film.canCut && this.remove(index))
+    handle.addEventListener("focus", () => this.cards.reveal(index + 1))
     handle.addEventListener("blur", () => this.letGo())
     return handle
   }

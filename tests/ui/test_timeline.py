@@ -94,11 +94,13 @@ def test_while_a_cut_is_dragged_the_snap_shows_and_nothing_is_written(comfy, tim
     assert (shots.widgets("times"), shots.drawn()) == ("29, 57", [29, 57])
 
 
-def test_a_double_click_adds_a_cut(timeline):
+def test_a_double_click_adds_a_cut_and_takes_it_away(timeline):
     shots = timeline()
     shots.comfy.page.mouse.dblclick(*shots.at(69))
     assert shots.widgets("times") == "29, 57, 69"
     assert shots.cuts.nth(2).evaluate("(cut) => cut === document.activeElement")
+    shots.cuts.nth(1).dblclick()
+    assert shots.widgets("times") == "29, 69"
 
 
 def test_the_keyboard_moves_adds_and_removes_cuts(timeline):
@@ -259,6 +261,18 @@ def test_detected_shots_are_taken_over_after_a_run(comfy, timeline):
     assert shots.widgets("times") == "29, 57"
 
 
+def test_an_input_from_another_node_is_shown_after_a_run_and_not_changed(comfy, timeline):
+    shots = timeline()
+    text = comfy.add("PrimitiveString", at=(100, 900), value="13, 41")
+    comfy.connect(text, 0, shots.node, "times")
+    assert "times comes from another node: run once" in shots.status.inner_text()
+    comfy.run()
+    assert shots.drawn() == [13, 41]
+    shots.press(0, "ArrowRight", "Delete")
+    assert shots.drawn() == [13, 41]
+    assert shots.cuts.nth(0).get_attribute("aria-disabled") == "true"
+
+
 def test_it_is_named_for_those_who_hear_it(timeline):
     shots = timeline(prompt=PROMPT)
     assert shots.element.get_attribute("aria-label") == "Shot timeline"
@@ -267,10 +281,28 @@ def test_it_is_named_for_those_who_hear_it(timeline):
     assert said == ["Cut 1", "1", "53", "frame 29 (1.8 s), shot 2 rain begins"]
 
 
+FILM = """[global] A red-haired woman in a yellow raincoat.
+[shot 1 "harbour"] She walks along the quay, gulls overhead.
+[shot 2 "rain"] Close-up: rain on her face.
+[shot 3 "lane"] From behind: she runs down a narrow lane.
+[shot 4 "door"] She knocks; warm light falls on her."""
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_the_picture_for_the_help_page(new_page, mode):
-    comfy = new_page(mode, viewport={"width": 900, "height": 900}, device_scale_factor=1.5)
+def test_in_a_light_theme_and_with_many_shots_everything_fits(new_page, mode):
+    """Also the picture of the help page."""
+    comfy = new_page(mode, viewport={"width": 1000, "height": 1000}, device_scale_factor=1.5)
     comfy.open()
-    shots = Timeline(comfy, times="29, 58", prompt=PROMPT)
+    shots = Timeline(comfy, times="29, 58, 93", length=121, prompt=FILM)
+    comfy.page.evaluate("(id) => { const n = app.graph.getNodeById(id); n.setSize([620, n.size[1] + 20]) }", shots.node)
+    shots.cuts.nth(2).focus()
     comfy.picture("timeline", shots.element)
-    assert shots.cuts.count() == 2
+    comfy.set(shots.node, "prompt", "")
+    comfy.set(shots.node, "times", " ".join(str(5 + 8 * i) for i in range(14)))
+    comfy.page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    shots.cuts.nth(13).focus()
+    comfy.picture("timeline light", shots.element)
+    box, card = (shots.element.locator(of).bounding_box() for of in (".cards", ".cards li:last-child"))
+    comfy.page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    assert shots.element.evaluate("(all) => all.scrollHeight <= all.clientHeight && all.scrollWidth <= all.clientWidth")
+    assert card["x"] + card["width"] <= box["x"] + box["width"] + 1  # the card of the cut that has the focus
