@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import head_mixes
 from .config import MoCSettings, RoutingConfig, Schedule
 from .errors import MoCError
 from .probe_log import ProbeLog
 
-SCOPES = ("one setting for all blocks", "a setting for every block")
+SCOPES = ("one setting for all blocks", "a setting for every block", "a setting for every block and head")
 MARGIN = 0.9  # aim lower than asked: errors are measured on some tokens of some steps
 PRODUCTS = {"mean": 1, "minmax": 2, "mean+max+min": 3}  # of every query with every chunk
 
@@ -37,6 +38,7 @@ class Table:
     of attention, and of the attention on other shots (NaN where there is none); abroad [S, B]: share on other shots.
     asked_error, asked_density, head_error [.., H]: of the asked routing, over all video tokens; the
     other head_..: on the sampled ones, and so is asked_sampled, to compare with asked_error.
+    mixes: for every column of error, work, ... after those of the options, the routing of every block.
     """
 
     steps: np.ndarray
@@ -56,10 +58,11 @@ class Table:
     head_across: np.ndarray
     head_kept: np.ndarray
     head_work: np.ndarray
+    mixes: tuple[list[RoutingConfig], ...] = ()
 
 
-def tabulate(log: ProbeLog) -> Table:
-    """Raises MoCError where the probe saw nothing."""
+def tabulate(log: ProbeLog, heads: bool = False) -> Table:
+    """Raises MoCError where the probe saw nothing. heads: with mixes that give every head its own density."""
     if not log.calls:
         raise MoCError("MoC Probe saw no attention that could be routed: look at its notes.")
     steps, blocks = (np.array(sorted({key[i] for key in log.calls})) for i in (0, 1))
@@ -71,33 +74,42 @@ def tabulate(log: ProbeLog) -> Table:
     def each(value) -> np.ndarray:  # [S, B, ...]
         return np.stack([np.stack([np.asarray(value(call), float) for call in row]) for row in calls])
 
-    rows = each(lambda c: c.look.rows)
-    kept = each(lambda c: c.look.kept / log.tokens) / rows[..., None, None]  # [S, B, O, H]
-    abroad, across, mass = (each(lambda c, n=name: getattr(c.look, n)) for name in ("abroad", "across", "mass"))
-    mass /= rows[..., None, None]
+    rows = each(lambda c: c.look.rows)[..., None, None]
+    error = each(lambda c: c.look.error / c.look.size.sum())  # [S, B, O, H]: parts of the block's relative error
+    kept = each(lambda c: c.look.kept / log.tokens) / rows
+    mass, across = (each(lambda c, n=name: getattr(c.look, n)) / rows for name in ("mass", "across"))
+    abroad = each(lambda c: c.look.abroad) / rows[..., 0]
     extra = np.array([choosing(option) for option in log.options]) * log.chunk_share
-    error, size = each(lambda c: c.look.error), each(lambda c: c.look.size)
+    weight, mixes = _stands_for(steps, log.steps), []
+    for members in head_mixes.families(log.options) if heads else ():
+        picks = head_mixes.mix(error[:, :, : len(log.options)], kept, weight, members)
+        error, kept, mass, across = (
+            np.concatenate([x, head_mixes.take(x, picks)], 2) for x in (error, kept, mass, across)
+        )
+        extra = np.concatenate([extra, extra[members[:1]].repeat(len(picks))])
+        mixes += [head_mixes.mixed(pick, log.options, log.density) for pick in picks]
     asked, asked_size = each(lambda c: c.error), each(lambda c: c.size)
     head_kept = each(lambda c: c.asked.kept[0] / log.tokens / c.asked.rows)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Table(
             steps=steps,
-            weight=_stands_for(steps, log.steps),
+            weight=weight,
             blocks=blocks,
-            error=np.sqrt(error.sum(-1) / size.sum(-1)[..., None]),
+            error=np.sqrt(error.sum(-1)),
             work=kept.mean(-1) + extra,
             kept=kept.mean(-1),
             mass=mass.mean(-1),
             across=across.sum(-1) / abroad.sum(-1)[..., None],
-            abroad=abroad.mean(-1) / rows,
+            abroad=abroad.mean(-1),
             asked_error=np.sqrt(asked.sum(-1) / asked_size.sum(-1)),
             asked_density=each(lambda c: np.mean(c.density)),
             asked_sampled=each(lambda c: (c.asked.error.sum() / c.asked.size.sum()).sqrt()),
             head_error=np.sqrt(asked / asked_size),
             head_mass=each(lambda c: c.asked.mass[0] / c.asked.rows),
-            head_across=each(lambda c: c.asked.across[0]) / abroad,
+            head_across=each(lambda c: c.asked.across[0] / c.asked.rows) / abroad,
             head_kept=head_kept,
             head_work=head_kept + each(lambda c: choosing(c.routing) * c.chunk_share)[..., None],
+            mixes=tuple(mixes),
         )
 
 
@@ -116,7 +128,8 @@ class Advice:
     """settings   what to use
     target, aim   the chosen error, and what was aimed at
     first, stop   probed steps [first, stop) that are routed
-    choice        for every probed block its number in `ProbeLog.options`, -1 where it stays dense
+    choice        for every probed block a column of the table, -1 where it stays dense
+    table         what it was chosen from
     error         [B] of the probed blocks over the routed steps; 0 where dense
     work, kept    of the whole run, as shares of full attention's
     mass, across  of what is routed: share of full attention that is read, in all and of what falls on other shots
@@ -135,6 +148,7 @@ class Advice:
     mass: float
     across: float
     rivals: tuple[tuple[RoutingConfig, float], ...]
+    table: Table
 
     @property
     def routes(self) -> bool:
@@ -154,9 +168,9 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0], across: float =
         raise MoCError(f"scope is {scope!r}; choose one of: {', '.join(SCOPES)}.")
     if not 0.0 <= across <= 1.0:
         raise MoCError(f"across is {across}; it is a share: use 0 to 1.")
-    table = tabulate(log)
+    table = tabulate(log, heads=scope == SCOPES[2])
     _, (first, stop, choice) = min(
-        (_plans(table, log, target * MARGIN, scope, across)), key=lambda plan: plan[0], default=((1.0,), (0, 0, None))
+        (_plans(table, target * MARGIN, scope, across)), key=lambda plan: plan[0], default=((1.0,), (0, 0, None))
     )
     if choice is None:
         choice = np.full(len(table.blocks), -1)
@@ -175,17 +189,18 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0], across: float =
         mass=_recall(table, table.mass, np.ones_like(table.abroad), first, stop, choice),
         across=_recall(table, np.nan_to_num(table.across), table.abroad, first, stop, choice),
         rivals=_rivals(table, log, target * MARGIN, across),
+        table=table,
     )
 
 
-def _plans(table: Table, log: ProbeLog, aim: float, scope: str, across: float, only: np.ndarray | None = None):
+def _plans(table: Table, aim: float, scope: str, across: float, only: np.ndarray | None = None):
     """Every plan worth a comparison: (what to minimise, (first step, end, choice of every block))."""
-    steps, options = len(table.steps), np.arange(len(log.options)) if only is None else only
+    steps, options = len(table.steps), np.arange(table.error.shape[2]) if only is None else only
     for first in range(steps):
         for stop in range(first + 1, steps + 1):
             read = np.average(np.nan_to_num(table.across[first:stop], nan=1.0), 0, table.weight[first:stop])
             within = (_error(table, first, stop) <= aim) & (read >= across)  # [B, O]
-            if scope == SCOPES[1]:
+            if scope != SCOPES[0]:
                 cost = np.einsum("s,sbo->bo", table.weight[first:stop], table.work[first:stop])
                 cost = np.where(within, cost, np.inf)[:, options]
                 choices = [np.where(np.isfinite(cost).any(1), options[cost.argmin(1)], -1)]
@@ -225,7 +240,7 @@ def _rivals(table: Table, log: ProbeLog, aim: float, across: float) -> tuple[tup
     shapes = [(r.tile, r.chunk_tokens) for r in log.options]
     for shape in dict.fromkeys(shapes):
         only = np.array([i for i, other in enumerate(shapes) if other == shape])
-        plans = list(_plans(table, log, aim, SCOPES[0], across, only))
+        plans = list(_plans(table, aim, SCOPES[0], across, only))
         if plans:
             best, (_, _, choice) = min(plans, key=lambda plan: plan[0])
             found.append((log.options[int(choice.max())], best[0]))
@@ -239,7 +254,11 @@ def _settings(log: ProbeLog, table: Table, first: int, stop: int, choice: np.nda
         return replace(log.settings, schedule=replace(old, dense_first=max(log.blocks, 1)), blocks=())
     edges = _edges(table.steps, log.steps)
     schedule = Schedule(log.percent[edges[first]], log.percent[edges[stop]], 0, 0, old.min_tokens, dense)
-    used = Counter(int(option) for option in choice if option >= 0)
-    common = used.most_common(1)[0][0]
-    rest = tuple((int(b), log.options[o]) for b, o in zip(table.blocks, choice, strict=True) if o not in (-1, common))
-    return MoCSettings(log.options[common], schedule, rest)
+    count = len(log.options)
+    own = [
+        (int(block), log.options[o] if o < count else table.mixes[o - count][place])
+        for place, (block, o) in enumerate(zip(table.blocks, choice, strict=True))
+        if o >= 0
+    ]
+    common = Counter(routing for _, routing in own).most_common(1)[0][0]
+    return MoCSettings(common, schedule, tuple((block, routing) for block, routing in own if routing != common))

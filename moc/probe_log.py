@@ -51,8 +51,9 @@ class ProbeLog:
     rows_asked   query tokens of every call that the settings are compared on
     all_rules    compare what has no GPU kernel as well: top-p, threshold, and the descriptor mean+max+min
 
-    After a run: steps (how many), chosen, percent (where in the sampling step i begins, [steps + 1]), blocks, options
-    (options[0] is the asked routing), chunk_share (chunks per token, by option), tokens, calls by (step, block).
+    After a run: steps (how many), chosen, percent (where in the sampling step i begins, [steps + 1]), blocks, tokens,
+    options (options[0] is the asked routing), chunk_share (chunks per token) and density of every option, calls by
+    (step, block).
     """
 
     settings: MoCSettings
@@ -67,6 +68,7 @@ class ProbeLog:
     tokens: int = 0
     options: tuple[RoutingConfig, ...] = ()
     chunk_share: tuple[float, ...] = ()
+    density: tuple[float, ...] = ()
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     _all: tuple[tuple[int, ...], ...] = ()  # for every chunking the options that it brought
     _tables: dict[TokenLayout, tuple[ChunkTable, ...]] = field(default_factory=dict, repr=False)
@@ -162,6 +164,7 @@ class ProbeLog:
         """Every chunking with every descriptor and top-k that is worth it; the asked routing first."""
         options: list[RoutingConfig] = []
         share: list[float] = []
+        density: list[float] = []
         families: list[tuple[int, ...]] = []
         known: set[tuple] = set()  # two ways to say the same chunks
         for shape, table in zip(shapes, tables, strict=True):
@@ -171,9 +174,10 @@ class ProbeLog:
                 known.add(geometry)
                 options += _options(shape, table, asked=not families, all_rules=self.all_rules)
                 share += [len(table.chunks) / table.length] * (len(options) - first)
+                density += [table.density(o.top_k, o.causal) for o in options[first:]]
             families.append(tuple(range(first, len(options))))
         self.options, self.chunk_share, self.tokens = tuple(options), tuple(share), tables[0].length
-        self._all = tuple(families)
+        self.density, self._all = tuple(density), tuple(families)
 
     @property
     def dense_seconds(self) -> float:

@@ -75,7 +75,9 @@ def _ticks(pen, labels, places, anchor: str) -> None:
 def _curves(pen, log: ProbeLog, table: Table, advice: Advice) -> None:
     """Error against work, both on logarithmic scales, a line for every size of chunk with its better descriptor."""
     weight = np.broadcast_to(table.weight[:, None], table.error.shape[:2])
-    error = np.sqrt(np.average(table.error**2, axis=(0, 1), weights=np.repeat(weight[..., None], len(log.options), 2)))
+    error = np.sqrt(
+        np.average(table.error**2, axis=(0, 1), weights=np.repeat(weight[..., None], table.error.shape[2], 2))
+    )
     work = table.work.mean((0, 1))
     error = np.maximum(error, 1e-4)
     x = _scale(work.min(), max(1.0, work.max()), CURVE_LEFT, CURVE_LEFT + CURVE_W)

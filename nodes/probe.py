@@ -6,7 +6,7 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..moc.advice import SCOPES, advise, tabulate
+from ..moc.advice import SCOPES, advise
 from ..moc.config import PRESETS
 from ..moc.errors import MoCError
 from ..moc.host import apply_probe
@@ -148,7 +148,7 @@ class MoCProbeReport(io.ComfyNode):
                     default=SCOPES[0],
                     optional=True,
                     tooltip="one setting for all blocks: simple. a setting for every block: as little work as each "
-                    "block of the model allows.",
+                    "block of the model allows. and head: each attention head as well; no GPU kernel yet, so slow.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -180,9 +180,9 @@ class MoCProbeReport(io.ComfyNode):
         log, trace = probe
         settings, numbers = log.settings, {}
         if log.calls:
-            table, advice = tabulate(log), advise(log, error, scope, across)
-            settings, numbers = advice.settings, data(log, trace, table, advice, scope)
-            report, picture = tell(log, trace, table, advice), draw_probe(log, table, advice)
+            advice = advise(log, error, scope, across)
+            settings, numbers = advice.settings, data(log, trace, advice.table, advice, scope)
+            report, picture = tell(log, trace, advice.table, advice), draw_probe(log, advice.table, advice)
         else:
             report = tell_nothing(log, trace)
             picture = draw_text(report)

@@ -111,6 +111,7 @@ def test_what_is_advised_reaches_the_error_when_it_is_probed_itself(scope):
     tiny.sample(patched, steps=4)
     advice = advise(log, 0.15, scope)
     assert advice.routes and 0 < advice.work < 1
+    assert not advice.settings.blocks or scope != SCOPES[0]
     again, second, _ = probed(tiny.load(), settings=advice.settings, steps_asked=4)
     tiny.sample(again, steps=4)
     error = tabulate(second).asked_error[advice.first : advice.stop, advice.choice >= 0]

@@ -19,7 +19,8 @@ def planted(errors, *, steps=6, across=0.8, settings=None) -> ProbeLog:
     """errors [S, B, O]: what every option loses in every probed step and block; 2 heads that do alike."""
     log = ProbeLog(settings or MoCSettings(OPTIONS[0]), steps_asked=len(errors))
     log.start(np.linspace(1.0, 0.0, steps + 1).tolist(), lambda percent: 1.0 - percent)
-    log.options, log.chunk_share, log.tokens, log.blocks = OPTIONS, (SHARE,) * 4, TOKENS, len(errors[0])
+    log.options, log.chunk_share, log.density = OPTIONS, (SHARE,) * 4, KEPT
+    log.tokens, log.blocks = TOKENS, len(errors[0])
     for step, of_blocks in zip(log.chosen, errors, strict=True):
         for block, of_options in enumerate(of_blocks):
             error, kept = (torch.tensor(x, dtype=torch.float64)[:, None].expand(-1, 2) for x in (of_options, KEPT))
@@ -90,6 +91,21 @@ def test_every_block_can_have_a_setting_of_its_own():
     assert advice.settings.routing == OPTIONS[0] and advice.settings.blocks == ((1, OPTIONS[1]),)
     assert [advice.settings.routing_of(b).top_k for b in range(3)] == [5, 1, 5]
     assert advice.work < advise(log, 0.05).work
+
+
+def test_heads_that_need_more_get_more():
+    """Head 0 does well with anything, head 1 only with much: together they read what one setting for both would not."""
+    log = planted([[FALLING, FALLING]] * 2)
+    for call in log.calls.values():
+        call.look.error[:, 0] *= 0.01
+        call.look.error[:, 1] *= 1.99
+    plain, mixed = advise(log, 0.1, SCOPES[1]), advise(log, 0.1, SCOPES[2])
+    assert mixed.work < plain.work and mixed.error.max() <= mixed.aim
+    first, second = mixed.settings.routing.head_density
+    assert first < second and {first, second} <= set(KEPT)
+    assert mixed.kept == pytest.approx((first + second) / 2)
+    expected = [np.array(FALLING)[KEPT.index(d)] ** 2 * f for d, f in ((first, 0.01), (second, 1.99))]
+    assert mixed.error[0] == pytest.approx(np.sqrt(np.mean(expected)))
 
 
 def test_what_is_read_across_shots_can_be_asked_for():
