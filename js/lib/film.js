@@ -99,7 +99,8 @@ export function readFilm(widgets, known) {
   }
   wording(film, widgets.how, said, told)
   film.problem ||= wrong(film)
-  film.borders = film.cuts.map((cut) => (cut > 0 ? nearest(rule, cut)[1] : 0))
+  const last = film.length === null ? Infinity : frames(rule, Math.max(latentFrames(rule, film.length) - 1, 1))
+  film.borders = film.cuts.map((cut) => (cut > 0 ? Math.min(nearest(rule, cut)[1], last) : 0)) // the end is no place for a cut
   film.problem ||= crowded(film)
   return film
 }
@@ -162,8 +163,7 @@ function wrong(/** @type {Draft} */ { cuts, length }) {
   return ""
 }
 
-function crowded(/** @type {{borders: number[], cuts: number[], shown: number, rule: import("./time_rules.js").TimeRule}} */ film) {
-  const { borders, cuts, rule } = film
+function crowded(/** @type {Pick<Film, "borders" | "cuts" | "rule">} */ { borders, cuts, rule }) {
   const close = borders.findIndex((border, i) => border <= (borders[i - 1] ?? 0))
   const leave = `leave at least ${Math.max(...rule.repeat)} frames between cuts.`
   return close < 0 ? "" : `Shot ${close + 1} is too short for this model: the cut at frame ${cuts[close]} joins the one before; ${leave}`

@@ -20,6 +20,11 @@ test("cuts are drawn where they were typed, with the border the model will cut a
   assert.deepEqual({ cuts, borders, length, shown, problem }, { cuts: [30, 57], borders: [29, 57], length: null, shown: 81, problem: "" })
 })
 
+test("a cut nearest to the end of the film goes to the last border before it", () => {
+  assert.deepEqual(film({ times: "80", length: 81 }).borders, [77])
+  assert.deepEqual(film({ times: "80" }).borders, [81])
+})
+
 test("without a family every frame is a border", () => {
   const { borders, snaps } = film({ times: "30, 31", family: "any model" })
   assert.deepEqual({ borders, snaps }, { borders: [30, 31], snaps: false })

@@ -166,6 +166,9 @@ def test_shots_are_named_and_described(timeline):
     shots.element.get_by_label("What belongs to all shots").fill("A woman.")
     assert shots.widgets("prompt") == '[global] A woman.\n[shot 1] She walks.\n[shot 2 "the door"]\n[shot 3]'
     assert "2 the door" in shots.track.inner_text()
+    shots.cuts.nth(0).focus()  # leaving a field is one step
+    shots.undo()
+    assert shots.widgets("prompt") == '[shot 1] She walks.\n[shot 2 "the door"]\n[shot 3]'
 
 
 def test_a_text_that_is_not_a_shots_stays_in_its_field_and_says_why(timeline):

@@ -32,6 +32,10 @@ def test_a_family_moves_cuts_to_its_borders_and_says_which(family, cuts, borders
         assert f"from frame {a} to {b}" in note
 
 
+def test_a_cut_nearest_to_the_end_of_the_film_goes_to_the_last_border_before_it():
+    assert choices.at_borders(Shots(cuts=(80,), length=81), "Wan")[0].cuts == (77,)
+
+
 def test_cuts_that_join_one_latent_frame_are_an_error_before_sampling():
     with pytest.raises(MoCError, match="shot 2 is too short"):
         choices.at_borders(Shots(cuts=(29, 30)), "Wan")
