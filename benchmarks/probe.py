@@ -1,10 +1,10 @@
 """Does the probe's advice keep its word? On the demo model, inside a real ComfyUI on the CPU.
 
-python -m benchmarks.probe --comfyui FOLDER [--out FILE] [--errors 0.02,0.05,...] [--probed 0] [--tried 1,2]
+python -m benchmarks.probe --comfyui FOLDER [--out FILE] [--errors 0.02,0.05,...] [--probed 0] [--tried 1] [--sample]
 
-Probe one film; for every chosen error and scope take the advice and probe that on another film, in steps that the first
-probe did not look at. The error of a routed block is measured as `moc/advice.py` defines it, but over all tokens. Then
-sample the other film routed and compare the latent with the dense one.
+Probe one film. For every chosen error and scope take the advice and try it on another film, in steps that the probe did
+not look at: every routed block's error is measured as `moc/advice.py` defines it, but by the backend, over all tokens.
+--sample then makes the other film with every advice for all blocks alike and says how far its latent moved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks import host
 
 MODEL = host.REPO / "demo" / "models" / "moc_demo_wan.safetensors"
 STEPS, SHIFT = 8, 5.0  # as in the demo's workflow
-UNSEEN = (0, 3, 7)  # steps that the first probe, of 3 steps, does not look at
+UNSEEN = (0, 5)  # steps that a probe of 3 steps does not look at: it takes 1, 4 and 6
 ERRORS = (0.02, 0.05, 0.1, 0.15, 0.25)
 TILES = ((1, 2, 2), (1, 4, 4), (1, 8, 8), None)
 
@@ -55,30 +55,42 @@ class Studio:
             disable_pbar=True, seed=seed,
         )  # fmt: skip
 
-    def probe(self, settings, seed: int, **asked):
-        """(what a probe of these settings saw, the latent)"""
+    def probe(self, log, seed: int) -> torch.Tensor:
+        """Fills the log; returns the latent."""
         from moc.host import apply_probe
-        from moc.probe_log import ProbeLog
         from moc.trace import Trace
 
-        log = ProbeLog(settings, **asked)
-        return log, self.sample(apply_probe(self.model, self.shots, log, Trace()), seed)
+        return self.sample(apply_probe(self.model, self.shots, log, Trace()), seed)
 
-    def routed(self, settings, seed: int):
+    def routed(self, settings, seed: int) -> torch.Tensor:
         from moc.host import apply_moc
         from moc.trace import Trace
 
-        trace = Trace()
-        return self.sample(apply_moc(self.model, self.shots, settings, trace), seed), trace
+        return self.sample(apply_moc(self.model, self.shots, settings, Trace()), seed)
 
 
-def error_of_blocks(studio: Studio, advice, blocks: int, steps: list[int], seed: int) -> dict[int, float]:
-    """Of every routed block, over all tokens, in these steps of a dense run."""
-    from moc.advice import tabulate
+def make_trial():
+    from moc.attention import moc_attention
+    from moc.chunks import build_table
+    from moc.probe_log import ProbeLog
 
-    log, _ = studio.probe(advice.settings, seed, steps_asked=tuple(steps), rows_asked=8)
-    error = np.sqrt((tabulate(log).asked_error ** 2).mean(0))
-    return {b: float(error[b]) for b in range(blocks) if not advice.settings.schedule.is_dense(b, blocks)}
+    class Trial(ProbeLog):
+        """Runs every advised routing of a block on what its attention got: (step, block, routing) -> squared error."""
+
+        def prepare(self, plans: list) -> None:
+            self.plans, self.found, self.tables = plans, {}, {}
+
+        def add(self, step, block, layout, starts, qkv, *, dense, scale, **_) -> None:
+            asked = [p.settings.routing_of(block) for p in self.plans if not p.settings.schedule.is_dense(block, 999)]
+            video = slice(layout.video_start, layout.video_stop)
+            for routing in dict.fromkeys(asked):
+                if routing not in self.tables:
+                    self.tables[routing] = build_table(layout, starts, routing)
+                out = moc_attention(*qkv, self.tables[routing], routing, scale=scale)
+                lost, size = (x[:, :, video].square().sum() for x in (out - dense, dense))
+                self.found[step, block, routing] = float(lost / size)
+
+    return Trial
 
 
 def main() -> None:
@@ -87,21 +99,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--errors", type=lambda text: list(map(float, text.split(","))), default=list(ERRORS))
     parser.add_argument("--probed", type=int, default=0, help="seed of the film that is probed for advice")
-    parser.add_argument(
-        "--tried", type=lambda text: [int(x) for x in text.split(",")], default=[1], help="and tried on"
-    )
+    parser.add_argument("--tried", type=int, default=1, help="seed of the film that the advice is tried on")
+    parser.add_argument("--sample", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     version = host.start(args.comfyui, "--cpu")
     from moc.advice import SCOPES, advise
     from moc.config import PRESETS
+    from moc.probe_log import ProbeLog
 
     studio = Studio()
     begin = time.time()
-    log, _ = studio.probe(PRESETS["recommended"], args.probed, chunkings=TILES)
+    log = ProbeLog(PRESETS["recommended"], chunkings=TILES)
+    studio.probe(log, args.probed)
     print(f"probed in {time.time() - begin:.1f} s, {len(log.options)} settings", flush=True)
-    dense = {seed: studio.sample(studio.model, seed) for seed in args.tried}
+    plans = {(scope, target): advise(log, target, scope) for scope in SCOPES for target in args.errors}
+    trial = make_trial()(PRESETS["fast"], steps_asked=UNSEEN)
+    trial.prepare([plan for plan in plans.values() if plan.routes])
+    dense = studio.probe(trial, args.tried)
+    rows = [describe(log, plan, scope, trial.found) for (scope, _), plan in plans.items()]
     result = {
         "command": f"python -m benchmarks.probe {' '.join(sys.argv[1:])}",
         "machine": f"{platform.processor() or platform.machine()}, {args.threads} threads",
@@ -110,63 +127,50 @@ def main() -> None:
         "model": MODEL.name,
         "tokens": log.tokens,
         "steps": STEPS,
-        "probed_film": args.probed,
-        "probed_steps": log.chosen,
-        "rows": log.rows_asked,
-        "settings_compared": len(log.options),
-        "seconds": {"call_dense": log.dense_seconds, "call_routed_as_asked": log.routed_seconds},
-        "results": [],
+        "probed": {"film": args.probed, "steps": log.chosen, "rows": log.rows_asked, "settings": len(log.options)},
+        "tried": {"film": args.tried, "steps": UNSEEN},
+        "results": rows,
     }
-    for scope in SCOPES:
-        for target in args.errors:
-            row = describe(studio, log, advise(log, target, scope), target, scope, dense)
-            result["results"].append(row)
-            print(json.dumps(row), flush=True)
-            if args.out:
-                args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    save(result, args.out)
+    for row, plan in zip(rows, plans.values(), strict=True):
+        if args.sample and row["scope"] == SCOPES[0] and plan.routes:
+            latent = studio.routed(plan.settings, args.tried)
+            row["latent_moved"] = float((latent - dense).norm() / dense.norm())
+            save(result, args.out)
 
 
-def describe(studio: Studio, log, advice, target: float, scope: str, dense: dict[int, torch.Tensor]) -> dict:
-    from moc.advice import tabulate
+def save(result: dict, out: Path | None) -> None:
+    if out:
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result["results"][0]), flush=True)
 
-    table = tabulate(log)
-    edges = np.cumsum([0, *table.weight]).astype(int)
-    steps = np.arange(edges[advice.first], edges[advice.stop])
-    unseen = [s for s in UNSEEN if s in steps] or steps.tolist()
-    row = {
-        "error": target,
+
+def describe(log, advice, scope: str, found: dict) -> dict:
+    schedule, routing = advice.settings.schedule, advice.settings.routing
+    routed = [b for b in range(log.blocks) if not schedule.is_dense(b, log.blocks)] if advice.routes else []
+    edges = np.cumsum([0, *advice.table.weight]).astype(int)
+    steps = [s for s in UNSEEN if edges[advice.first] <= s < edges[advice.stop]]
+    if routed and not steps:
+        raise SystemExit(f"steps {UNSEEN} all stay dense at an error of {advice.target}: try others.")
+    squares = {b: [found[s, b, advice.settings.routing_of(b)] for s in steps] for b in routed}
+    errors = {b: float(np.sqrt(np.mean(values))) for b, values in squares.items()}
+    worst = max(errors.values(), default=0.0)
+    return {
+        "error": advice.target,
         "scope": scope,
-        "routes": advice.routes,
-        "settings": {
-            "tile": advice.settings.routing.tile,
-            "top_k": advice.settings.routing.top_k,
-            "descriptor": advice.settings.routing.descriptor,
-        },
+        "setting": {"tile": routing.tile, "top_k": routing.top_k, "descriptor": routing.descriptor},
         "blocks_of_their_own": len(advice.settings.blocks),
-        "dense_blocks": list(advice.settings.schedule.dense_blocks),
-        "routed_steps": steps.tolist(),
+        "heads_of_their_own": any(advice.settings.routing_of(b).head_density for b in routed),
+        "dense_blocks": [b for b in range(log.blocks) if b not in routed],
+        "routed_steps": [int(edges[advice.first]), int(edges[advice.stop])],
         "work": advice.work,
-        "expected": float(advice.error.max()),
-        "films": [],
+        "density": advice.kept,
+        "recall_across_shots": advice.across if advice.routes else None,
+        "expected_worst_block": float(advice.error.max()),
+        "worst_block": worst,
+        "mean_block": float(np.mean(list(errors.values()))) if errors else 0.0,
+        "reached": worst <= advice.target,
     }
-    if not advice.routes:
-        return row
-    for seed in dense:
-        errors = error_of_blocks(studio, advice, log.blocks, unseen, seed)
-        latent, trace = studio.routed(advice.settings, seed)
-        moved = float((latent - dense[seed]).norm() / dense[seed].norm())
-        row["films"].append(
-            {
-                "seed": seed,
-                "steps": unseen,
-                "reached": max(errors.values()) <= target,
-                "worst_block": max(errors.values()),
-                "mean_block": float(np.mean(list(errors.values()))),
-                "density": trace.density,
-                "latent_moved": moved,
-            }
-        )
-    return row
 
 
 if __name__ == "__main__":

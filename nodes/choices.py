@@ -156,6 +156,8 @@ def tell_budget(r: RoutingConfig) -> str:
     if r.rule == "threshold":
         return f"all chunks {r.beta:g} deviations better than most"
     best = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+    if r.density is None and r.top_k == 1:
+        best = "its best chunk"
     if r.head_density:
         best = f"its best chunks, {min(r.head_density):.1%} to {max(r.head_density):.1%} of all pairs by head"
     share = f"the best chunks that hold {r.top_p:.0%} of its interest"

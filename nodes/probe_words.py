@@ -136,7 +136,9 @@ def _across(share: float, abroad: float) -> str:
 def _rest(trace: Trace) -> list[str]:
     """What could not be looked at; steps that nobody asked for are none of it."""
     missed = [(n, reason.value) for reason, n in trace.dense.most_common() if reason is not Reason.SCHEDULE]
-    return [f"{n} calls not looked at: {why}." for n, why in missed] + [f"Note: {note}." for note in trace.notes]
+    return [f"{n} call{'s' * (n > 1)} not looked at: {why}." for n, why in missed] + [
+        f"Note: {note}." for note in trace.notes
+    ]
 
 
 def data(log: ProbeLog, trace: Trace, table: Table, advice: Advice, scope: str) -> dict[str, Any]:
