@@ -4,6 +4,7 @@ dissolved, flashed and whipped through. The unit tests and `benchmarks/shots.py`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,22 +71,49 @@ def there_and_back(at: float, room: float) -> float:
     return room - abs(at % (2 * room) - room)
 
 
-def clip(kinds: list[str], seed: int, length: int = 40, calm: float = 1.0, noise: float = 0.02) -> Clip:
+class Take:
+    """A shot of real footage, uint8 [N, H, W, 3], played to its end, then backwards, and so on."""
+
+    def __init__(self, frames: Tensor) -> None:
+        self.frames = interpolate(frames.movedim(-1, 1).float() / 255, (HEIGHT, WIDTH), mode="area")
+        self.time, self.light = 0, 1.0
+
+    def frame(self, push: float = 0.0, blur: int = 1) -> Tensor:
+        """The next frame [3, H, W] in 0..1. A real camera cannot be thrown: push and blur are a generated scene's."""
+        last = max(len(self.frames) - 1, 1)
+        here = int(there_and_back(self.time, last))
+        self.time += 1
+        return (self.frames[min(here, len(self.frames) - 1)] * self.light).clamp(0, 1)
+
+
+def clip(
+    kinds: list[str],
+    seed: int,
+    length: int = 40,
+    calm: float = 1.0,
+    noise: float = 0.02,
+    takes: Sequence[Tensor] = (),
+) -> Clip:
     """A shot, then for every kind what happens next, `length` frames between.
 
     hard, fade (through black) and dissolve begin a new scene. flash (bright frames), blink (black frames), whip (the
-    camera is thrown aside) and lights (the light changes) happen inside one.
+    camera is thrown aside) and lights (the light changes) happen inside one. takes: real shots instead of scenes.
     """
     random = torch.Generator().manual_seed(seed)
 
     def pick(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=random))
 
-    scene = Scene(seed * 1000, calm, noise)
+    def begin(number: int) -> Scene | Take:
+        return Take(takes[number % len(takes)]) if takes else Scene(seed * 1000 + number, calm, noise)
+
+    scene = begin(0)
     frames = [scene.frame() for _ in range(length)]
-    cuts, spans, events = [], {}, []
+    cuts: list[int] = []
+    spans: dict[int, tuple[int, int]] = {}
+    events: list[tuple[int, str]] = []
     for number, kind in enumerate(kinds, 1):
-        new = Scene(seed * 1000 + number, calm, noise)
+        new = begin(number)
         here = len(frames)
         events.append((here, kind))
         if kind == "hard":
@@ -122,9 +150,8 @@ def clip(kinds: list[str], seed: int, length: int = 40, calm: float = 1.0, noise
     return Clip((torch.stack(frames).movedim(1, -1) * 255).round().to(torch.uint8), tuple(cuts), spans, tuple(events))
 
 
-def mixed(seed: int, calm: float = 1.0, noise: float = 0.02) -> Clip:
-    """Every kind three times, in an order of its own."""
+def mixed(seed: int, kinds: Sequence[str] = KINDS, times: int = 3, length: int = 30, **more) -> Clip:
+    """Every kind so many times, in an order of its own."""
     random = torch.Generator().manual_seed(seed)
-    kinds = [kind for kind in KINDS for _ in range(3)]
-    order = torch.randperm(len(kinds), generator=random).tolist()
-    return clip([kinds[i] for i in order], seed, 30, calm, noise)
+    order = torch.randperm(len(kinds) * times, generator=random).tolist()
+    return clip([kinds[i % len(kinds)] for i in order], seed, length, **more)

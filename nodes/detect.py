@@ -24,6 +24,7 @@ class MoCDetectShots(io.ComfyNode):
             display_name="MoC Detect Shots",
             category="MoC",
             description="Finds where footage cuts, and makes shots of it for MoC. Connect images or video.",
+            is_output_node=True,  # it has a picture to show even with nothing behind it
             inputs=[
                 io.Image.Input("images", optional=True, tooltip="The frames of the footage, in order."),
                 io.Video.Input("video", optional=True, tooltip="A video instead of images; it needs far less memory."),

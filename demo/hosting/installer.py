@@ -30,6 +30,7 @@ TOOLS = (
     "ruff>=0.9",
     "mypy>=1.15",
     "playwright>=1.50",
+    "scenedetect-headless>=0.7",
     "triton>=3.6; sys_platform == 'linux'",
 )
 PACK = ("einops", "safetensors", "numpy")
