@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from .chunks import build_table
@@ -15,6 +16,7 @@ from .config import DESCRIPTORS, MoCSettings, RoutingConfig
 from .errors import MoCError
 from .layout import TokenLayout
 from .probe import Look, look, sample_rows
+from .routing import wide
 from .table import ChunkTable
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
@@ -114,8 +116,9 @@ class ProbeLog:
                 table = build_table(layout, starts, own)
                 mine = self._look_with(table, [own], layout, *qkv, scale)
             video = slice(layout.video_start, layout.video_stop)
-            full, other = dense[:, :, video].float(), routed[:, :, video].float()
-            error, size = ((x.square().sum((0, 2, 3))).double().cpu() for x in (other - full, full))
+            heads = zip(dense[:, :, video].unbind(1), routed[:, :, video].unbind(1), strict=True)
+            sums = [_squares(full, other) for full, other in heads]  # a head at a time: nothing wide of full size
+            error, size = (torch.stack(part).double().cpu() for part in zip(*sums, strict=True))
             if (step, block) in self.calls:
                 call = self.calls[step, block]
                 call.look, call.asked = call.look + seen, call.asked + mine
@@ -202,6 +205,12 @@ def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bo
             found += [replace(plain, rule="top-p", top_p=p, descriptor=descriptor) for p in TOP_P]
             found += [replace(plain, rule="threshold", beta=b, descriptor=descriptor) for b in BETA]
     return list(dict.fromkeys(found))
+
+
+def _squares(full: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """(squared distance, squared length of the first), in float32 at least."""
+    full, other = wide(full), wide(other)
+    return (other - full).square().sum(), full.square().sum()
 
 
 def spread(asked: int | tuple[int, ...], steps: int) -> tuple[int, ...]:

@@ -1,0 +1,42 @@
+"""Blocks that stay dense, and blocks with chunks of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
+from mixture_of_contexts.moc.heatmap import VIEWS, heatmap
+from mixture_of_contexts.moc.trace import Reason
+from spies import apart, routed
+
+BLOCKS = 3
+ROUTING = RoutingConfig(top_k=2, own="frame", tile=(1, 2, 2))
+
+
+def test_named_blocks_stay_dense_and_say_so():
+    patched, trace = routed(tiny.load(), MoCSettings(ROUTING, Schedule(dense_blocks=(1, 99))))
+    tiny.sample(patched)
+    assert set(trace.blocks_seen) == {0, 2} and trace.dense == {Reason.BLOCK: 2}
+    everywhere, _ = routed(tiny.load(), MoCSettings(ROUTING, Schedule(dense_blocks=tuple(range(BLOCKS)))))
+    assert torch.equal(tiny.sample(everywhere), tiny.sample(tiny.load()))
+
+
+def test_a_block_uses_the_chunks_it_was_given_and_the_others_do_not():
+    finer = replace(ROUTING, tile=(1, 1, 1))
+    patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, finer),)))
+    sampled = tiny.sample(patched)
+    for record in trace.records:
+        assert len(record.axes.columns) == (5 * 16 if record.block == 2 else 5 * 4)
+    same, _ = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, ROUTING),)))
+    plain, _ = routed(tiny.load(), MoCSettings(ROUTING))
+    assert torch.equal(tiny.sample(same), tiny.sample(plain)) and apart(sampled, tiny.sample(plain)) > 1e-4
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_heatmap_of_blocks_with_different_chunks_is_still_drawn(view):
+    patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, replace(ROUTING, tile=(1, 1, 1))),)))
+    tiny.sample(patched)
+    assert heatmap(trace, view).share.size
