@@ -63,7 +63,7 @@ class Look:
         return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
     def cpu(self) -> Look:
-        return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).double().cpu()), rows=self.rows)
+        return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).cpu().double()), rows=self.rows)
 
     def _each(self, value: Callable) -> Look:
         return Look(**{f.name: value(f.name) for f in fields(self)})

@@ -118,7 +118,7 @@ class ProbeLog:
             video = slice(layout.video_start, layout.video_stop)
             heads = zip(dense[:, :, video].unbind(1), routed[:, :, video].unbind(1), strict=True)
             sums = [_squares(full, other) for full, other in heads]  # a head at a time: nothing wide of full size
-            error, size = (torch.stack(part).double().cpu() for part in zip(*sums, strict=True))
+            error, size = (torch.stack(part).cpu().double() for part in zip(*sums, strict=True))
             if (step, block) in self.calls:
                 call = self.calls[step, block]
                 call.look, call.asked = call.look + seen, call.asked + mine

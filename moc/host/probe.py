@@ -65,7 +65,7 @@ class Kept:
 
     def __init__(self, table: ChunkTable, device: torch.device) -> None:
         self.length, self.lengths = table.length, table.tensors(device).lengths.float()
-        self._pairs = torch.zeros((), dtype=torch.float64, device=device)
+        self._pairs = torch.zeros((), device=device)  # no device has to know float64
 
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [B, H, R, C]."""
