@@ -127,6 +127,7 @@ def _edges(steps: np.ndarray, total: int) -> np.ndarray:
 class Advice:
     """settings   what to use
     target, aim   the chosen error, and what was aimed at
+    wanted        share of the attention on other shots that was asked for
     first, stop   probed steps [first, stop) that are routed
     choice        for every probed block a column of the table, -1 where it stays dense
     table         what it was chosen from
@@ -139,6 +140,7 @@ class Advice:
     settings: MoCSettings
     target: float
     aim: float
+    wanted: float
     first: int
     stop: int
     choice: np.ndarray
@@ -180,6 +182,7 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0], across: float =
         settings=_settings(log, table, first, stop, choice),
         target=target,
         aim=target * MARGIN,
+        wanted=across,
         first=first,
         stop=stop,
         choice=choice,

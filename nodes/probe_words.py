@@ -88,10 +88,16 @@ def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
     lines = [f"Advice for an error of at most {_percent(advice.target)} in every routed block:"]
     if not advice.routes:
         least = np.sqrt(np.average(table.error**2, 0, table.weight)).min()
+        if advice.wanted and least <= advice.aim:
+            why = f"reads {_percent(advice.wanted)} of what falls on other shots within it"
+            what = "choose a smaller across, or a larger error"
+        else:
+            why = "stays within it"
+            what = "choose a larger error, or offer smaller tiles or a pooled tail"
         return [
             *lines,
-            f"- None of {len(log.options)} settings stays within it in any block, so everything is to run in full. The "
-            f"least error was {_percent(least)}: choose a larger error, or offer smaller tiles or a pooled tail.",
+            f"- None of {len(log.options)} settings {why} in any block, so everything is to run in full. The least "
+            f"error was {_percent(least)}: {what}.",
         ]
     lines.append(f"- {tell_routing(advice.settings)}")
     routed = advice.choice >= 0

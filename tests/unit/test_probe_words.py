@@ -76,6 +76,14 @@ def test_no_setting_is_an_answer_too():
     assert "None of 4 settings stays within it" in report and "The least error was 50%" in report
 
 
+def test_too_much_asked_of_other_shots_is_told_as_such():
+    log = planted([[FALLING]], across=0.5)
+    advice = advise(log, 0.25, across=0.9)
+    report = words.tell(log, Trace(), advice.table, advice)
+    assert "None of 4 settings reads 90% of what falls on other shots within it" in report
+    assert "choose a smaller across" in report
+
+
 def test_calls_that_were_not_looked_at_are_told_but_not_the_steps_nobody_asked_for():
     trace = packed.Trace()
     for reason in (packed.Reason.MEMORY, packed.Reason.SCHEDULE):
