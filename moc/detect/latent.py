@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import MoCError
 from .builtin import Change, keep_apart
 
-THRESHOLD = 1.8
+THRESHOLD = 1.5
 MIN_LENGTH = 2
 QUIET = 0.06  # change between frames of a still picture, as a share of that between unrelated ones
 AROUND = 3  # frames before and behind that say what change is usual
