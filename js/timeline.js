@@ -16,6 +16,14 @@ let rules = {}
 let undone = { node: "", label: "", at: 0 }
 const UNDO_TAKES = 2000 // ms, at most
 
+// What a run told outlives the node (undo makes a new one) and the page: the server tells nothing again of a node whose
+// inputs did not change. It is no part of the workflow.
+const keyOf = (/** @type {any} */ node) => `moc-timeline ${node.graph?.id} ${node.id}`
+const keepRun = (/** @type {any} */ node, /** @type {any} */ output) => {
+  if (output?.moc_shots) sessionStorage.setItem(keyOf(node), JSON.stringify(output))
+}
+const lastRun = (/** @type {any} */ node) => JSON.parse(sessionStorage.getItem(keyOf(node)) ?? "null")
+
 app.registerExtension({
   name: "moc.timeline",
   beforeRegisterNodeDef(/** @type {any} */ _, /** @type {any} */ definition) {
@@ -31,8 +39,6 @@ app.registerExtension({
 
 function addTimeline(/** @type {any} */ node) {
   const widget = (/** @type {string} */ name) => node.widgets?.find((/** @type {any} */ w) => w.name === name)
-  /** @type {any} */
-  let ran = null
   let writing = false
   const asOneStep = (/** @type {() => void} */ change) => {
     app.canvas?.emitBeforeChange?.()
@@ -41,7 +47,7 @@ function addTimeline(/** @type {any} */ node) {
   }
   const view = new TimelineView({
     read() {
-      const output = ran ?? app.nodeOutputs?.[String(node.id)]
+      const output = lastRun(node)
       const linked = (node.inputs ?? []).filter((/** @type {any} */ i) => i.widget && i.link != null)
       return [
         /** @type {any} */ (Object.fromEntries(READ.map((name) => [name, widget(name)?.value]))),
@@ -97,7 +103,7 @@ function addTimeline(/** @type {any} */ node) {
     }
   }
   for (const [name, act] of Object.entries({
-    onExecuted: (/** @type {any} */ output) => (ran = output),
+    onExecuted: (/** @type {any} */ output) => keepRun(node, output),
     onConfigure: () => {},
     onConnectionsChange: () => {},
   })) {

@@ -39,7 +39,6 @@ class MoCShots(io.ComfyNode):
             display_name="MoC Shots",
             category="MoC",
             description="Says where the film cuts, so that MoC can remember from shot to shot.",
-            is_output_node=True,  # it can be run alone, and tells the timeline its shots again when nothing changed
             inputs=[
                 io.Combo.Input(
                     "how",

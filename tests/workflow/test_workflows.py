@@ -65,7 +65,7 @@ def broken(change):
         (lambda w, n: n["MoCApply"].update(type="MoCAply"), "no such node"),
         (lambda w, n: n["MoCShots"]["widgets_values"].__setitem__(0, "cut"), "how is 'cut', not one of"),
         (lambda w, n: n["MoCRouting"]["widgets_values"].__setitem__(2, -1), "top_k is -1, outside 0 to"),
-        (lambda w, n: n["MoCShots"]["widgets_values"].insert(0, "cuts"), "8 saved values for 7 widgets"),
+        (lambda w, n: n["MoCShots"]["widgets_values"].insert(0, "cuts"), "9 saved values for 8 widgets"),
         (lambda w, n: n["KSampler"]["widgets_values"].pop(1), "is 'uni_pc', not"),
         (lambda w, n: w["links"].pop(), "does not exist"),
         (lambda w, n: n["MoCApply"]["inputs"][0].update(name="modell"), "no input modell"),
