@@ -22,8 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import CASES, Case
 from benchmarks.check_gpu import expected
-from moc.backends import triton as backend
-from moc.backends.triton import engine
+from moc.attention import moc_attention
 from moc.chunks import ChunkTable
 
 STAGES = {  # kernel name -> stage; the first that fits
@@ -31,6 +30,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_routed": "routed",
     "_route": "routing",
     "_deal": "routing",
+    "_share": "routing",
     "_split": "routing",
     "_move": "token order",
     "_repair": "routing (repair)",
@@ -90,13 +90,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def moc(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> Tensor:
-    """`moc_attention`, with the case's union lists."""
-    scale = q.shape[-1] ** -0.5
-    how = dict(engine="tiles", shared=True) if case.shared else {}
-    if table.identity:
-        return engine.run(q, k, v, table, case.routing, scale, **how)
-    some = (backend.sort(x, table) for x in (q, k, v))
-    return backend.unsort(engine.run(*some, table, case.routing, scale, **how), table, q)
+    return moc_attention(q, k, v, table, case.routing, backend="triton")
 
 
 def sol(q: Tensor, k: Tensor, v: Tensor, share: float) -> Callable[[], Tensor] | str:
@@ -145,7 +139,7 @@ def run(case: Case) -> dict[str, object]:
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() - before - out.numel() * out.element_size()
     result["extra_over_qkv"] = round(peak / (3 * q.numel() * q.element_size()), 3)
-    if not case.shared:
+    if case.routing.lists == "token":
         result |= error(out, q, k, v, table, case)
     del out
     result["moc_ms"] = round(milliseconds(lambda: moc(q, k, v, table, case)), 3)

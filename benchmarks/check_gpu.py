@@ -65,6 +65,14 @@ CASES = {
         _layout((7, 11, 19), 0, 201, 40), (0, 3), R(top_k=2, references="linked", own="frame", tail="pooled"), 1, 2, 40,
     ),
     "all frames one chunk": (_layout((4, 20, 30)), (0,), R(top_k=2, tile=(4, 20, 30), own="chunk"), 1, 2, 128),
+    "union lists, 8x8 tiles, tail": (
+        _layout((6, 26, 34), 20), (0, 3),
+        R(top_k=8, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled", lists="union"), 1, 2, 128,
+    ),
+    "union lists across small groups, outer loop, causal": (
+        _layout((8, 12, 14)), (0, 2, 4, 6),
+        R(top_k=3, tile=(1, 4, 5), own="chunk", lists="union", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
+    ),
     "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 
@@ -93,6 +101,8 @@ def expected(
         open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows)
         score = scores(q[:, :, rows], describe(k, table, routing.descriptor))
         chosen = select(score, open_to, table.top_k(routing))
+        if routing.lists == "union":
+            raise ValueError("rows of a query tile belong together: name the choice")
     as_is = (lambda x: x) if low else wide
     logits = wide(as_is(q[:, :, rows]) @ as_is(k).mT) * scale
     logits = logits.masked_fill(~(mandatory | chosen)[..., t.chunk_of], -torch.inf)

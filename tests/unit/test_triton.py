@@ -66,6 +66,39 @@ def test_reference(name: str, which: str) -> None:
     both(layout, starts, routing, batch, which=which)
 
 
+UNIONS = {
+    "small groups joined in a shot, outer loop, causal": (
+        TokenLayout(60, (3, 4, 5)), (0, 1, 2),
+        R(top_k=2, tile=(1, 2, 2), own="chunk", lists="union", shots_kept=1, causal=True, tail="pooled"),
+    ),
+    "large groups": (
+        TokenLayout(135, (2, 8, 8), 7, (Span("text", 0, 7),)), (0,),
+        R(top_k=1, tile=(1, 4, 4), own="frame", lists="union", descriptor="minmax", tail="pooled"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNIONS)
+def test_union_lists(name: str) -> None:
+    both(*UNIONS[name])
+
+
+@pytest.mark.parametrize("tile", [(1, 2, 3), (3, 2, 3)])
+def test_counts_per_frame_equal_those_of_the_masks(tile: tuple[int, int, int]) -> None:
+    """A trace gets the same from sums made on the way as from the mask of every row; frames may share a chunk."""
+    from moc.trace import Counts
+
+    table = build_table(WITH_TEXT, (0, 2), R(tile=tile))
+    q, k, v = torch.randn(3, 2, 2, WITH_TEXT.length, 16, device=DEVICE).unbind(0)
+    masks, counts = Choice(), Counts(table, 2, q.device, 2)
+    for record in (masks, counts):
+        engine.run(q, k, v, table, R(top_k=1, tile=tile), 0.25, record)
+    want = Counts(table, 2, q.device, 2)
+    want.add(slice(0, WITH_TEXT.length), torch.cat(masks.parts, 2))
+    assert want._count.sum() > 0
+    assert torch.equal(counts._count, want._count)
+
+
 @pytest.mark.parametrize("top_k", [3, 20])
 def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
     """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
@@ -73,10 +106,11 @@ def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatc
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
 
 
-@pytest.mark.parametrize("limit", [0, 256])
-def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+@pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])
+def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, limit: int, top_k: int) -> None:
+    """Above and below the score that the streaming router takes as zero."""
     monkeypatch.setattr(engine, "IN_REGISTERS", limit)
-    both(PLAIN, (0, 2), R(top_k=4, tile=(1, 1, 2), own="chunk"), quantised=True)
+    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 2), own="chunk"), quantised=True)
 
 
 def test_odd_head_dim() -> None:

@@ -40,7 +40,7 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return f"no kernel for {q.dtype}"
     if q.shape[-1] > 128:
         return f"head dim {q.shape[-1]} is above 128"
-    if len(table.chunks) > MOST_CHUNKS or table.length * max(1, routing.top_k) >= 2**31:
+    if len(table.chunks) > MOST_CHUNKS or table.length * max(1, table.top_k(routing)) >= 2**31:
         return "more chunks or choices than 32-bit lists hold"
     if torch.is_grad_enabled() and q.requires_grad:
         return "gradients are needed; these kernels have no backward"
@@ -48,8 +48,6 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "drop-off and drop-in are for training"
     if routing.rule != "top-k" or routing.head_density or routing.descriptor not in ("mean", "minmax"):
         return "the kernels choose by top-k, the same for all heads, and by the descriptors mean and minmax"
-    if routing.lists != "token":
-        return "no kernel for lists that a tile shares"
     return _machine(q.device)
 
 

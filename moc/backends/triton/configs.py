@@ -14,16 +14,19 @@ class Config:
     keys: int
     warps: int
     stages: int
+    registers: int | None = None  # a thread may use; fewer let more programs run at once
 
 
 @dataclass(frozen=True)
 class Configs:
     """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
+    one: the same where a chunk is one step of keys (with more stages than one a program takes many tiles);
     tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
     router: rows against descriptors (keys: groups of `stream`)."""
 
     long: Config
     short: Config
+    one: Config
     tile: Config
     tail: Config
     merge: Config
@@ -32,6 +35,9 @@ class Configs:
     def keys_in_a_row(self, tokens: float) -> Config:
         return self.long if tokens >= LONG else self.short
 
+    def chunks_of(self, longest: int, typical: float) -> Config:
+        return self.one if longest <= self.one.keys else self.keys_in_a_row(typical)
+
 
 LONG = 1024
 MERGE = Config(32, 16, 4, 1)
@@ -39,34 +45,43 @@ MERGE = Config(32, 16, 4, 1)
 # Shared memory a program may use: 227 KB on sm_90 and sm_100, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
 HALF = {
     "large": Configs(
-        Config(128, 64, 8, 3),
-        Config(64, 64, 4, 3),
-        Config(64, 64, 4, 2),
-        Config(128, 64, 8, 3),
-        MERGE,
-        Config(64, 64, 4, 2),
+        long=Config(128, 64, 8, 3),
+        short=Config(64, 64, 4, 3),
+        one=Config(64, 64, 4, 1, 160),
+        tile=Config(64, 64, 4, 2),
+        tail=Config(128, 64, 8, 3),
+        merge=MERGE,
+        router=Config(64, 64, 4, 2),
     ),
     "medium": Configs(
-        Config(128, 64, 8, 2),
-        Config(64, 64, 4, 2),
-        Config(64, 64, 4, 2),
-        Config(128, 64, 8, 2),
-        MERGE,
-        Config(64, 64, 4, 2),
+        long=Config(128, 64, 8, 2),
+        short=Config(64, 64, 4, 2),
+        one=Config(64, 64, 4, 1, 160),
+        tile=Config(64, 64, 4, 2),
+        tail=Config(128, 64, 8, 2),
+        merge=MERGE,
+        router=Config(64, 64, 4, 2),
     ),
     "small": Configs(
-        Config(128, 32, 8, 2),
-        Config(64, 32, 4, 2),
-        Config(64, 32, 4, 2),
-        Config(64, 32, 4, 2),
-        MERGE,
-        Config(64, 64, 4, 1),
+        long=Config(128, 32, 8, 2),
+        short=Config(64, 32, 4, 2),
+        one=Config(64, 64, 4, 1, 160),
+        tile=Config(64, 32, 4, 2),
+        tail=Config(64, 32, 4, 2),
+        merge=MERGE,
+        router=Config(64, 64, 4, 1),
     ),
 }
 SINGLE = Configs(
-    Config(64, 32, 4, 1), Config(64, 32, 4, 1), Config(32, 32, 4, 1), Config(32, 32, 4, 1), MERGE, Config(32, 32, 8, 1)
+    long=Config(64, 32, 4, 1),
+    short=Config(64, 32, 4, 1),
+    one=Config(64, 32, 4, 1),
+    tile=Config(32, 32, 4, 1),
+    tail=Config(32, 32, 4, 1),
+    merge=MERGE,
+    router=Config(32, 32, 8, 1),
 )
-INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 6)
+INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 7)
 
 
 @cache

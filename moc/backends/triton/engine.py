@@ -11,14 +11,17 @@ from torch import Tensor
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
+from ...table import TILE_ROWS
 from . import dense
 from .configs import configs_of, scores_in_registers
+from .count import count_frames
 from .lists import row_lists
 from .order import split_signs
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
 from .route import route
 from .routed import routed
+from .share import share_lists
 from .stream import stream
 from .tail import Tail, tail_of
 from .tile import LOG2E, attend_tiles, new_slots
@@ -31,7 +34,7 @@ IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, engine: str | None = None, shared: bool = False,
+    *, engine: str | None = None,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
     out = empty_output(q)
@@ -42,9 +45,14 @@ def run(
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if tail else None
     keep = _kept_shots(q, k, plan, routing)
-    engine = engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
-    job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, shared)
+    union = routing.lists == "union" and plan.top_k > 0
+    engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
+    job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
     kept: list[Tensor] = []
+    count = None
+    if hasattr(record, "add_frames"):
+        shape = q.shape[1], table.layout.grid[0] + 1, plan.chunks
+        count = torch.zeros(shape, dtype=torch.float32, device=q.device)
     job.see_all(range(q.shape[0] * q.shape[1]))
     choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
     for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * (plan.words * 4 + 4 * q.shape[-1] * minmax)):
@@ -56,13 +64,19 @@ def run(
                 _queries(q, heads, minmax), means["pair"], keep, sel, plan, heads,
                 split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
-        if record is not None:
+        if union:
+            share_lists(sel, keep, plan, heads, causal=routing.causal)
+        if count is not None:
+            count_frames(sel, plan, heads, count)
+        elif record is not None:
             kept.append(sel)
-        for some in _split(heads, _bytes_a_head(q, plan, engine)):
+        for some in _split(heads, _bytes_a_head(q, plan, engine, union)):
             (job.tiles if engine == "tiles" else job.chunks)(
                 sel[some.start - heads.start : some.stop - heads.start], some
             )
-    if record is not None:
+    if count is not None:
+        record.add_frames(count)
+    elif record is not None:
         _record(record, torch.cat(kept), plan, q.shape[:2])
     return out
 
@@ -75,9 +89,9 @@ def empty_output(q: Tensor) -> Tensor:
 class _Job:
     """One call's tensors, so that the engines below read as what they do."""
 
-    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, shared: bool):
+    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool):
         self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
-        self.causal, self.scale, self.precision, self.summary, self.shared = causal, scale, precision, summary, shared
+        self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.configs = configs_of(q)
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
@@ -104,17 +118,20 @@ class _Job:
         plan, config = self.plan, self.configs.tile
         alone = plan.group_rows >= config.rows  # else a tile spans groups, and a row's own chunks join its list
         tiles = plan.tiles(config.rows, "routed" if alone else "small")
+        # a tile lies within a query tile: what one row chose, all did
+        alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
         lists = None
         if plan.top_k or not alone:
             pieces = plan.pieces(piece_size(plan, config.keys), not alone)
-            lists = union_lists(sel, plan, tiles, pieces, config.rows, not alone)
-        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=self.shared, tail=self.tail(sel, heads))
+            width = width_of(plan, pieces, config.rows, not alone or self.union)
+            lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
+        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=self.tail(sel, heads))
 
     def chunks(self, sel: Tensor, heads: range) -> None:
         plan, q = self.plan, self.q
         slots = None
         if plan.top_k:
-            config = self.configs.keys_in_a_row(plan.typical)
+            config = self.configs.chunks_of(plan.longest, plan.typical)
             lists = row_lists(sel, plan, plan.top_k, config.rows)
             slots = new_slots(q, lists.number, plan.top_k)
             routed(
@@ -169,7 +186,7 @@ def _careful(precision: str) -> str:
     return "tf32x3" if precision == "tf32" else precision
 
 
-def _bytes_a_head(q: Tensor, plan: Plan, engine: str) -> int:
+def _bytes_a_head(q: Tensor, plan: Plan, engine: str, union: bool) -> int:
     """What lists and partials of one head take up."""
     n, d = q.shape[-2:]
     if engine == "chunks":
@@ -177,7 +194,7 @@ def _bytes_a_head(q: Tensor, plan: Plan, engine: str) -> int:
     config = configs_of(q).tile
     own = plan.group_rows < config.rows
     pieces = plan.pieces(piece_size(plan, config.keys), own)
-    return (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own) * 12
+    return (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own or union) * 12
 
 
 def _split(heads: range, bytes_a_head: int) -> list[range]:

@@ -1,6 +1,7 @@
 """Turn the choice of every row into lists of rows per chunk, in time linear in the choices, without asking the host.
 
 bits -> the chunks of every row, in rising order -> how many rows chose a chunk before this one did -> places.
+Every chunk has SPREAD counters that its rows use in turn, because additions to one address wait for each other.
 Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows nowhere:
 what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and place.
 """
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from .common import ones
 from .plan import Plan
+
+SPREAD = 16
 
 
 @dataclass(frozen=True)
@@ -51,21 +54,23 @@ def _unpack(sel, choice, number, N, W, K: tl.constexpr, BR: tl.constexpr):
 
 
 @triton.jit
-def _rank(choice, count, rank, size, C, per_head, B: tl.constexpr):
+def _rank(choice, count, rank, size, C, N, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
+    """One more at the counter of every entry's chunk; what it stood at is the entry's number there."""
     o = tl.program_id(0) * B + tl.arange(0, B)
     b_c = tl.load(choice + o, mask=o < size, other=-1)
-    b_r = tl.atomic_add(count + o // per_head * C + b_c, 1, mask=b_c >= 0, sem="relaxed")
+    o_count = (o // (N * K) * C + b_c) * SPREAD + o // K % SPREAD
+    b_r = tl.atomic_add(count + o_count, 1, mask=b_c >= 0, sem="relaxed")
     tl.store(rank + o, b_r, mask=b_c >= 0)
 
 
 @triton.jit
-def _place(choice, rank, end, count, entry, size, C, per_head, B: tl.constexpr):
+def _place(choice, rank, end, entry, size, C, N, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
     o = tl.program_id(0) * B + tl.arange(0, B)
     b_c = tl.load(choice + o, mask=o < size, other=-1)
     m = b_c >= 0
-    o_list = o // per_head * C + b_c
-    b_at = tl.load(end + o_list, mask=m, other=0) - tl.load(count + o_list, mask=m, other=0)
-    tl.store(entry + b_at + tl.load(rank + o, mask=m, other=0), o % per_head, mask=m)
+    o_count = (o // (N * K) * C + b_c) * SPREAD + o // K % SPREAD
+    b_at = tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) + tl.load(rank + o, mask=m, other=0)
+    tl.store(entry + b_at, o % (N * K), mask=m)
 
 
 @triton.jit(do_not_specialize=["lists", "most", "steps"])
@@ -96,13 +101,16 @@ def row_lists(sel: Tensor, plan: Plan, slots: int, rows: int) -> RowLists:
     number = torch.empty(heads, n, dtype=torch.int32, device=sel.device)
     choice = torch.full((pairs,), -1, dtype=torch.int32, device=sel.device)
     _unpack[(-(-n // 64), heads)](sel, choice, number, n, words, K=slots, BR=64, num_warps=2)
-    count = torch.zeros(lists, dtype=torch.int32, device=sel.device)
+    count = torch.zeros(lists * SPREAD, dtype=torch.int32, device=sel.device)
     rank, entry = torch.empty_like(choice), torch.empty_like(choice)
     grid = (-(-pairs // 1024),)
-    _rank[grid](choice, count, rank, pairs, plan.chunks, n * slots, B=1024, num_warps=4)
+    how = dict(K=slots, SPREAD=SPREAD, B=1024, num_warps=4)
+    _rank[grid](choice, count, rank, pairs, plan.chunks, n, **how)
     end = torch.cumsum(count, 0, dtype=torch.int32)
-    _place[grid](choice, rank, end, count, entry, pairs, plan.chunks, n * slots, B=1024, num_warps=4)
-    tile_end = torch.cumsum((count + rows - 1) // rows, 0, dtype=torch.int32)
+    _place[grid](choice, rank, end, entry, pairs, plan.chunks, n, **how)
+    end = end[SPREAD - 1 :: SPREAD].contiguous()
+    length = torch.diff(end, prepend=end.new_zeros(1))
+    tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
     most = pairs // rows + lists  # no list leaves more than one tile partly filled
     tile = torch.empty(3, most, dtype=torch.int32, device=sel.device)
     _cut[(-(-most // 256),)](tile_end, end, tile, lists, most, lists.bit_length(), ROWS=rows, BT=256, num_warps=4)

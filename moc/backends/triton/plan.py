@@ -59,6 +59,7 @@ class Plan:
     words: int  # 32 chunks a word
     chunk: Tensor  # [4, C]: start, length, shot, may be chosen
     row: Tensor  # [3, N]: own chunks [first, last), shot
+    frame: Tensor  # [N] grid frame; the number of frames where the row is no video
     weight: Tensor  # [C] log2 of the length, -inf where the chunk may not be chosen
     linked: list[tuple[int, int]]
     longest: int  # longest chunk that can be chosen
@@ -90,6 +91,7 @@ class Plan:
 
         "routed", "unrouted"         tiles of those groups, never across a border of groups, with their ranges
         "small"                      routed rows across borders, with the linked ranges only
+        "shared"                     the table's query tiles, whose rows share a list
         "LOW:HIGH"                   the groups between those rows, with the ranges that are not their own
         """
         key = rows, which
@@ -116,6 +118,9 @@ class Plan:
             for g in groups:
                 if low <= g.start and g.stop <= high:
                     add(g.start, g.stop, self.ranges(g, own=False))
+        elif which == "shared":
+            for low, high in self.table.query_tiles():
+                add(low, high, [])
         elif which == "small":
             routed = [g for g in groups if g.routed]
             low = 0
@@ -223,6 +228,7 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
         words=-(-len(chunks) // 32),
         chunk=torch.empty(0),
         row=torch.empty(0),
+        frame=torch.empty(0),
         weight=torch.empty(0),
         linked=linked,
         longest=max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0),
@@ -231,6 +237,7 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
     plan.chunk = plan._on(np.array(columns).T)
+    plan.frame = plan._on(table.frames % (table.layout.grid[0] + 1))
     weight = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
     plan.weight = torch.tensor(weight, dtype=torch.float32).to(device)
     plan.row = plan._on(np.repeat(group, size, axis=0).T)

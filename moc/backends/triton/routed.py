@@ -65,7 +65,7 @@ def _routed(
         b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
 
     o_out = i_local.to(tl.int64) * N * K + b_e
-    b_o = (b_acc / b_l[:, None]).to(part.dtype.element_ty)
+    b_o = (b_acc * (1.0 / b_l)[:, None]).to(part.dtype.element_ty)
     tl.store(part + o_out[:, None] * D + o_d[None, :], b_o, mask=m_e[:, None] & m_d)
     tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
@@ -77,34 +77,35 @@ def _routed_short(
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """As `_routed` where a chunk fits one step. A program takes many tiles, so that it gathers ahead."""
-    o_d, o_j = tl.arange(0, DP), tl.arange(0, BN)
+    """As `_routed` where a chunk fits one step. A program may take many tiles and gathers ahead."""
+    o_d, o_j, o_m = tl.arange(0, DP), tl.arange(0, BN), tl.arange(0, BM)
     m_d = (o_d < D)[None, :]
+    o_k = o_j[:, None] * sk_n + o_d[None, :]
+    o_v = o_j[:, None] * sv_n + o_d[None, :]
     for i_t in tl.range(tl.program_id(0), tl.load(tiles), tl.num_programs(0), num_stages=STAGES):
         i_list, b_from, b_to = tl.load(tile + i_t), tl.load(tile + most + i_t), tl.load(tile + 2 * most + i_t)
         i_local, i_c = i_list // C, i_list % C
         i_bh = bh_first + i_local
         i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
-        o_s = tl.load(chunk + i_c).to(tl.int64) + o_j
+        b_start = tl.load(chunk + i_c).to(tl.int64)
         m_j = o_j < tl.load(chunk + C + i_c)
-        o_e = b_from + tl.arange(0, BM)
-        m_e = o_e < b_to
-        b_e = tl.load(entry + o_e, mask=m_e, other=0)
+        m_e = o_m < b_to - b_from
+        b_e = tl.load(entry + b_from + o_m, mask=m_e, other=0)
         p_q = q + i_b * sq_b + i_h * sq_h + (b_e // K).to(tl.int64)[:, None] * sq_n + o_d[None, :]
         b_q = tl.load(p_q, mask=m_e[:, None] & m_d, other=0.0)
-        p_k = k + i_b * sk_b + i_h * sk_h + o_s[:, None] * sk_n + o_d[None, :]
-        p_v = v + i_b * sv_b + i_h * sv_h + o_s[:, None] * sv_n + o_d[None, :]
-        b_k = tl.load(p_k, mask=m_j[:, None] & m_d, other=0.0)
-        b_v = tl.load(p_v, mask=m_j[:, None] & m_d, other=0.0)
+        p_k = k + i_b * sk_b + i_h * sk_h + b_start * sk_n
+        p_v = v + i_b * sv_b + i_h * sv_h + b_start * sv_n
+        b_k = tl.load(p_k + o_k, mask=m_j[:, None] & m_d, other=0.0)
+        b_v = tl.load(p_v + o_v, mask=m_j[:, None] & m_d, other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
         b_s = tl.where(m_j[None, :], b_s * scale, float("-inf"))
         b_m = tl.max(b_s, 1)
         b_p = tl.math.exp2(b_s - b_m[:, None])
         b_l = tl.sum(b_p, 1)
-        b_o = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / b_l[:, None]
-        o_out = i_local.to(tl.int64) * N * K + b_e
-        tl.store(part + o_out[:, None] * D + o_d[None, :], b_o.to(part.dtype.element_ty), mask=m_e[:, None] & m_d)
-        tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
+        b_o = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) * (1.0 / b_l)[:, None]
+        p_part = part + i_local.to(tl.int64) * N * K * D + b_e.to(tl.int64)[:, None] * D + o_d[None, :]
+        tl.store(p_part, b_o.to(part.dtype.element_ty), mask=m_e[:, None] & m_d)
+        tl.store(lse + i_local.to(tl.int64) * N * K + b_e, b_m + tl.math.log2(b_l), mask=m_e)
 
 
 def routed(
@@ -120,10 +121,11 @@ def routed(
         PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
     if plan.longest <= config.keys:
-        keys = max(16, triton.next_power_of_2(plan.longest))
-        _routed_short[(min(lists.most, 2 * processors(q)),)](
-            q, k, v, plan.chunk, lists.entry, lists.tile, lists.tiles, part, lse, *strides, *sizes, BN=keys, **how
-        )
+        programs = 2 * processors(q) if config.stages > 1 else lists.most
+        _routed_short[(min(lists.most, programs),)](
+            q, k, v, plan.chunk, lists.entry, lists.tile, lists.tiles, part, lse, *strides, *sizes,
+            BN=max(16, triton.next_power_of_2(plan.longest)), maxnreg=config.registers, **how,
+        )  # fmt: skip
     else:
         _routed[(lists.most,)](
             q, k, v, plan.chunk, lists.entry, lists.tile, part, lse, *strides, *sizes, BN=config.keys, **how

@@ -20,29 +20,60 @@ PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 
 
 @triton.jit
+def _bits(b_x):
+    return b_x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _value(b_key):
+    """The float whose key this is."""
+    return flip(b_key).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr):
-    """How many kept keys of every row reach t [M]."""
+    """How many kept numbers of every row reach t [M]."""
     b_t = b_t[:, None]
-    b_n = (b_0 >= b_t).to(tl.int32) + (b_1 >= b_t).to(tl.int32) + (b_2 >= b_t).to(tl.int32) + (b_3 >= b_t).to(tl.int32)
+    b_n = tl.where(b_0 >= b_t, 1.0, 0.0) + tl.where(b_1 >= b_t, 1.0, 0.0)
+    b_n += tl.where(b_2 >= b_t, 1.0, 0.0) + tl.where(b_3 >= b_t, 1.0, 0.0)
     if R > 4:
-        b_n += (b_4 >= b_t).to(tl.int32) + (b_5 >= b_t).to(tl.int32)
-        b_n += (b_6 >= b_t).to(tl.int32) + (b_7 >= b_t).to(tl.int32)
+        b_n += tl.where(b_4 >= b_t, 1.0, 0.0) + tl.where(b_5 >= b_t, 1.0, 0.0)
+        b_n += tl.where(b_6 >= b_t, 1.0, 0.0) + tl.where(b_7 >= b_t, 1.0, 0.0)
+    return tl.sum(b_n, 1).to(tl.int32)
+
+
+@triton.jit
+def _least(b_x, b_y):
+    """The smaller of two in which -inf stands for nothing."""
+    b_x = tl.where(b_x > float("-inf"), b_x, float("inf"))
+    return tl.minimum(b_x, tl.where(b_y > float("-inf"), b_y, float("inf")))
+
+
+@triton.jit
+def _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr, LOW: tl.constexpr):
+    """How many kept numbers of every row differ from t [M] in the low bits at most."""
+    b_c = (_bits(b_t) & ~LOW)[:, None]
+    b_n = ((_bits(b_0) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_1) & ~LOW) == b_c).to(tl.int32)
+    b_n += ((_bits(b_2) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_3) & ~LOW) == b_c).to(tl.int32)
+    if R > 4:
+        b_n += ((_bits(b_4) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_5) & ~LOW) == b_c).to(tl.int32)
+        b_n += ((_bits(b_6) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_7) & ~LOW) == b_c).to(tl.int32)
     return tl.sum(b_n, 1)
 
 
 @triton.jit
-def _chunk_of(b_key, o_g, turn, G: tl.constexpr, LOW: tl.constexpr):
-    """The chunk that a key of group g stands for."""
-    b_pass = LOW - (b_key & LOW)
+def _chunk_of(b_x, o_g, turn, G: tl.constexpr, LOW: tl.constexpr):
+    """The chunk that a number of group g stands for."""
+    b_pass = LOW - (_bits(b_x) & LOW)
     return b_pass * G + ((o_g[None, :] + b_pass * turn) & (G - 1))
 
 
 @triton.jit
-def _mark(b_key, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.constexpr):
-    """Set the bits of the chunks whose keys reach lo; of those that equal it, the chunks up to cut."""
-    b_c = _chunk_of(b_key, o_g, turn, G, LOW)
-    m_sel = (b_key > b_lo[:, None]) | ((b_key == b_lo[:, None]) & (b_c <= b_cut[:, None]))
-    m_sel = m_sel & (b_key > LOWEST) & m_row[:, None]
+def _mark(b_x, b_t, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.constexpr):
+    """Set the bits of the chunks whose numbers are above t; of those that equal it, the chunks up to cut."""
+    b_c = _chunk_of(b_x, o_g, turn, G, LOW)
+    m_sel = (b_x > b_t[:, None]) | ((b_x == b_t[:, None]) & (b_c <= b_cut[:, None]))
+    m_sel = m_sel & (b_x > float("-inf")) & m_row[:, None]
     tl.atomic_or(p_sel + (b_c >> 5).to(tl.int64) * N, 1 << (b_c & 31), mask=m_sel, sem="relaxed")
 
 
@@ -79,7 +110,7 @@ def _deal(
         b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
         b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
-        b_none = tl.full([BM, G], LOWEST, tl.int32)
+        b_none = tl.full([BM, G], float("-inf"), tl.float32)
         b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
         for i in range(0, turns):
             # Turned from pass to pass, so that chunks one frame apart do not always meet in the same group
@@ -87,11 +118,11 @@ def _deal(
             b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
             b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
             # The low bits name the pass: scores that agree in all other digits are equal, and the lower chunk wins
-            b_new = (flip((b_s - b_common[:, None]).to(tl.int32, bitcast=True)) & ~LOW) | (LOW - i)
+            b_new = ((_bits(b_s - b_common[:, None]) & ~LOW) | (LOW - i)).to(tl.float32, bitcast=True)
             if KEEP or closed(tl.load(passes + i), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
                 b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-                b_new = tl.where(b_cand, b_new, LOWEST)
-            # a group's keys fall from 0 on: each takes the larger of itself and what the one above it lets go
+                b_new = tl.where(b_cand, b_new, float("-inf"))
+            # a group's numbers fall from 0 on: each takes the larger of itself and what the one above it lets go
             if R > 4:
                 b_7 = tl.maximum(b_7, tl.minimum(b_6, b_new))
                 b_6 = tl.maximum(b_6, tl.minimum(b_5, b_new))
@@ -103,20 +134,22 @@ def _deal(
             b_0 = tl.maximum(b_0, b_new)
 
         # The k-th largest of what was kept (`common.least_chosen`, over places)
-        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, tl.full([BM], LOWEST + 1, tl.int32), R)
-        b_lo = tl.min(tl.where(b_0 > LOWEST, b_0, HIGHEST), 1)  # each group's best; lower only where groups are too few
-        b_enough = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-        b_short = b_enough < k
-        b_lo = tl.where(b_short, LOWEST + 1, b_lo)
-        b_at = tl.where(b_short, b_at, b_enough)
-        b_hi = tl.max(b_0, 1)
+        b_lo = tl.min(tl.where(b_0 > float("-inf"), b_0, float("inf")), 1)  # each group's best
+        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
+        if tl.sum((b_at < k).to(tl.int32), 0) > 0:  # groups are too few, or chunks: lower, down to all
+            b_low = tl.minimum(_least(b_0, b_1), _least(b_2, b_3))
+            if R > 4:
+                b_low = tl.minimum(b_low, tl.minimum(_least(b_4, b_5), _least(b_6, b_7)))
+            b_lo = tl.where(b_at < k, tl.min(b_low, 1), b_lo)
+            b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
+        b_lo, b_hi = flip(_bits(b_lo)), flip(_bits(tl.max(b_0, 1)))
         b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
         open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
         i_step = 0
         while open_rows > 0:
             b_open = (b_at > k) & (b_hi - 1 > b_lo)
             b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-            b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_mid, R)
+            b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, _value(b_mid), R)
             b_up = b_open & (b_n >= k)
             b_lo = tl.where(b_up, b_mid, b_lo)
             b_at = tl.where(b_up, b_n, b_at)
@@ -126,12 +159,19 @@ def _deal(
                 open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
 
         # A group whose last place holds one of the chosen may have let one go
+        b_t = _value(b_lo)
         if R > 4:
             b_end = b_7
         else:
             b_end = b_3
-        b_lost = tl.sum(((b_end >= b_lo[:, None]) & (b_end > LOWEST)).to(tl.int32), 1) > 0
-        m_lost = b_lost & m_n & (turns > R)
+        b_gone = tl.sum(((b_end >= b_t[:, None]) & (b_end > float("-inf"))).to(tl.int32), 1)
+        b_lost = tl.where(turns > R, b_gone, 0) > 0  # as many places as passes lose nothing
+        if tl.sum((b_lo < 0).to(tl.int32), 0) > 0:  # below zero the pass counts backwards: suspect equals
+            b_n = _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R, LOW)
+            b_above = (_bits(b_t) & ~LOW).to(tl.float32, bitcast=True)
+            b_above = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_above, R)
+            b_lost = b_lost | ((b_lo < 0) & (b_above + b_n > k))
+        m_lost = b_lost & m_n
         n_lost = tl.sum(m_lost.to(tl.int32), 0)
         if n_lost > 0:  # which place of the list a row gets does not show
             at = tl.atomic_add(left + i_local, n_lost, sem="relaxed")
@@ -139,17 +179,16 @@ def _deal(
             tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
         m_row = m_n & (m_lost == 0)
 
-        # Equal keys at the border come from one pass, so from as many groups: the lower chunks win
+        # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
         b_cut = tl.full([BM], HIGHEST, tl.int32)
         b_tied = m_row & (b_at > k)
         if tl.sum(b_tied.to(tl.int32), 0) > 0:
-            b_level = (b_0 == b_lo[:, None]) | (b_1 == b_lo[:, None]) | (b_2 == b_lo[:, None]) | (b_3 == b_lo[:, None])
+            b_level = (b_0 == b_t[:, None]) | (b_1 == b_t[:, None]) | (b_2 == b_t[:, None]) | (b_3 == b_t[:, None])
             if R > 4:
-                b_level = b_level | (b_4 == b_lo[:, None]) | (b_5 == b_lo[:, None])
-                b_level = b_level | (b_6 == b_lo[:, None]) | (b_7 == b_lo[:, None])
-            b_c = tl.where(b_level, _chunk_of(b_lo[:, None], o_g, turn, G, LOW), HIGHEST)
-            b_need = k - _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo + 1, R)
-            b_need = tl.where(b_tied, b_need, 0)
+                b_level = b_level | (b_4 == b_t[:, None]) | (b_5 == b_t[:, None])
+                b_level = b_level | (b_6 == b_t[:, None]) | (b_7 == b_t[:, None])
+            b_c = tl.where(b_level, _chunk_of(b_t[:, None], o_g, turn, G, LOW), HIGHEST)
+            b_need = tl.where(b_tied, k - b_at + tl.sum(b_level.to(tl.int32), 1), 0)
             b_cut = tl.where(b_tied, -1, b_cut)
             while tl.max(b_need, 0) > 0:
                 b_next = tl.min(tl.where(b_c > b_cut[:, None], b_c, HIGHEST), 1)
@@ -157,15 +196,15 @@ def _deal(
                 b_need -= 1
 
         p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
-        _mark(b_0, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_1, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_2, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_3, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_0, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_1, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_2, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_3, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
         if R > 4:
-            _mark(b_4, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_5, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_6, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_7, b_lo, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_4, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_5, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_6, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+            _mark(b_7, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
@@ -267,7 +306,7 @@ def stream(
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=rows, G=groups, num_stages=config.stages,
         SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
     )  # fmt: skip
-    low = triton.next_power_of_2(turns + 1) - 1
+    low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     _deal[(tiles * len(heads),)](
         *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
         *sizes, plan.top_k, turns, groups // 2 - 5, tiles,

@@ -79,7 +79,7 @@ def _tail(
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_alpha[:, None], input_precision=PRECISION)
         b_m = b_top
     o_out = i_local.to(tl.int64) * N + o_n
-    b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
+    b_o = b_acc * (1.0 / tl.where(b_l == 0.0, 1.0, b_l))[:, None]
     tl.store(out + o_out[:, None] * D + o_d[None, :], b_o.to(out.dtype.element_ty), mask=m_n[:, None] & m_d)
     tl.store(lse + o_out, b_m + tl.math.log2(tl.where(b_l == 0.0, 1.0, b_l)), mask=m_n)
 

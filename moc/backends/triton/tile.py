@@ -139,7 +139,7 @@ def _tile(
                 for j in tl.static_range(4):
                     b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D)
 
-    b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
+    b_o = b_acc * (1.0 / tl.where(b_l == 0.0, 1.0, b_l))[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
     tl.store(p_out, b_o.to(out.dtype.element_ty), mask=m_q)
 

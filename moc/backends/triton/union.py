@@ -61,16 +61,16 @@ def _union(
     tl.store(count + tl.program_id(0), n_found)
 
 
-def width_of(plan: Plan, pieces: Pieces, rows: int, own: bool) -> int:
+def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
     """Pieces that a list may have to hold: no host knows how alike rows choose, so the most there can be."""
     per_chunk = -(-plan.longest // pieces.size)
-    return max(1, min(pieces.count, rows * plan.top_k * per_chunk) if not own else pieces.count)
+    return max(1, pieces.count if all_ else min(pieces.count, rows * plan.top_k * per_chunk))
 
 
-def union_lists(sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, own: bool) -> UnionLists:
-    """sel [heads, W, N] -> lists per tile of `rows` rows; with `own`, a row's own chunks count as chosen."""
+def union_lists(sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool) -> UnionLists:
+    """sel [heads, W, N] -> lists of at most `width` pieces per tile, made of its first `rows` rows; with `own`, a row's
+    own chunks count as chosen."""
     heads, words, n = sel.shape
-    width = width_of(plan, pieces, rows, own)
     shape = heads, tiles.count, width
     piece, low, high = (torch.empty(shape, dtype=torch.int32, device=sel.device) for _ in range(3))
     count = torch.empty(shape[:2], dtype=torch.int32, device=sel.device)
