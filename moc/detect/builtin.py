@@ -19,7 +19,7 @@ SAME, MOVING = 0.5, 1.15  # against the change at the frame itself: below, the o
 SAME_LIGHT, SAME_TINT = 0.93, 0.2  # correlation and change of colour of two pictures that differ by light alone
 EVEN, DARK = 0.02, 0.08  # contrast of an empty frame; how near it is to black or white
 DISSOLVES = (12, 16, 24, 32)  # frames between the two pictures that are compared
-BESIDE, UNLIKE, DULL = 0.15, 0.6, 0.75  # of a dissolve: what is no mixture; correlation of its ends; contrast inside
+BESIDE, UNLIKE, DULL = 0.15, 0.8, 0.75  # of a dissolve: what is no mixture; correlation of its ends; contrast inside
 
 
 @dataclass(frozen=True)
