@@ -99,13 +99,19 @@ class Comfy:
         self.page.wait_for_function(condition, arg=argument)
 
     def undo(self) -> None:
-        self.page.keyboard.press("Control+z")
-        self.page.wait_for_timeout(300)  # the front end loads the whole graph anew
-        self.settle()
+        self.press_slowly("Control", "z")
 
     def redo(self) -> None:
-        self.page.keyboard.press("Control+Shift+z")
-        self.page.wait_for_timeout(300)
+        self.press_slowly("Control", "Shift", "z")
+
+    def press_slowly(self, *keys: str) -> None:
+        """Keys together as a hand presses them: the front end looks at each one in the frame after it."""
+        for key in keys:
+            self.page.keyboard.down(key)
+            self.settle()
+        self.page.wait_for_timeout(300)  # the front end loads the whole graph anew
+        for key in reversed(keys):
+            self.page.keyboard.up(key)
         self.settle()
 
     def picture(self, name: str, of: Locator | ElementHandle | None = None) -> Path:
