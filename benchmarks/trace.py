@@ -51,8 +51,8 @@ class Case:
 
 CASES = {
     "cpu": [
-        Case("6 shots, a frame a chunk, own shot", (18, 20, 26), 6, 4, RoutingConfig(top_k=3, own="shot")),
-        Case("6 shots, 4x4 tiles, own frame", (18, 16, 24), 6, 4, RoutingConfig(top_k=20, **TILES)),
+        Case("6 shots, a frame a chunk, own shot", (12, 20, 26), 6, 4, RoutingConfig(top_k=3, own="shot")),
+        Case("6 shots, 4x4 tiles, own frame", (12, 16, 24), 6, 4, RoutingConfig(top_k=20, **TILES)),
     ],
     "cuda": [
         Case("480p, a frame a chunk, own chunk", (21, 30, 52), 1, 40, RoutingConfig(top_k=3, own="chunk")),

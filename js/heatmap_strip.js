@@ -6,7 +6,7 @@ import { make } from "./heatmap_style.js"
 
 /** @typedef {{frames: number[], across: number, width: number, height: number, url: string}} Sheet */
 
-const PLAIN = { width: 44, height: 40 } // of a frame without a picture
+const PLAIN = { width: 66, height: 34 } // of a frame without a picture
 
 /**
  * @param {import("./heatmap_data.js").RoutingMap} map @param {number} row @param {string} show @param {Sheet | null} sheet

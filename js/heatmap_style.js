@@ -2,7 +2,7 @@
 // How the heatmap's controls look. Colours of the page's theme where it has them.
 
 const CSS = `
-.moc-heat { --line: var(--border-color, #4e4e4e); --ink: var(--input-text, #ddd); --soft: var(--descrip-text, #aaa);
+.moc-heat { --line: var(--border-color, #4e4e4e); --ink: var(--input-text, #ddd); --soft: color-mix(in srgb, var(--ink) 80%, transparent);
   --field: var(--comfy-input-bg, #222); --ring: #7fb3ff;
   display: flex; flex-direction: column; gap: 6px; height: 100%; width: 100%; box-sizing: border-box; padding: 4px 2px;
   font: 12px/1.35 system-ui, sans-serif; color: var(--ink); }
@@ -46,7 +46,7 @@ const CSS = `
 .moc-heat .strip li.self { outline: 2px solid #fff; outline-offset: -2px; }
 .moc-heat .strip .over { position: absolute; inset: 0; }
 .moc-heat .strip .say { position: absolute; left: 0; right: 0; bottom: 0; padding: 0 3px; font-size: 11px; line-height: 15px;
-  background: rgb(0 0 0 / 0.72); display: flex; justify-content: space-between; }
+  background: rgb(0 0 0 / 0.72); display: flex; justify-content: space-between; gap: 4px; white-space: nowrap; }
 `
 
 /** Puts the style on the page, once. */

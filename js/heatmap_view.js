@@ -114,9 +114,9 @@ export class HeatmapView {
   }
 
   choose(/** @type {Partial<Choice>} */ change) {
-    this.host.choose(change)
-    this.row = this.shot = -1
+    this.row = this.shot = -1 // of the map that was shown
     this.cell = null
+    this.host.choose(change)
     this.refresh()
   }
 
@@ -165,6 +165,10 @@ export class HeatmapView {
 
   paint() {
     const { info, map } = this
+    if (map && (this.row >= map.rows.kind.length || (this.cell && this.cell[0] >= map.rows.kind.length))) {
+      this.row = -1 // a map of another film
+      this.cell = null
+    }
     const choice = this.host.choice()
     const locked = this.host.locked()
     this.status.replaceChildren(...(info?.running ? [make("span", { className: "dot" })] : []), this.progress())

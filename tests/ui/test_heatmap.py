@@ -245,12 +245,13 @@ def test_two_films_in_one_graph_keep_apart(comfy):
 
 def test_a_chosen_row_shows_what_it_reads_over_the_frames(comfy):
     ids = film(comfy, images=True, seed=7)
+    comfy.set(ids["shots"], "times", "9")
     comfy.run()
     shown = Map(comfy, ids["heatmap"])
     strip = shown.element.locator(".strip")
     assert not strip.is_visible()
     shown.point(4, 2, click=True)
-    assert strip.get_attribute("aria-label") == "Shot 5, frame 4 reads"
+    assert strip.get_attribute("aria-label") == "Shot 2, frame 4 reads"
     assert [item.replace("\n", " ") for item in strip.locator("li").all_inner_texts()] == [
         *("0 100 %", "1 0 %", "2 0 %", "3 0 %", "4 always")
     ]
@@ -262,6 +263,11 @@ def test_a_chosen_row_shows_what_it_reads_over_the_frames(comfy):
       return [image.naturalWidth, image.naturalHeight]
     }"""
     assert strip.locator("li").first.evaluate(drawn) == [5 * 72, 72]
+    shown.show("Shots")  # has no fifth row
+    assert not strip.is_visible()
+    shown.show("Frames")
+    shown.point(4, 2, click=True)
+    assert strip.is_visible()
     shown.point(4, 2, click=True)
     assert not strip.is_visible()
 
@@ -358,6 +364,42 @@ def test_text_references_and_causality_are_told_apart(comfy):
     shown.point(3, 1)
     assert shown.view("view.show") == "attention"
     comfy.picture("heatmap attention", shown.element)
+
+
+def test_every_word_stands_out_from_the_node(comfy):
+    """At least 4.5 : 1 on the grey of a node (WCAG 2.1, 1.4.3)."""
+    ids = film(comfy, seed=12)
+    comfy.run()
+    colours = Map(comfy, ids["heatmap"]).element.evaluate(
+        """(element) => {
+          const pen = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true })
+          return ['.status', '.legend', 'output', '.sliders label', '.sliders span', 'button'].map((part) => {
+            pen.fillStyle = '#353535'
+            pen.fillRect(0, 0, 1, 1)
+            pen.fillStyle = getComputedStyle(element.querySelector(part)).color
+            pen.fillRect(0, 0, 1, 1)
+            return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
+          })
+        }"""
+    )
+    light = (np.array([*colours, [0x35] * 3]) / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722] + 0.05
+    assert (light[:-1] / light[-1]).min() >= 4.5
+
+
+def test_a_map_inside_a_subgraph_fills_too(comfy):
+    ids = film(comfy, seed=13)
+    inner = comfy.page.evaluate(
+        """(ids) => {
+          const { subgraph } = app.graph.convertToSubgraph(new Set(ids.map((id) => app.graph.getNodeById(id))))
+          window.mocInner = subgraph.nodes.find((node) => node.comfyClass === 'MoCRoutingHeatmap')
+          return subgraph.nodes.length
+        }""",
+        [ids["heatmap"]],
+    )
+    assert inner == 1
+    comfy.run()
+    comfy.wait("() => window.mocInner.mocMap?.map && !window.mocInner.mocMap.info.running")
+    assert comfy.page.evaluate("() => window.mocInner.mocMap.info.status").startswith("MoC on: 3 of 3 blocks")
 
 
 def test_the_colours_rise_evenly_in_lightness(comfy):
