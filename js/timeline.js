@@ -91,7 +91,7 @@ function addTimeline(/** @type {any} */ node) {
     if (undone.node === String(node.id) && Date.now() - undone.at < UNDO_TAKES) view.focus(undone.label)
   })
   node.mocTimelineLoaded = () => {
-    view.refresh()
+    view.changed()
     mount()
   }
   for (const name of READ) {
@@ -99,7 +99,7 @@ function addTimeline(/** @type {any} */ node) {
     const before = one.callback
     one.callback = (/** @type {any[]} */ ...args) => {
       before?.apply(one, args)
-      if (!writing) view.refresh()
+      if (!writing) view.changed()
     }
   }
   for (const [name, act] of Object.entries({
@@ -111,7 +111,7 @@ function addTimeline(/** @type {any} */ node) {
     node[name] = function (/** @type {any[]} */ ...args) {
       before?.apply(this, args)
       act(args[0])
-      view.refresh()
+      view.changed()
     }
   }
   node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])])

@@ -2,6 +2,7 @@
 // The timeline on MoC Shots: a view of the node's text inputs. What a person does here is written into them, once when
 // it is finished, and nothing is kept beside them.
 
+import { child, fill, svg } from "./lib/dom.js"
 import { readFilm } from "./lib/film.js"
 import { addCut, limits, moveCut, place, removeCut, setLength, step, takeShots, toWidgets } from "./lib/film_edit.js"
 import { readTime } from "./lib/shot_times.js"
@@ -79,7 +80,13 @@ export class TimelineView {
 
   // What is shown
 
-  /** The widgets say something else now. */
+  /** Somebody else wrote into the widgets, or a run told something. */
+  changed() {
+    this.said = ""
+    this.refresh()
+  }
+
+  /** Reads the widgets again. */
   refresh() {
     const [widgets, known] = this.host.read()
     this.widgets = widgets
@@ -100,7 +107,7 @@ export class TimelineView {
     const film = this.seen()
     const { unit, family } = this.widgets
     const percent = (/** @type {number} */ frame) => `${(100 * Math.min(frame, film.shown)) / film.shown}%`
-    if (document.activeElement !== this.length) this.length.value = film.length === null ? "" : time(film.length, { ...this.widgets }).replace(" s", "")
+    if (document.activeElement !== this.length) this.length.value = film.length === null ? "" : time(film.length, this.widgets).replace(" s", "")
     this.length.readOnly = !film.canCut
     this.unit.textContent = unit
     this.plus.disabled = !film.canCut
@@ -284,20 +291,6 @@ export class TimelineView {
 
   frameAt(/** @type {MouseEvent} */ event) {
     const { left, width } = this.track.getBoundingClientRect()
-    return (Math.min(Math.max((event.clientX - left) / width, 0), 1) * this.film.shown)
+    return Math.min(Math.max((event.clientX - left) / width, 0), 1) * this.film.shown
   }
-}
-
-/** As many children as asked for; those that stay are kept, with the focus that may be on them. */
-function fill(/** @type {HTMLElement} */ parent, /** @type {number} */ count, /** @type {(index: number) => HTMLElement} */ one) {
-  while (parent.children.length > count) parent.lastChild?.remove()
-  while (parent.children.length < count) parent.append(one(parent.children.length))
-}
-
-const child = (/** @type {HTMLElement} */ parent, /** @type {number} */ index) => /** @type {HTMLElement} */ (parent.children[index])
-
-function svg(/** @type {string} */ tag, /** @type {Record<string, string>} */ attributes = {}) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag)
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
-  return element
 }

@@ -199,6 +199,8 @@ def test_the_length_snaps_and_says_so(timeline):
     field.press("Enter")
     assert shots.widgets("length") == 81
     assert "80 frames became 81" in shots.status.inner_text()
+    shots.comfy.set(shots.node, "times", "33")
+    assert shots.status.inner_text() == "2 shots. Wan makes films of 4n+1 frames."
 
 
 def test_saved_and_reloaded_with_the_workflow(comfy, timeline):
