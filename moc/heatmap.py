@@ -200,7 +200,7 @@ class Plan:
                 for name in ("mass", "calls"):
                     cells.setdefault(name, np.zeros_like(cells["pairs"]))
                 np.add.at(cells["mass"], at, one.mass)
-                np.add.at(cells["calls"], (at[0], slice(None)), one.calls)
+                np.add.at(cells["calls"], at[0], one.calls)
         return cells
 
 

@@ -79,7 +79,7 @@ def npz(trace: Trace) -> bytes:
         }
         arrays |= {f"{name}_{i}": np.array(part) for name, part in parts.items() if len(part)}
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none of them is called allow_pickle
     return file.getvalue()
 
 

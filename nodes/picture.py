@@ -60,7 +60,7 @@ def colours(share: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(share, at, channel) for channel in zip(*RAMP, strict=True)], -1).round().astype(np.uint8)
 
 
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

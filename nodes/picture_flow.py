@@ -85,8 +85,8 @@ def _panel(found: list[tuple[int, int, float]], count: int, top: float) -> Image
         middles[arc.reader, arc.read] = (left + right) / 2, y - rise if above else y + rise
     small, large = font(22 * FINE), font(min(26, step * 0.5) * FINE)
     for arc in drawn[-MOST_NUMBERS:]:
-        x, y = (v * FINE for v in middles[arc.reader, arc.read])
-        pen.text((x, y), percent(arc.share), LIGHT, small, "mm", stroke_width=4 * FINE, stroke_fill=PANEL)
+        across, down = (v * FINE for v in middles[arc.reader, arc.read])
+        pen.text((across, down), percent(arc.share), LIGHT, small, "mm", stroke_width=4 * FINE, stroke_fill=PANEL)
     for i, centre in enumerate(centres):
         box = (centre - step * 0.44, HALF + 4, centre + step * 0.44, HALF + BAR - 4)
         pen.rounded_rectangle([v * FINE for v in box], 6 * FINE, BLOCK)

@@ -68,7 +68,8 @@ class Live:
         message = {**describe(self.trace, self._collected), **state, "step": self._step, "shown_on": shown_on}
         for node in (self.trace.node, *shown_on):
             _remember(self._workflow, node, message)
-        self._server.send_sync(EVENT, message, self._server.client_id)
+        if self._server is not None:
+            self._server.send_sync(EVENT, message, self._server.client_id)
 
 
 def describe(trace: Trace, collected: Collected | None = None) -> dict[str, Any]:
