@@ -56,6 +56,8 @@ RULES: dict[str, RoutingConfig] = {
     "own frame + 4x4, mean, tail": RoutingConfig(**FRAME, **tile(4), **TAIL),
     "own frame + 4x4, min-max": RoutingConfig(**FRAME, **tile(4), **MINMAX),
     "own frame + 4x4, min-max, tail": RoutingConfig(**FRAME, **tile(4), **MINMAX, **TAIL),
+    "own frame + 4x4, mean+max+min, tail": RoutingConfig(**FRAME, **tile(4), **TAIL, descriptor="mean+max+min"),
+    "own frame + 2x2, mean, tail": RoutingConfig(**FRAME, **tile(2), **TAIL),
     "own frame + 2x2, min-max, tail": RoutingConfig(**FRAME, **tile(2), **MINMAX, **TAIL),
     "own frame + 8x8, min-max, tail, union": RoutingConfig(**FRAME, **tile(8), **MINMAX, **TAIL, **UNION),
     "own frame + 4x4, min-max, tail, union": RoutingConfig(**FRAME, **tile(4), **MINMAX, **TAIL, **UNION),
