@@ -113,12 +113,12 @@ class MoCDetectShots(io.ComfyNode):
         if images is not None and video is not None:
             raise MoCError("images and video are both connected to MoC Detect Shots: disconnect one.")
         footage = ImageFootage(images, fps) if images is not None else footage_of(video) if video is not None else None
-        if footage is None and not scenes_json:
-            raise MoCError("nothing to look at: connect images, video or scenes_json to MoC Detect Shots.")
         bar = Bar(footage)
         if scenes_json:
             fps, length = (footage.fps, footage.count) if footage else (fps, None)
             found = take_scenes(scenes_json, fps, length, family)
+        elif footage is None:
+            raise MoCError("nothing to look at: connect images, video or scenes_json to MoC Detect Shots.")
         else:
             found = find_shots(footage, detector, threshold, min_length, family, bar.look)
         sheet = as_image(draw(footage, found, bar))

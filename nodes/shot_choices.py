@@ -114,7 +114,7 @@ def _timed(durations: tuple[str, ...], fps: float, end: int | None) -> Shots:
     frames = tuple(parse_times(time, "frames", fps)[0] for time in durations if time)
     shots = from_durations(frames)
     if len(frames) < len(durations):
-        return replace(shots, cuts=(*shots.cuts, shots.length), length=end)
+        return replace(shots, cuts=(*shots.cuts, sum(frames)), length=end)
     if end not in (None, shots.length):
         raise MoCError(
             f"the shots last {shots.length} frames together, but length is {end}: change the durations in the marks, "

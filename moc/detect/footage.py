@@ -23,8 +23,11 @@ class Footage(Protocol):
     fps    frames per second
     """
 
-    count: int | None
-    fps: float
+    @property
+    def count(self) -> int | None: ...
+
+    @property
+    def fps(self) -> float: ...
 
     def read(self, size: Size | None = None) -> Iterator[Tensor]:
         """Blocks of RGB frames in order, uint8 [n, H, W, 3]; scaled to size (height, width) where it is given."""
