@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -120,12 +121,12 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case) -> dict[str, object]:
+def run(case: Case) -> dict[str, Any]:
     table = case.table()
     q, k, v = case.inputs()
     n, top_k = table.length, table.top_k(case.routing)
     kept = table.density(top_k, case.routing.causal)
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "case": case.name, "tokens": n, "heads": case.heads, "dim": case.dim, "chunks": len(table.chunks),
         "top_k": top_k, "kept": round(kept, 4), "ideal": round(1 / kept, 2), "least": case.least, "aim": case.aim,
     }  # fmt: skip
@@ -160,8 +161,8 @@ def error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case:
     t = table.tensors(q.device)
     heads = [0, case.heads - 1]
     rows = torch.randperm(table.length, device=q.device)[:512].sort().values  # in sorted order
-    some = [x[:, heads].index_select(-2, t.order) for x in (q, k, v)]
-    want = expected(*some, table, case.routing, q.shape[-1] ** -0.5, rows)
+    q, k, v = (x[:, heads].index_select(-2, t.order) for x in (q, k, v))
+    want = expected(q, k, v, table, case.routing, q.shape[-1] ** -0.5, rows)
     got = out[:, heads].index_select(-2, t.order)[:, :, rows].float()
     rms = ((got - want).square().mean() / want.square().mean()).sqrt()
     worst = (got - want).abs().amax(-1) > 0.02 * want.abs().amax()

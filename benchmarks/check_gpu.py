@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,9 +116,7 @@ def expected(
     return as_is(logits.softmax(-1).to(values.dtype) @ values).float()
 
 
-def check(
-    name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda"
-) -> dict[str, object]:
+def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda") -> dict[str, Any]:
     layout, starts, routing, b, h, d = CASES[name]
     table = build_table(layout, starts, routing)
     torch.manual_seed(seed)
@@ -158,7 +157,7 @@ def poison(q: Tensor) -> None:
         torch.full_like(q, torch.nan)
 
 
-def good(r: dict[str, object]) -> bool:
+def good(r: dict[str, Any]) -> bool:
     fits = r["error"] <= r["allowed"] and r["rows_other_choice"] <= 2e-3
     return bool(fits and not r["nan"] and r["same_bits"] and r["same_size"])
 
