@@ -5,7 +5,8 @@
 A step is what a video model spends most of its time on, in every block: projections, self-attention with MoC, and the
 feed-forward layers. Steps with the trace off, on, and on with attention take turns, so that a machine whose speed
 drifts is fair to all. `paired` is the median of (on / off - 1) over the turns. On a CPU, where calls wait for their
-work, `own` is what was spent inside the trace's own code: exact where `paired` drowns in the machine's noise.
+work, time is processor time, which others on the machine do not lengthen, and `own` is what was spent inside the
+trace's own code: exact where `paired` drowns in noise.
 """
 
 from __future__ import annotations
@@ -120,25 +121,26 @@ def measure(case: Case, device: str, steps: int) -> dict:
         trace.start(steps + 1)
     spent = {keep: [] for keep in KEEP}
     own = {keep: [] for keep in KEEP}
+    clock = time.process_time if device == "cpu" else time.perf_counter
     for number in range(steps + 1):
-        for keep, trace in traces.items():
+        for keep, trace in list(traces.items())[:: 1 if number % 2 else -1]:
             inside = 0.0
 
             def timed(call, *args):
                 nonlocal inside
-                start = time.perf_counter()
+                start = clock()
                 result = call(*args)
-                inside += time.perf_counter() - start
+                inside += clock() - start
                 return result
 
             model.collected = Collected() if number == 0 else model.collected
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             with torch.inference_mode():
                 model.step(trace, number, timed)
             wait(device)
             if number:  # the first one warms up
-                spent[keep].append(time.perf_counter() - start)
+                spent[keep].append(clock() - start)
                 own[keep].append(inside)
     off = spent["off"]
     row = {"case": case.name, "tokens": model.table.length, "chunks": len(model.table.chunks), "heads": case.heads}
