@@ -149,13 +149,14 @@ def run(path: Path, detector: str) -> tuple[list[int], float]:
 def peak_of_images(frames: int) -> dict:
     """Memory that looking at so many frames adds, in a process of its own; the frames themselves take none."""
     code = (
-        "import sys, resource, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
         "from moc.detect import detect; from moc.detect.footage import ImageFootage\n"
+        "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         "images = torch.rand(1, 480, 832, 3)\n"
         "detect(ImageFootage(images, 24.0))\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "detect(ImageFootage(images.expand(int(sys.argv[2]), -1, -1, -1), 24.0))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "print(peak() - before)"
     )
     command = [sys.executable, "-c", code, str(REPO), str(frames)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
