@@ -1,10 +1,11 @@
 """Does the probe's advice keep its word? On the demo model, inside a real ComfyUI on the CPU.
 
-python -m benchmarks.probe --comfyui FOLDER [--out FILE] [--errors 0.02,0.05,...] [--probed 0] [--tried 1] [--sample]
+python -m benchmarks.probe --comfyui FOLDER [--out FILE] [--errors 0.02,0.05] [--probed 0] [--tried 1] [--sample 1,3]
 
 Probe one film. For every chosen error and scope take the advice and try it on another film, in steps that the probe did
 not look at: every routed block's error is measured as `moc/advice.py` defines it, but by the backend, over all tokens.
---sample then makes the other film with every advice for all blocks alike and says how far its latent moved.
+--sample then makes whole films with every advice for all blocks alike and says how far their latents moved, and how
+alike their characters are from shot to shot.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from benchmarks import host
 
 MODEL = host.REPO / "demo" / "models" / "moc_demo_wan.safetensors"
+VAE = MODEL.with_name("moc_demo_vae.safetensors")
 STEPS, SHIFT = 8, 5.0  # as in the demo's workflow
 UNSEEN = (0, 5)  # steps that a probe of 3 steps does not look at: it takes 1, 4 and 6
 ERRORS = (0.02, 0.05, 0.1, 0.15, 0.25)
@@ -33,6 +35,7 @@ class Studio:
 
     def __init__(self) -> None:
         import comfy.sd
+        import comfy.utils
         from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
         from demo.comfyui_moc_demo import storyboard as sb
@@ -40,6 +43,7 @@ class Studio:
 
         model = comfy.sd.load_diffusion_model(str(MODEL), model_options={"dtype": torch.float32})
         (self.model,) = ModelSamplingSD3().patch(model, shift=SHIFT)
+        self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
         self.shots = Shots(cuts=tuple(range(sb.LATENTS_PER_SHOT, sb.LATENT_FRAMES, sb.LATENTS_PER_SHOT)), unit="latent")
 
     @torch.inference_mode()
@@ -54,6 +58,16 @@ class Studio:
             model, noise, STEPS, 1.0, "euler", "simple", conditioning, conditioning, latent["samples"],
             disable_pbar=True, seed=seed,
         )  # fmt: skip
+
+    @torch.inference_mode()
+    def likeness(self, latent: torch.Tensor, seed: int) -> float:
+        """Of the character from shot to shot: 1 is the same."""
+        from demo.comfyui_moc_demo import Similarity, Storyboard
+
+        frames = self.vae.decode(latent)
+        return Similarity.execute(
+            frames.reshape(-1, *frames.shape[-3:]), Storyboard.execute("", seed).result[3]
+        ).result[1]
 
     def probe(self, log, seed: int) -> torch.Tensor:
         """Fills the log; returns the latent."""
@@ -100,7 +114,9 @@ def main() -> None:
     parser.add_argument("--errors", type=lambda text: list(map(float, text.split(","))), default=list(ERRORS))
     parser.add_argument("--probed", type=int, default=0, help="seed of the film that is probed for advice")
     parser.add_argument("--tried", type=int, default=1, help="seed of the film that the advice is tried on")
-    parser.add_argument("--sample", action="store_true")
+    parser.add_argument(
+        "--sample", type=lambda text: list(map(int, text.split(","))), default=[], help="seeds of films"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -117,7 +133,7 @@ def main() -> None:
     plans = {(scope, target): advise(log, target, scope) for scope in SCOPES for target in args.errors}
     trial = make_trial()(PRESETS["fast"], steps_asked=UNSEEN)
     trial.prepare([plan for plan in plans.values() if plan.routes])
-    dense = studio.probe(trial, args.tried)
+    studio.probe(trial, args.tried)
     rows = [describe(log, plan, scope, trial.found) for (scope, _), plan in plans.items()]
     result = {
         "command": f"python -m benchmarks.probe {' '.join(sys.argv[1:])}",
@@ -132,11 +148,15 @@ def main() -> None:
         "results": rows,
     }
     save(result, args.out)
-    for row, plan in zip(rows, plans.values(), strict=True):
-        if args.sample and row["scope"] == SCOPES[0] and plan.routes:
-            latent = studio.routed(plan.settings, args.tried)
-            row["latent_moved"] = float((latent - dense).norm() / dense.norm())
-            save(result, args.out)
+    for seed in args.sample:
+        dense = studio.sample(studio.model, seed)
+        result.setdefault("films", []).append({"seed": seed, "likeness_dense": studio.likeness(dense, seed)})
+        for row, plan in zip(rows, plans.values(), strict=True):
+            if row["scope"] == SCOPES[0] and plan.routes:
+                latent = studio.routed(plan.settings, seed)
+                row.setdefault("latent_moved", []).append(float((latent - dense).norm() / dense.norm()))
+                row.setdefault("likeness", []).append(studio.likeness(latent, seed))
+        save(result, args.out)
 
 
 def save(result: dict, out: Path | None) -> None:
