@@ -7,6 +7,7 @@ import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 import { answers, last, onTrace, runningIds } from "./heatmap_server.js"
 import { HeatmapView } from "./heatmap_view.js"
+import { keepMounted } from "./lib/mounted.js"
 
 const CHOICE = ["view", "block", "head", "first_step", "last_step"]
 const SHOWN_BY_US = ["view", "block", "head"] // the map's own controls stand for these; the steps are folded away already
@@ -81,7 +82,9 @@ function addMap(/** @type {any} */ node) {
     removed?.apply(this, arguments)
   }
   // a page that is loaded anew, or another tab of the same workflow
+  const loaded = keepMounted(node, view.element, ".moc-heat", () => view.paint())
   node.mocShowLast = async () => {
+    loaded()
     const info = await last(node)
     if (info && !view.info) view.tell(info)
     else view.paint()

@@ -8,6 +8,7 @@ import { progress } from "./heatmap_data.js"
 import { save } from "./heatmap_files.js"
 import { last, onTrace, runningIds } from "./heatmap_server.js"
 import { addStyle, make } from "./heatmap_style.js"
+import { keepMounted } from "./lib/mounted.js"
 
 const LINE = 46
 const OPEN = 190
@@ -59,7 +60,9 @@ function addReport(/** @type {any} */ node) {
     forget()
     removed?.apply(this, arguments)
   }
+  const loaded = keepMounted(node, element, ".moc-report", () => {})
   node.mocReportLast = async () => {
+    loaded()
     const message = await last(node)
     if (message && !told) show(message)
   }

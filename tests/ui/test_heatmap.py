@@ -413,3 +413,13 @@ def test_the_colours_rise_evenly_in_lightness(comfy):
     linear = (np.array(light) / 255) ** 2.2
     steps = np.diff(116 * (linear @ [0.2126, 0.7152, 0.0722]) ** (1 / 3))
     assert steps.min() > 0.5 * steps.mean()
+
+
+@pytest.mark.parametrize(("kind", "widget"), [("MoCRoutingHeatmap", "moc_map"), ("MoCApply", "moc_report")])
+def test_undo_leaves_the_live_node_on_the_page(comfy, kind, widget):
+    """The front end replaces the node by a new one of the same number; what is shown must be the new one's."""
+    node = comfy.add(kind)
+    comfy.element(node, widget)
+    comfy.add("MoCRouting", at=(700, 120))
+    comfy.undo()
+    assert comfy.element(node, widget).is_visible()
