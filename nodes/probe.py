@@ -30,6 +30,7 @@ class MoCProbe(io.ComfyNode):
             category="MoC",
             description="Samples with full attention, so the picture is what it would be without MoC, and on a few "
             "steps looks at what routing would have done. MoC Probe Report then says which settings to use.",
+            not_idempotent=True,  # two nodes with the same inputs keep what each saw
             inputs=[
                 io.Model.Input("model", tooltip="A video model, without MoC Apply."),
                 MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),

@@ -156,3 +156,16 @@ def test_all_rules_can_be_compared_and_advised():
             i for i, o in enumerate(log.options) if (o.rule, o.descriptor, o.tile) == ("top-p", descriptor, (1, 2, 2))
         ]
         assert (np.diff(table.kept[..., rising]) >= 0).all() and len(rising) > 3
+
+
+def test_another_film_on_the_same_model_forgets_the_first_one():
+    """The node stays as it is when only the latent is changed: another size, two films at once."""
+    patched, log, _ = probed(tiny.load(), rows_asked=16)
+    tiny.sample(patched)
+    tokens, variant = log.tokens, tiny.variant_of("t2v")
+    _, _, frames, height, width = tiny.shape_of(variant)
+    shape = (2, 16, frames, height, 2 * width)
+    out = tiny.sample(patched, shape=shape)
+    assert log.tokens == 2 * tokens and {block for _, block in log.calls} == set(range(BLOCKS))
+    assert torch.equal(out, tiny.sample(tiny.load(), shape=shape))
+    assert np.isfinite(tabulate(log).error).all()

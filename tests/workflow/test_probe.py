@@ -20,6 +20,16 @@ def probed(seed: int, error: float = 0.2, **inputs) -> dict:
     return {**prompt, "json": show("heatmap", 3)}
 
 
+def beside(prompt: dict, nodes: dict) -> dict:
+    """The prompt, and a second apply, sampler and heatmap like those in `nodes`, wired to each other."""
+    second = {old: f"{old}2" for old in ("apply", "sampler", "heatmap")}
+    for old, new in second.items():
+        inputs = nodes[old]["inputs"].items()
+        moved = {k: [second.get(v[0], v[0]), v[1]] if isinstance(v, list) else v for k, v in inputs}
+        prompt[new] = {**nodes[old], "inputs": moved}
+    return prompt
+
+
 def test_it_reports_in_words_in_a_picture_and_as_data(server):
     run = server.wait(server.queue(probed(seed=31)))
     report, data = run.texts["heatmap"], json.loads(run.texts["json"])
@@ -39,16 +49,19 @@ def test_another_error_gives_other_advice_without_sampling_again(server):
 
 
 def test_the_advice_goes_into_moc_apply_in_the_same_graph(server):
-    prompt, routed = probed(seed=33), film(seed=33)
-    second = {"apply": "apply2", "sampler": "sampler2", "heatmap": "heatmap2"}
-    for old, new in second.items():
-        inputs = {
-            k: [second.get(v[0], v[0]), v[1]] if isinstance(v, list) else v for k, v in routed[old]["inputs"].items()
-        }
-        prompt[new] = {**routed[old], "inputs": inputs}
+    prompt = beside(probed(seed=33), film(seed=33))
     prompt["apply2"]["inputs"]["routing"] = ["heatmap", 0]
     run = server.wait(server.queue(prompt))
     assert run.texts["heatmap2"].startswith("MoC on:") and "Advice" in run.texts["heatmap"]
+
+
+def test_two_probes_with_the_same_inputs_report_their_own_film(server):
+    """ComfyUI runs nodes with equal inputs once; what a probe sees must not be shared."""
+    prompt = beside(probed(seed=35), probed(seed=35))
+    prompt["sampler2"]["inputs"] |= {"steps": 3, "latent_image": ["sampler", 0]}
+    prompt["heatmap"]["inputs"]["after_sample"] = ["sampler2", 0]  # both reports come after both films
+    run = server.wait(server.queue(prompt))
+    assert "of 2 (counted from 0)" in run.texts["heatmap"] and "of 3 (counted from 0)" in run.texts["heatmap2"]
 
 
 def test_a_report_that_runs_too_early_says_what_to_connect(server):
