@@ -27,8 +27,14 @@ from .tail import Tail, tail_of
 from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
+try:
+    from . import hopper
+except ImportError:  # a Triton without Gluon
+    hopper = None  # type: ignore[assignment]
+
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
+HOPPER = True
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -132,12 +138,18 @@ class _Job:
         slots = None
         if plan.top_k:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(sel, plan, plan.top_k, config.rows)
+            special = HOPPER and hopper is not None and hopper.usable(q, self.k, self.v, plan)
+            lists = row_lists(sel, plan, plan.top_k, hopper.BOTH if special else config.rows)
             slots = new_slots(q, lists.number, plan.top_k)
-            routed(
-                q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
-                scale=self.scale * LOG2E, config=config, precision=self.precision,
-            )  # fmt: skip
+            if special:
+                hopper.routed(
+                    q, self.k, self.v, lists, plan, heads, slots.part, slots.lse, scale=self.scale * LOG2E
+                )
+            else:
+                routed(
+                    q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
+                    scale=self.scale * LOG2E, config=config, precision=self.precision,
+                )  # fmt: skip
             del lists
         tail = self.tail(sel, heads)
         if not dense.usable(q, plan):

@@ -1,0 +1,265 @@
+"""`routed.py` for Hopper, in Gluon: a warp fetches keys and values, two warpgroups of 64 rows each compute.
+
+The two read the same keys, so that the L2 cache is asked half as often as with tiles of 64 rows, and one's softmax runs
+beside the other's products. A program takes many tiles. While it computes one, the next one's query rows arrive.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from .configs import processors
+from .lists import RowLists
+from .plan import Plan
+
+ROWS = gl.constexpr(64)  # of a warpgroup
+BOTH = 128
+KEYS = 128  # of a step
+STAGES = 2
+SHORTEST = 192  # tokens of a typical chunk; below, a step of KEYS is mostly empty
+
+
+@gluon.jit
+def _where(tile, tiles, most, i_t, C):
+    """(head, chunk, first and last entry) of a tile; nothing where there is no such tile."""
+    there = i_t < tiles
+    i_list = gl.maximum(gl.load(tile + i_t, mask=there, other=0), 0)
+    b_from = gl.load(tile + most + i_t, mask=there, other=0)
+    b_to = gl.load(tile + 2 * most + i_t, mask=there, other=0)
+    return i_list // C, i_list % C, b_from, b_to
+
+
+@gluon.jit
+def _produce(
+    k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, tile, tiles,
+    k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
+    BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    i = 0
+    for i_t in range(gl.program_id(0), tiles, gl.num_programs(0)):
+        i_local, i_c, _, _ = _where(tile, tiles, most, i_t, C)
+        i_b, i_h = (bh_first + i_local) // H, (bh_first + i_local) % H
+        o_k = i_b * k_b + i_h * k_h + gl.load(chunk + i_c)
+        o_v = i_b * v_b + i_h * v_h + gl.load(chunk + i_c)
+        for j in range(0, gl.load(chunk + C + i_c), BN):
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(k_desc, [o_k + j, i_h * k_c], k_full.index(stage), k_smem.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase ^ 1)
+            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(v_desc, [o_v + j, i_h * v_c], v_full.index(stage), v_smem.index(stage))
+            i += 1
+
+
+@gluon.jit
+def _entries(entry, b_from, b_to, GROUP: gl.constexpr, layout: gl.constexpr):
+    """This warpgroup's entries of a tile, the first one where the list has ended -> (entries [64], valid [64])."""
+    o_e = b_from + GROUP * ROWS + gl.arange(0, ROWS, layout)
+    return gl.load(entry + o_e, mask=o_e < b_to, other=0), o_e < b_to
+
+
+@gluon.jit
+def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.constexpr, D: gl.constexpr,
+            layout: gl.constexpr):  # fmt: skip
+    i_b, i_h = ((bh_first + i_local) // H).to(gl.int64), ((bh_first + i_local) % H).to(gl.int64)
+    o_d = gl.arange(0, D, gl.SliceLayout(0, layout))
+    b_row = (b_e // K).to(gl.int64)
+    p_q = q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :]
+    async_copy.async_copy_global_to_shared(q_smem, p_q)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def _softmax(b_s, b_m, b_l, scale):
+    """Scores [64, BN] of one step -> (weights, factor for what came before, new maximum, new sum)."""
+    b_top = gl.maximum(b_m, gl.max(b_s, 1) * scale)
+    b_p = gl.exp2(b_s * scale - b_top[:, None])
+    b_alpha = gl.exp2(b_m - b_top)
+    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
+
+
+@gluon.jit
+def _consume(
+    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, tiles,
+    part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
+    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])  # 16 bytes a thread
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    rows: gl.constexpr = gl.SliceLayout(1, by_row)
+    s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    step = gl.num_programs(0)
+
+    # entries and query rows of the first tile, entries of the second
+    i_t = gl.program_id(0)
+    i_local, i_c, b_from, b_to = _where(tile, tiles, most, i_t, C)
+    b_e, m_e = _entries(entry, b_from, b_to, GROUP, rows)
+    _gather(q, q_smem.index(0), b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
+    n_local, n_c, n_from, n_to = _where(tile, tiles, most, i_t + step, C)
+    b_next, m_next = _entries(entry, n_from, n_to, GROUP, rows)
+    i, turn = 0, 0
+    while i_t < tiles:
+        async_copy.wait_group(0)
+        fence_async_shared()
+        gl.thread_barrier()
+        b_q = q_smem.index(turn)
+        _gather(q, q_smem.index(turn ^ 1), b_next, n_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
+        l_local, l_c, l_from, l_to = _where(tile, tiles, most, i_t + 2 * step, C)
+        b_len = gl.load(chunk + C + i_c)
+
+        b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
+        b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
+        b_none = gl.full([ROWS, BN], 0.0, gl.float32, s_layout)
+        b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
+        o_j = gl.arange(0, BN, gl.SliceLayout(0, s_layout))[None, :]
+
+        stage, phase = i % STAGES, (i // STAGES) & 1
+        mbarrier.wait(k_full.index(stage), phase)
+        b_s = warpgroup_mma(b_q, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+        b_s = warpgroup_mma_wait(0, deps=[b_s])
+        mbarrier.arrive(k_empty.index(stage))
+        if b_len < BN:
+            b_s = gl.where(o_j < b_len, b_s, float("-inf"))
+        b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale)
+        b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        for j in range(BN, b_len, BN):
+            v_stage, v_phase = stage, phase
+            i += 1
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_full.index(stage), phase)
+            b_s = warpgroup_mma(b_q, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+            mbarrier.wait(v_full.index(v_stage), v_phase)
+            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
+            b_s = warpgroup_mma_wait(1, deps=[b_s])
+            mbarrier.arrive(k_empty.index(stage))
+            if j + BN > b_len:
+                b_s = gl.where(o_j < b_len - j, b_s, float("-inf"))
+            b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale)
+            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
+            b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        mbarrier.wait(v_full.index(stage), phase)
+        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
+        n2_e, m2_e = _entries(entry, l_from, l_to, GROUP, rows)
+        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+        mbarrier.arrive(v_empty.index(stage))
+        i += 1
+
+        # the query rows are read: their place serves to turn the output into whole rows
+        b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
+        gl.thread_barrier()
+        b_q.store(b_o.to(dtype))
+        gl.thread_barrier()
+        o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+        o_out = i_local.to(gl.int64) * N * K + b_e
+        gl.store(part + o_out[:, None] * D + o_d[None, :], b_q.load(by_row), mask=m_e[:, None])
+        b_lse = gl.convert_layout(b_m + gl.log2(b_l), rows)
+        gl.store(lse + o_out, b_lse, mask=m_e)
+
+        i_t += step
+        turn ^= 1
+        i_local, i_c, b_e, m_e = n_local, n_c, b_next, m_next
+        n_local, n_c, b_next, m_next = l_local, l_c, n2_e, m2_e
+    async_copy.wait_group(0)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "most"])
+def _routed_hopper(
+    q, k_desc, v_desc, chunk, entry, tile, tiles, part, lse,
+    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, most, bh_first, scale,
+    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    q_0 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    q_1 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    bars: gl.constexpr = mbarrier.MBarrierLayout()
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    n_tiles = gl.load(tiles)
+    ring = k_smem, v_smem, k_full, k_empty, v_full, v_empty
+    gl.warp_specialize(
+        [
+            (_consume, (0, q, q_0, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
+                        part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES)),
+            (_consume, (1, q, q_1, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
+                        part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES)),
+            (_produce, (k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, tile, n_tiles,
+                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first, BN, STAGES)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
+
+
+def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
+    """x [B, H, N, D] as one matrix, because the copy engine wants one.
+
+    -> its shape and (rows from sample to sample, rows from head to head, columns from head to head), or None where
+    the strides do not allow it.
+    """
+    b, h, n, d = x.shape
+    s_b, s_h, s_n, s_d = x.stride()
+    s_b, s_h = s_b if b > 1 else 0, s_h if h > 1 else 0
+    if s_d != 1 or s_n < d or s_b % s_n or s_n * x.element_size() % 16 or x.data_ptr() % 16:
+        return None
+    if s_h % s_n == 0:
+        return [((b - 1) * s_b + (h - 1) * s_h) // s_n + n, d], (s_b // s_n, s_h // s_n, 0)
+    if (h - 1) * s_h + d <= s_n and s_h * x.element_size() % 16 == 0:
+        return [(b - 1) * s_b // s_n + n, (h - 1) * s_h + d], (s_b // s_n, 0, s_h)
+    return None
+
+
+def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
+    """Whether this kernel takes the chunks of a plan: long enough, half precision, Hopper."""
+    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128):
+        return False
+    if torch.cuda.get_device_capability(q.device) != (9, 0) or plan.typical < SHORTEST:
+        return False
+    return q.stride(-1) == 1 and rows_of(k) is not None and rows_of(v) is not None
+
+
+def routed(
+    q: Tensor, k: Tensor, v: Tensor, lists: RowLists, plan: Plan, heads: range, part: Tensor, lse: Tensor,
+    *, scale: float,
+) -> None:  # fmt: skip
+    """As `routed.routed`; lists of BOTH rows."""
+    _, h, n, d = q.shape
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    described, steps = [], []
+    for x in (k, v):
+        shape, step = rows_of(x)  # type: ignore[misc]
+        described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [KEYS, d], layout))
+        steps += step
+    _routed_hopper[(min(processors(q), lists.most),)](
+        q, *described, plan.chunk, lists.entry, lists.tile, lists.tiles, part, lse, *q.stride()[:3], *steps,
+        h, n, plan.chunks, lists.most, heads.start, scale,
+        K=part.shape[2], D=d, BN=KEYS, STAGES=STAGES, num_warps=4,
+    )  # fmt: skip
