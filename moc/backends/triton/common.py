@@ -67,20 +67,23 @@ def ones(b_w):
 
 
 @triton.jit
-def pair_columns(o_k, D: tl.constexpr, DP: tl.constexpr, SPLIT: tl.constexpr):
+def pair_columns(o_k, D: tl.constexpr, DP: tl.constexpr):
     """Columns 0 to 2 * DP of query and descriptor pairs -> (place in a query row, place in a descriptor row, valid).
 
     Mean: the descriptor is two numbers of the input's precision that add up to the mean, so both meet the same query.
-    Min-max (SPLIT): largest and smallest key, which meet the positive and the negative part of the query [2 * D].
+    Min-max: largest and smallest key, which meet the positive and the negative part of the query (`signed`).
     One product over both halves keeps the matrix unit busy for longer than two would.
     """
     o_d = o_k % DP
-    o_pair = o_k // DP * D + o_d
+    return o_d, o_k // DP * D + o_d, o_d < D
+
+
+@triton.jit
+def signed(b_q, o_k, DP: tl.constexpr, SPLIT: tl.constexpr):
+    """Query columns for `pair_columns`: with SPLIT the positive part in the first half, then the negative one."""
     if SPLIT:
-        o_q = o_pair
-    else:
-        o_q = o_d
-    return o_q, o_pair, o_d < D
+        b_q = tl.where((o_k < DP)[None, :], tl.maximum(b_q, 0.0), tl.minimum(b_q, 0.0)).to(b_q.dtype)
+    return b_q
 
 
 @triton.jit

@@ -16,7 +16,6 @@ from . import dense
 from .configs import configs_of, scores_in_registers
 from .count import count_frames
 from .lists import row_lists
-from .order import split_signs
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
 from .route import route
@@ -61,13 +60,13 @@ def run(
         count = torch.zeros(shape, dtype=torch.float32, device=q.device)
     job.see_all(range(q.shape[0] * q.shape[1]))
     choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
-    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * (plan.words * 4 + 4 * q.shape[-1] * minmax)):
+    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * plan.words * 4):
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k == 0:
             sel.zero_()
         else:
             choose(
-                _queries(q, heads, minmax), means["pair"], keep, sel, plan, heads,
+                _queries(q, heads), means["pair"], keep, sel, plan, heads,
                 split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
         if union:
@@ -169,14 +168,13 @@ class _Job:
             )  # fmt: skip
 
 
-def _queries(q: Tensor, heads: range, split: bool) -> Tensor:
-    """Some heads of q [B, H, N, D] as [heads, N, D], or [heads, N, 2 * D]: the positive part, then the negative one."""
+def _queries(q: Tensor, heads: range) -> Tensor:
+    """Some heads of q [B, H, N, D] as [heads, N, D]."""
     h = q.shape[1]
     parts = []
     for b in range(heads.start // h, (heads.stop - 1) // h + 1):
         parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
-    flat = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return split_signs(flat) if split else flat
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def piece_size(plan: Plan, keys: int) -> int:

@@ -32,24 +32,3 @@ def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
         D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4,
     )  # fmt: skip
     return out
-
-
-@triton.jit
-def _split(q, out, s_h, s_n, N, D: tl.constexpr, DP: tl.constexpr, BR: tl.constexpr):
-    i_h = tl.program_id(1).to(tl.int64)
-    o_n = tl.program_id(0) * BR + tl.arange(0, BR)
-    o_d = tl.arange(0, DP)
-    m = (o_n < N)[:, None] & (o_d < D)[None, :]
-    b_q = tl.load(q + i_h * s_h + o_n.to(tl.int64)[:, None] * s_n + o_d[None, :], mask=m, other=0.0)
-    b_zero = tl.zeros_like(b_q)
-    p_out = out + (i_h * N + o_n)[:, None] * (2 * D) + o_d[None, :]
-    tl.store(p_out, tl.where(b_q > 0, b_q, b_zero), mask=m)
-    tl.store(p_out + D, tl.where(b_q < 0, b_q, b_zero), mask=m)
-
-
-def split_signs(q: Tensor) -> Tensor:
-    """q [heads, N, D] -> [heads, N, 2 * D]: the positive part, then the negative one."""
-    heads, n, d = q.shape
-    out = torch.empty(heads, n, 2 * d, dtype=q.dtype, device=q.device)
-    _split[(-(-n // 32), heads)](q, out, *q.stride()[:2], n, D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4)
-    return out

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import LOWEST, key_of, least_chosen, open_to, pair_columns
+from .common import LOWEST, key_of, least_chosen, open_to, pair_columns, signed
 from .configs import Config
 from .plan import Plan
 
@@ -31,8 +31,10 @@ def _route(
     p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_c[:, None] * 2 * D
     b_s = tl.zeros([BM, CP], tl.float32)
     for i_k in tl.static_range(0, 2 * DP, DB):
-        o_q, o_p, m_k = pair_columns(i_k + tl.arange(0, DB), D, DP, SPLIT)
+        o_k = i_k + tl.arange(0, DB)
+        o_q, o_p, m_k = pair_columns(o_k, D, DP)
         b_q = tl.load(p_q + o_q[None, :], mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, DB]
+        b_q = signed(b_q, o_k, DP, SPLIT)
         b_p = tl.load(p_pair + o_p[None, :], mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)  # [CP, DB]
         b_s = tl.dot(b_q, tl.trans(b_p), b_s, input_precision=PRECISION)
 
@@ -62,7 +64,7 @@ def route(
 ) -> None:  # fmt: skip
     """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
 
-    queries [heads, N, D], or with `split` [heads, N, 2 * D]: the positive part, then the negative one.
+    queries [heads, N, D]; with `split` their positive and negative parts meet different descriptors.
     Bit c % 32 of word c // 32 says that the row chose chunk c.
     """
     n, d = plan.length, pair.shape[-1]

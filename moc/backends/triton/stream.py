@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns
+from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns, signed
 from .configs import Config, processors
 from .plan import Plan
 
@@ -77,6 +77,84 @@ def _mark(b_x, b_t, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.
     tl.atomic_or(p_sel + (b_c >> 5).to(tl.int64) * N, 1 << (b_c & 31), mask=m_sel, sem="relaxed")
 
 
+@triton.jit
+def _settle(
+    b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
+    G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
+):  # fmt: skip
+    """Choose the k best of what the groups kept: set their bits, list the rows for which one may have been let go."""
+    # The k-th largest of what was kept (`common.least_chosen`, over places)
+    b_lo = tl.min(tl.where(b_0 > float("-inf"), b_0, float("inf")), 1)  # each group's best
+    b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
+    if tl.sum((b_at < k).to(tl.int32), 0) > 0:  # groups are too few, or chunks: lower, down to all
+        b_low = tl.minimum(_least(b_0, b_1), _least(b_2, b_3))
+        if R > 4:
+            b_low = tl.minimum(b_low, tl.minimum(_least(b_4, b_5), _least(b_6, b_7)))
+        b_lo = tl.where(b_at < k, tl.min(b_low, 1), b_lo)
+        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
+    b_lo, b_hi = flip(_bits(b_lo)), flip(_bits(tl.max(b_0, 1)))
+    b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
+    open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+    i_step = 0
+    while open_rows > 0:
+        b_open = (b_at > k) & (b_hi - 1 > b_lo)
+        b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
+        b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, _value(b_mid), R)
+        b_up = b_open & (b_n >= k)
+        b_lo = tl.where(b_up, b_mid, b_lo)
+        b_at = tl.where(b_up, b_n, b_at)
+        b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
+        i_step += 1
+        if i_step % 4 == 0:  # all warps have to meet to see whether rows are left: not after every step
+            open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
+
+    # A group whose last place holds one of the chosen may have let one go
+    b_t = _value(b_lo)
+    if R > 4:
+        b_end = b_7
+    else:
+        b_end = b_3
+    b_gone = tl.sum(((b_end >= b_t[:, None]) & (b_end > float("-inf"))).to(tl.int32), 1)
+    b_lost = tl.where(turns > R, b_gone, 0) > 0  # as many places as passes lose nothing
+    if tl.sum((b_lo < 0).to(tl.int32), 0) > 0:  # below zero the pass counts backwards: suspect equals
+        b_n = _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R, LOW)
+        b_above = (_bits(b_t) & ~LOW).to(tl.float32, bitcast=True)
+        b_above = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_above, R)
+        b_lost = b_lost | ((b_lo < 0) & (b_above + b_n > k))
+    m_lost = b_lost & m_n
+    if tl.sum(m_lost.to(tl.int32), 0) > 0:  # which place of the list a row gets does not show
+        o_left = tl.atomic_add(left + i_local + o_n * 0, m_lost.to(tl.int32), mask=m_lost, sem="relaxed")
+        tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
+    m_row = m_n & (m_lost == 0)
+
+    # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
+    b_cut = b_lo * 0 + HIGHEST
+    b_tied = m_row & (b_at > k)
+    if tl.sum(b_tied.to(tl.int32), 0) > 0:
+        b_level = (b_0 == b_t[:, None]) | (b_1 == b_t[:, None]) | (b_2 == b_t[:, None]) | (b_3 == b_t[:, None])
+        if R > 4:
+            b_level = b_level | (b_4 == b_t[:, None]) | (b_5 == b_t[:, None])
+            b_level = b_level | (b_6 == b_t[:, None]) | (b_7 == b_t[:, None])
+        b_c = tl.where(b_level, _chunk_of(b_t[:, None], o_g, turn, G, LOW), HIGHEST)
+        b_need = tl.where(b_tied, k - b_at + tl.sum(b_level.to(tl.int32), 1), 0)
+        b_cut = tl.where(b_tied, -1, b_cut)
+        while tl.max(b_need, 0) > 0:
+            b_next = tl.min(tl.where(b_c > b_cut[:, None], b_c, HIGHEST), 1)
+            b_cut = tl.where(b_need > 0, b_next, b_cut)
+            b_need -= 1
+
+    p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
+    _mark(b_0, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+    _mark(b_1, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+    _mark(b_2, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+    _mark(b_3, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+    if R > 4:
+        _mark(b_4, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_5, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_6, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _mark(b_7, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+
+
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
 def _deal(
     q, pair, chunk, row, keep, passes, sel, listed, waiting, left_row, left,
@@ -88,7 +166,8 @@ def _deal(
     i_local = tl.program_id(0) // share
     i_bh = bh_first + i_local
     o_g = tl.arange(0, G)
-    o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
+    o_k = tl.arange(0, 2 * DP)
+    o_q, o_p, m_k = pair_columns(o_k, D, DP)
     p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
     p_keep = keep + i_bh.to(tl.int64) * S * S
     # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
@@ -107,7 +186,7 @@ def _deal(
         b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-        b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
+        b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
         b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
         b_none = tl.full([BM, G], float("-inf"), tl.float32)
@@ -133,78 +212,10 @@ def _deal(
             b_1 = tl.maximum(b_1, tl.minimum(b_0, b_new))
             b_0 = tl.maximum(b_0, b_new)
 
-        # The k-th largest of what was kept (`common.least_chosen`, over places)
-        b_lo = tl.min(tl.where(b_0 > float("-inf"), b_0, float("inf")), 1)  # each group's best
-        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-        if tl.sum((b_at < k).to(tl.int32), 0) > 0:  # groups are too few, or chunks: lower, down to all
-            b_low = tl.minimum(_least(b_0, b_1), _least(b_2, b_3))
-            if R > 4:
-                b_low = tl.minimum(b_low, tl.minimum(_least(b_4, b_5), _least(b_6, b_7)))
-            b_lo = tl.where(b_at < k, tl.min(b_low, 1), b_lo)
-            b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-        b_lo, b_hi = flip(_bits(b_lo)), flip(_bits(tl.max(b_0, 1)))
-        b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-        open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-        i_step = 0
-        while open_rows > 0:
-            b_open = (b_at > k) & (b_hi - 1 > b_lo)
-            b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-            b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, _value(b_mid), R)
-            b_up = b_open & (b_n >= k)
-            b_lo = tl.where(b_up, b_mid, b_lo)
-            b_at = tl.where(b_up, b_n, b_at)
-            b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
-            i_step += 1
-            if i_step % 4 == 0:  # all warps have to meet to see whether rows are left: not after every step
-                open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-
-        # A group whose last place holds one of the chosen may have let one go
-        b_t = _value(b_lo)
-        if R > 4:
-            b_end = b_7
-        else:
-            b_end = b_3
-        b_gone = tl.sum(((b_end >= b_t[:, None]) & (b_end > float("-inf"))).to(tl.int32), 1)
-        b_lost = tl.where(turns > R, b_gone, 0) > 0  # as many places as passes lose nothing
-        if tl.sum((b_lo < 0).to(tl.int32), 0) > 0:  # below zero the pass counts backwards: suspect equals
-            b_n = _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R, LOW)
-            b_above = (_bits(b_t) & ~LOW).to(tl.float32, bitcast=True)
-            b_above = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_above, R)
-            b_lost = b_lost | ((b_lo < 0) & (b_above + b_n > k))
-        m_lost = b_lost & m_n
-        n_lost = tl.sum(m_lost.to(tl.int32), 0)
-        if n_lost > 0:  # which place of the list a row gets does not show
-            at = tl.atomic_add(left + i_local, n_lost, sem="relaxed")
-            o_left = at + tl.cumsum(m_lost.to(tl.int32), 0) - 1
-            tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
-        m_row = m_n & (m_lost == 0)
-
-        # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
-        b_cut = tl.full([BM], HIGHEST, tl.int32)
-        b_tied = m_row & (b_at > k)
-        if tl.sum(b_tied.to(tl.int32), 0) > 0:
-            b_level = (b_0 == b_t[:, None]) | (b_1 == b_t[:, None]) | (b_2 == b_t[:, None]) | (b_3 == b_t[:, None])
-            if R > 4:
-                b_level = b_level | (b_4 == b_t[:, None]) | (b_5 == b_t[:, None])
-                b_level = b_level | (b_6 == b_t[:, None]) | (b_7 == b_t[:, None])
-            b_c = tl.where(b_level, _chunk_of(b_t[:, None], o_g, turn, G, LOW), HIGHEST)
-            b_need = tl.where(b_tied, k - b_at + tl.sum(b_level.to(tl.int32), 1), 0)
-            b_cut = tl.where(b_tied, -1, b_cut)
-            while tl.max(b_need, 0) > 0:
-                b_next = tl.min(tl.where(b_c > b_cut[:, None], b_c, HIGHEST), 1)
-                b_cut = tl.where(b_need > 0, b_next, b_cut)
-                b_need -= 1
-
-        p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
-        _mark(b_0, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_1, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_2, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_3, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        if R > 4:
-            _mark(b_4, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_5, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_6, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-            _mark(b_7, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+        _settle(
+            b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
+            G, R, LOW,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
@@ -225,9 +236,10 @@ def _repair(
         b_last = tl.load(row + N + o_n, mask=m_n, other=C)
         b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
         o_g = tl.arange(0, G)
-        o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
+        o_k = tl.arange(0, 2 * DP)
+        o_q, o_p, m_k = pair_columns(o_k, D, DP)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-        b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
+        b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
         p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
         p_keep = keep + i_bh.to(tl.int64) * S * S
         turns = tl.cdiv(C, G)
@@ -293,6 +305,10 @@ def stream(
     *, split: bool, causal: bool, precision: str, config: Config,
 ) -> None:  # fmt: skip
     """As `route`, for any number of chunks. sel [heads, W, N] is overwritten."""
+    try:
+        from . import hopper_stream
+    except ImportError:  # a Triton without Gluon
+        hopper_stream = None  # type: ignore[assignment]
     n, d = plan.length, pair.shape[-1]
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
@@ -307,11 +323,18 @@ def stream(
         SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
     )  # fmt: skip
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
-    _deal[(tiles * len(heads),)](
-        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
-        *sizes, plan.top_k, turns, groups // 2 - 5, tiles,
-        R=PLACES if plan.top_k <= groups // 2 else 2 * PLACES, LOW=low, AGAIN=False, num_warps=config.warps, **how,
-    )  # fmt: skip
+    first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
+    if hopper_stream is not None and first == PLACES and hopper_stream.usable(queries, pair):
+        hopper_stream.deal(
+            queries, pair, keep, sel, listed[0], waiting[0], plan, heads,
+            split=split, causal=causal, turn=groups // 2 - 5, low=low,
+        )  # fmt: skip
+    else:
+        _deal[(tiles * len(heads),)](
+            *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
+            *sizes, plan.top_k, turns, groups // 2 - 5, tiles,
+            R=first, LOW=low, AGAIN=False, num_warps=config.warps, **how,
+        )  # fmt: skip
     _deal[(again * len(heads),)](
         *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[1], waiting[1],
         *sizes, plan.top_k, turns, groups // 4 + 3, again,

@@ -1,0 +1,215 @@
+"""`stream.py`'s first deal for Hopper, in Gluon: products of one pass run beside the comparisons of the one before.
+
+As in `hopper.py` a warp fetches what two warpgroups of 64 rows each share, here the descriptors of G chunks at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from . import common, stream
+from .configs import processors
+from .plan import Plan
+
+ROWS = gl.constexpr(64)  # of a warpgroup
+STAGES = 3
+GROUPS = 64
+
+bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
+settle = gluon.jit(stream._settle.fn)
+
+
+@gluon.jit
+def _fetch(
+    pair_desc, high, low, full, empty, N, C, tiles, work, bh_first, turns,
+    D: gl.constexpr, G: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        o_c = (bh_first + i_t // tiles) * turns * G
+        for j in range(0, turns):
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(empty.index(stage), phase ^ 1)
+            mbarrier.expect(full.index(stage), 2 * pair_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(pair_desc, [o_c + j * G, 0], full.index(stage), high.index(stage))
+            tma.async_copy_global_to_shared(pair_desc, [o_c + j * G, D], full.index(stage), low.index(stage))
+            i += 1
+
+
+@gluon.jit
+def _scores(q_high, q_low, high, low, b_none):
+    """Both products of a pass, on their way."""
+    b_s = warpgroup_mma(q_high, high.permute((1, 0)), b_none, use_acc=False, is_async=True)
+    return warpgroup_mma(q_low, low.permute((1, 0)), b_s, is_async=True)
+
+
+@gluon.jit
+def _keep(
+    b_s, i, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
+    chunk, p_keep, passes, C, S, turn, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best."""
+    b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
+    if KEEP or closed(gl.load(passes + i, mask=i * G < C, other=2**31 - 1), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
+        o_c = i * G + ((o_g + i * turn) & (G - 1))
+        b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+        b_new = gl.where(b_cand, b_new, float("-inf"))
+    b_3 = gl.maximum(b_3, gl.minimum(b_2, b_new))
+    b_2 = gl.maximum(b_2, gl.minimum(b_1, b_new))
+    b_1 = gl.maximum(b_1, gl.minimum(b_0, b_new))
+    b_0 = gl.maximum(b_0, b_new)
+    return b_0, b_1, b_2, b_3
+
+
+@gluon.jit
+def _deal(
+    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, pair, chunk, row, keep, passes, sel, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+    D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, G, 16])
+    rows: gl.constexpr = gl.SliceLayout(1, layout)
+    o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_local = i_t // tiles
+        i_bh = bh_first + i_local
+        first = (i_t % tiles) * 2 * ROWS + GROUP * ROWS
+        o_n = first + gl.arange(0, ROWS, rows)
+        m_n = o_n < N
+        b_first = gl.load(row + o_n, mask=m_n, other=0)
+        b_last = gl.load(row + N + o_n, mask=m_n, other=C)
+        b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        p_keep = keep + i_bh.to(gl.int64) * S * S
+
+        o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
+        p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
+        b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
+        p_typical = pair + (i_bh.to(gl.int64) * turns * G + C // 2) * 2 * D + o_d
+        b_high, b_low = gl.load(p_typical).to(gl.float32)[None, :], gl.load(p_typical + D).to(gl.float32)[None, :]
+        b_f = b_q.to(gl.float32)
+        if SPLIT:
+            b_up, b_down = gl.maximum(b_f, 0.0), gl.minimum(b_f, 0.0)
+            b_common = gl.sum(b_up * b_high + b_down * b_low, 1)
+            q_high.store(b_up.to(b_q.dtype))
+            q_low.store(b_down.to(b_q.dtype))
+        else:
+            b_common = gl.sum(b_f * (b_high + b_low), 1)
+            q_high.store(b_q)
+        b_common = gl.convert_layout(b_common, rows)
+        fence_async_shared()
+        gl.thread_barrier()
+
+        b_0 = gl.full([ROWS, G], float("-inf"), gl.float32, layout)
+        b_1, b_2, b_3 = b_0, b_0, b_0
+        stage, phase = i % STAGES, (i // STAGES) & 1
+        mbarrier.wait(full.index(stage), phase)
+        b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
+        for j in range(0, turns, 2):  # turns is even: two sets of registers take turns
+            b_now = warpgroup_mma_wait(0, deps=[b_s])
+            mbarrier.arrive(empty.index(stage))
+            i += 1
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(full.index(stage), phase)
+            b_next = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
+            b_0, b_1, b_2, b_3 = _keep(
+                b_now, j, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
+                chunk, p_keep, passes, C, S, turn, G, LOW, CAUSAL, KEEP,
+            )  # fmt: skip
+            b_now = warpgroup_mma_wait(0, deps=[b_next])
+            mbarrier.arrive(empty.index(stage))
+            i += 1
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            # the last one is for nothing: it reads what the next tile begins with, or what was there before
+            mbarrier.wait(full.index(stage), phase, pred=j + 2 < turns)
+            b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
+            b_0, b_1, b_2, b_3 = _keep(
+                b_now, j + 1, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
+                chunk, p_keep, passes, C, S, turn, G, LOW, CAUSAL, KEEP,
+            )  # fmt: skip
+        warpgroup_mma_wait(0, deps=[b_s])
+        settle(
+            b_0, b_1, b_2, b_3, b_3, b_3, b_3, b_3, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
+            G, 4, LOW,
+        )  # fmt: skip
+
+
+@gluon.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "work"])
+def _deal_hopper(
+    q, pair, pair_desc, chunk, row, keep, passes, sel, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+    D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    high = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
+    low = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    q_smem = gl.allocate_shared_memory(dtype, [4, ROWS, D], q_layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=2)
+    gl.warp_specialize(
+        [
+            (_deal, (0, q, q_smem.index(0), q_smem.index(1 if SPLIT else 0), high, low, full, empty, pair, chunk, row,
+                     keep, passes, sel, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+                     D, G, LOW, STAGES, SPLIT, CAUSAL, KEEP)),
+            (_deal, (1, q, q_smem.index(2), q_smem.index(3 if SPLIT else 2), high, low, full, empty, pair, chunk, row,
+                     keep, passes, sel, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+                     D, G, LOW, STAGES, SPLIT, CAUSAL, KEEP)),
+            (_fetch, (pair_desc, high, low, full, empty, N, C, tiles, work, bh_first, turns, D, G, STAGES)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
+
+
+def turned(pair: Tensor, turns: int, turn: int) -> Tensor:
+    """pair [B*H, C, 2, D] -> [B*H, turns * G, 2, D] in the order in which the groups take the chunks."""
+    place = torch.arange(turns * GROUPS, device=pair.device)
+    number = place // GROUPS
+    index = number * GROUPS + (place % GROUPS + number * turn) % GROUPS
+    return pair.index_select(1, index.clamp(max=pair.shape[1] - 1))
+
+
+def usable(q: Tensor, pair: Tensor) -> bool:
+    if q.device.type != "cuda" or q.element_size() != 2 or pair.shape[-1] not in (64, 128) or q.stride(-1) != 1:
+        return False
+    return torch.cuda.get_device_capability(q.device) == (9, 0)
+
+
+def deal(
+    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, left_row: Tensor, left: Tensor, plan: Plan, heads: range,
+    *, split: bool, causal: bool, turn: int, low: int,
+) -> None:  # fmt: skip
+    """The first deal of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
+    n, d = plan.length, pair.shape[-1]
+    turns, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
+    work = tiles * len(heads)
+    flat = turned(pair, turns, turn)
+    layout = gl.NVMMASharedLayout.get_default_for([GROUPS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    described = TensorDescriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], [2 * d, 1], [GROUPS, d], layout)
+    _deal_hopper[(min(processors(q), work),)](
+        q, flat, described, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(GROUPS), sel,
+        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, tiles, work,
+        heads.start, plan.top_k, turns, turn,
+        D=d, G=GROUPS, LOW=low, STAGES=STAGES, SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
+    )  # fmt: skip
