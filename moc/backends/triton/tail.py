@@ -14,6 +14,12 @@ from .common import bounds, closed
 from .configs import Config
 from .plan import Plan
 
+try:
+    from . import hopper_tail
+except ImportError:  # a Triton without Gluon
+    hopper_tail = None  # type: ignore[assignment]
+HOPPER = True
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -92,6 +98,9 @@ def tail_of(
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
+    if HOPPER and hopper_tail is not None and hopper_tail.usable(q):
+        hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal)
+        return Tail(out, lse)
     tiles = -(-n // config.rows)
     _tail[(tiles * len(heads),)](
         q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), out, lse,

@@ -1,0 +1,212 @@
+"""`tail.py` for Hopper, in Gluon: as `hopper.py`, with rows as they stand and summaries of chunks as keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from . import common
+from .configs import processors
+from .plan import Plan
+
+ROWS = gl.constexpr(64)
+KEYS = 128
+STAGES = 2
+
+bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
+
+
+@gluon.jit
+def _fetch(
+    k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, C, tiles, work, bh_first,
+    BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        o_c = (bh_first + i_t // tiles) * C
+        for j in range(0, C, BN):
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(k_desc, [o_c + j, 0], k_full.index(stage), k_smem.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase ^ 1)
+            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(v_desc, [o_c + j, 0], v_full.index(stage), v_smem.index(stage))
+            i += 1
+
+
+@gluon.jit
+def _weights(
+    b_s, j, b_m, b_l, scale, p_sel, p_bias, chunk, passes, N, C, m_n, b_first, b_last, b_shot, own_from, own_to, shot,
+    BN: gl.constexpr, CAUSAL: gl.constexpr, layout: gl.constexpr,
+):  # fmt: skip
+    """A step of `tail._tail`: scores of summaries j to j + BN -> (weights, factor for what came before, max, sum)."""
+    o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
+    o_c = j + o_j
+    b_bias = gl.load(p_bias + o_c, mask=o_c < C, other=float("-inf"))
+    b_s = b_s * scale + b_bias[None, :]
+    for w in gl.static_range(0, BN // 32):
+        b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n & (j + 32 * w < C), other=0)[:, None]
+        # two shifts: the first is the same for all of a thread's columns, the second a constant in each
+        b_on = ((b_w >> (o_j & 6)[None, :]) & (1 << (o_j & 25))[None, :]) != 0
+        b_s = gl.where(b_on & (o_j // 32 == w)[None, :], float("-inf"), b_s)
+    if closed(gl.load(passes + j // BN), j, j + BN, own_from, own_to, shot, CAUSAL):
+        b_s = gl.where((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]), b_s, float("-inf"))
+        if CAUSAL:
+            b_there = gl.load(chunk + 2 * C + o_c, mask=o_c < C, other=0)
+            b_s = gl.where(b_there[None, :] <= b_shot[:, None], b_s, float("-inf"))
+    b_top = gl.maximum(b_m, gl.max(b_s, 1))
+    b_ref = gl.where(b_top == float("-inf"), 0.0, b_top)
+    b_p = gl.exp2(b_s - b_ref[:, None])
+    b_alpha = gl.exp2(b_m - b_ref)
+    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
+
+
+@gluon.jit
+def _rows(
+    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight, passes,
+    out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    b_none = gl.full([ROWS, BN], 0.0, gl.float32, s_layout)
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_local = i_t // tiles
+        i_bh = bh_first + i_local
+        first = (i_t % tiles) * 2 * ROWS + GROUP * ROWS
+        o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
+        p_q = q + (i_bh // H).to(gl.int64) * s_b + (i_bh % H).to(gl.int64) * s_h + o_r.to(gl.int64)[:, None] * s_n
+        gl.thread_barrier()
+        q_smem.store(gl.load(p_q + o_d[None, :], mask=(o_r < N)[:, None], other=0.0))
+        fence_async_shared()
+        gl.thread_barrier()
+
+        o_n = first + gl.arange(0, ROWS, s_rows)
+        m_n = o_n < N
+        b_first = gl.load(row + o_n, mask=m_n, other=0)
+        b_last = gl.load(row + N + o_n, mask=m_n, other=C)
+        b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        p_sel = sel + i_local.to(gl.int64) * W * N + o_n
+
+        b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
+        b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
+        b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
+        stage, phase = i % STAGES, (i // STAGES) & 1
+        mbarrier.wait(k_full.index(stage), phase)
+        b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+        b_s = warpgroup_mma_wait(0, deps=[b_s])
+        mbarrier.arrive(k_empty.index(stage))
+        b_w, b_alpha, b_m, b_l = _weights(
+            b_s, 0, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
+            own_from, own_to, shot, BN, CAUSAL, s_layout,
+        )  # fmt: skip
+        b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        for j in range(BN, C, BN):
+            v_stage, v_phase = stage, phase
+            i += 1
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_full.index(stage), phase)
+            b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+            mbarrier.wait(v_full.index(v_stage), v_phase)
+            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
+            b_s = warpgroup_mma_wait(1, deps=[b_s])
+            mbarrier.arrive(k_empty.index(stage))
+            b_w, b_alpha, b_m, b_l = _weights(
+                b_s, j, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
+                own_from, own_to, shot, BN, CAUSAL, s_layout,
+            )  # fmt: skip
+            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
+            b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        mbarrier.wait(v_full.index(stage), phase)
+        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
+        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+        mbarrier.arrive(v_empty.index(stage))
+        i += 1
+
+        b_l = gl.where(b_l == 0.0, 1.0, b_l)
+        b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
+        gl.thread_barrier()
+        q_smem.store(b_o.to(dtype))
+        gl.thread_barrier()
+        o_out = i_local.to(gl.int64) * N
+        gl.store(out + (o_out + o_r)[:, None] * D + o_d[None, :], q_smem.load(by_row), mask=(o_r < N)[:, None])
+        gl.store(lse + o_out + o_n, b_m + gl.log2(b_l), mask=m_n)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "work"])
+def _tail_hopper(
+    q, k_desc, v_desc, sel, chunk, row, weight, passes, out, lse,
+    s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    bars: gl.constexpr = mbarrier.MBarrierLayout()
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    gl.warp_specialize(
+        [
+            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
+                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale, D, BN, STAGES, CAUSAL)),
+            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
+                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale, D, BN, STAGES, CAUSAL)),
+            (_fetch, (k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, C, tiles, work, bh_first,
+                      BN, STAGES)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
+
+
+def usable(q: Tensor) -> bool:
+    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128) or q.stride(-1) != 1:
+        return False
+    return torch.cuda.get_device_capability(q.device) == (9, 0)
+
+
+def tail(
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
+    *, scale: float, causal: bool,
+) -> None:  # fmt: skip
+    """As `tail.tail_of`, into out [heads, N, D] and lse [heads, N]."""
+    _, h, n, d = q.shape
+    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    described = [TensorDescriptor(x, [x.shape[0] * x.shape[1], d], [d, 1], [KEYS, d], layout) for x in (mean_k, mean_v)]
+    tiles = -(-n // 128)
+    work = tiles * len(heads)
+    _tail_hopper[(min(processors(q), work),)](
+        q, *described, sel, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
+        h, n, plan.chunks, plan.words, tiles, work, heads.start, scale,
+        D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, num_warps=4,
+    )  # fmt: skip
