@@ -23,38 +23,58 @@ def key_of(b_s):
 
 
 @triton.jit
+def value_of(b_key):
+    """The float whose key this is."""
+    return flip(b_key).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def middle(b_lo, b_hi, i_step):
     """A key between two keys (lo + 1 < hi): halves the distance of the scores, every fourth time that of the keys."""
-    b_f = flip(b_lo).to(tl.float32, bitcast=True) * 0.5 + flip(b_hi).to(tl.float32, bitcast=True) * 0.5
+    b_f = value_of(b_lo) * 0.5 + value_of(b_hi) * 0.5
     b_mid = tl.where((i_step % 4 == 3) | (i_step > 24), (b_lo >> 1) + (b_hi >> 1) + (b_lo & b_hi & 1), key_of(b_f))
     return tl.minimum(tl.maximum(b_mid, b_lo + 1), b_hi - 1)
 
 
 @triton.jit
-def least_chosen(b_key, b_k):
-    """b_key [M, C], b_k [M] -> (t [M], count(key >= t) [M]): the largest t that at least k keys reach.
+def _reach(b_s, b_t):
+    """How many scores of every row reach t [M]: counted as floats, at half the instructions of integers."""
+    return tl.sum(tl.where(b_s >= b_t[:, None], 1.0, 0.0), 1).to(tl.int32)
 
-    All keys of the row are kept where fewer than k are above LOWEST.
+
+@triton.jit
+def least_chosen(b_s, b_k):
+    """b_s [M, C] (-inf: cannot be chosen), b_k [M] -> (t [M], count(s >= t) [M]): the largest t that k scores reach.
+
+    All scores of the row are kept where fewer than k are above -inf.
     """
-    b_live = b_key > LOWEST
+    b_live = b_s > float("-inf")
     b_at = tl.sum(b_live.to(tl.int32), 1)
-    b_lo = tl.min(tl.where(b_live, b_key, HIGHEST), 1)
-    b_hi = tl.max(b_key, 1)
-    b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
+    b_lo = key_of(tl.min(tl.where(b_live, b_s, float("inf")), 1))
+    b_hi = key_of(tl.max(b_s, 1)) + 1
     left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
     i_step = 0
     while left > 0:
         for _ in tl.static_range(4):  # all warps have to meet to see whether rows are left: not after every step
             b_open = (b_at > b_k) & (b_hi - 1 > b_lo)
             b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-            b_n = tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
+            b_n = _reach(b_s, value_of(b_mid))
             b_up = b_open & (b_n >= b_k)
             b_lo = tl.where(b_up, b_mid, b_lo)
             b_at = tl.where(b_up, b_n, b_at)
             b_hi = tl.where(b_open & (b_n < b_k), b_mid, b_hi)
             i_step += 1
         left = tl.sum(((b_at > b_k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-    return b_lo, b_at
+    return value_of(b_lo), b_at
+
+
+@triton.jit
+def least_of_few(b_s, k):
+    """As `least_chosen` where k is small: largest after largest. With equal scores t may be too low."""
+    b_t = tl.max(b_s, 1)
+    for _ in range(1, k):
+        b_t = tl.max(tl.where(b_s < b_t[:, None], b_s, float("-inf")), 1)
+    return b_t, _reach(b_s, b_t)
 
 
 @triton.jit

@@ -27,7 +27,7 @@ from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
 try:
-    from . import hopper
+    from . import hopper, hopper_union
 except ImportError:  # a Triton without Gluon
     hopper = None  # type: ignore[assignment]
 
@@ -126,8 +126,16 @@ class _Job:
         # a tile lies within a query tile: what one row chose, all did
         alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
         lists = None
+        pieces = plan.pieces(piece_size(plan, config.keys), not alone)
+        if HOPPER and hopper is not None and alike and alone and hopper_union.usable(self.q, self.k, self.v):
+            tiles = plan.tiles(hopper.BOTH, "routed")
+            lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
+            hopper_union.attend(
+                self.q, self.k, self.v, self.out, plan, tiles, plan.blocks(hopper.BOTH, "routed", hopper.KEYS), lists,
+                heads, self.tail(sel, heads), scale=self.scale * LOG2E,
+            )  # fmt: skip
+            return
         if plan.top_k or not alone:
-            pieces = plan.pieces(piece_size(plan, config.keys), not alone)
             width = width_of(plan, pieces, config.rows, not alone or self.union)
             lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
         self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=self.tail(sel, heads))

@@ -37,6 +37,14 @@ class Pieces:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """The ranges of `Tiles` in steps of at most `size` tokens (CSR: span -> steps)."""
+
+    span: Tensor  # [T, 2] of steps
+    block: Tensor  # [P, 2] first token, tokens
+
+
+@dataclass(frozen=True)
 class Run:
     """`groups` consecutive query groups of `length` rows from row `first`. A group sees its own tokens: group g those
     from start + g * length on; `tokens` of them."""
@@ -67,6 +75,7 @@ class Plan:
     group_rows: float  # mean rows of the routed groups
     _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
     _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
+    _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
 
@@ -143,6 +152,22 @@ class Plan:
             self._on(np.array(ranges or [(0, 0)])),
             len(join),
         )
+
+    def blocks(self, rows: int, which: str, size: int) -> Blocks:
+        """The ranges of `tiles(rows, which)`, cut up."""
+        key = rows, which, size
+        if key not in self._blocks:
+            tiles = self.tiles(rows, which)
+            span, block, known = [], [], {}
+            ranges = tiles.ranges.tolist()
+            for a, b in tiles.span.tolist():
+                if (a, b) not in known:
+                    low = len(block)
+                    block += [(s, min(size, stop - s)) for first, stop in ranges[a:b] for s in range(first, stop, size)]
+                    known[a, b] = low, len(block)
+                span.append(known[a, b])
+            self._blocks[key] = Blocks(self._on(np.array(span).reshape(-1, 2)), self._on(np.array(block or [(0, 0)])))
+        return self._blocks[key]
 
     def pieces(self, size: int, own: bool) -> Pieces:
         """Pieces of the chunks that can be chosen and, with `own`, of those that are only ever seen as a row's own."""

@@ -6,16 +6,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import LOWEST, key_of, least_chosen, open_to, pair_columns, signed
+from .common import least_chosen, least_of_few, open_to, pair_columns, signed
 from .configs import Config
 from .plan import Plan
+
+FEW = 8  # choices up to which taking the largest again and again is faster than a search
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
 def _route(
     q, pair, chunk, row, keep, sel,
     s_bh, s_n, N, C, S, W, bh_first, tiles, k,
-    D: tl.constexpr, DB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, CP: tl.constexpr,
+    D: tl.constexpr, DB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, CP: tl.constexpr, FEW: tl.constexpr,
     SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
@@ -39,13 +41,19 @@ def _route(
         b_s = tl.dot(b_q, tl.trans(b_p), b_s, input_precision=PRECISION)
 
     b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, keep + i_bh.to(tl.int64) * S * S, C, S, CAUSAL, KEEP)
-    b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)  # [BM, CP]
+    b_s = tl.where(b_cand, b_s, float("-inf"))  # [BM, CP]
     b_k = tl.full([BM], 0, tl.int32) + k
-    b_t, b_at = least_chosen(b_key, b_k)
-    b_sel = b_cand & (b_key >= b_t[:, None])
+    if FEW:
+        b_t, b_at = least_of_few(b_s, k)
+        too_low = tl.sum((tl.sum((b_s > b_t[:, None]).to(tl.int32), 1) > k).to(tl.int32), 0) > 0
+        if too_low:
+            b_t, b_at = least_chosen(b_s, b_k)
+    else:
+        b_t, b_at = least_chosen(b_s, b_k)
+    b_sel = b_cand & (b_s >= b_t[:, None])
     if tl.sum((b_at > k).to(tl.int32), 0) > 0:  # equal scores at the border: the lower chunks win
-        b_above = b_cand & (b_key > b_t[:, None])
-        b_level = b_cand & (b_key == b_t[:, None])
+        b_above = b_cand & (b_s > b_t[:, None])
+        b_level = b_cand & (b_s == b_t[:, None])
         b_free = k - tl.sum(b_above.to(tl.int32), 1)
         b_rank = tl.cumsum(b_level.to(tl.int32), 1)
         b_sel = b_above | (b_level & (b_rank <= b_free[:, None]))
@@ -75,6 +83,7 @@ def route(
         queries, pair, plan.chunk, plan.row, sel if keep is None else keep, sel,
         *queries.stride()[:2], n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
         D=d, DB=min(2 * dp, 64), DP=dp, BM=config.rows, CP=max(32, triton.next_power_of_2(plan.chunks)),
+        FEW=plan.top_k <= FEW,
         SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
         num_warps=4, num_stages=1,
     )  # fmt: skip

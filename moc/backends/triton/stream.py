@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns, signed
+from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns, signed, value_of
 from .configs import Config, processors
 from .plan import Plan
 
@@ -22,12 +22,6 @@ PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 @triton.jit
 def _bits(b_x):
     return b_x.to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _value(b_key):
-    """The float whose key this is."""
-    return flip(b_key).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -99,7 +93,7 @@ def _settle(
     while open_rows > 0:
         b_open = (b_at > k) & (b_hi - 1 > b_lo)
         b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-        b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, _value(b_mid), R)
+        b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, value_of(b_mid), R)
         b_up = b_open & (b_n >= k)
         b_lo = tl.where(b_up, b_mid, b_lo)
         b_at = tl.where(b_up, b_n, b_at)
@@ -109,7 +103,7 @@ def _settle(
             open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
 
     # A group whose last place holds one of the chosen may have let one go
-    b_t = _value(b_lo)
+    b_t = value_of(b_lo)
     if R > 4:
         b_end = b_7
     else:

@@ -27,13 +27,16 @@ class UnionLists:
 
 @triton.jit(do_not_specialize=["tiles", "width", "pieces"])
 def _union(
-    sel, row, first, stop, piece_chunk, piece, low, high, count,
+    sel, row, first, stop, piece_chunk, piece_start, piece_len, piece, low, high, count,
     N, W, pieces, tiles, width,
-    BM: tl.constexpr, BP: tl.constexpr, OWN: tl.constexpr,
+    BM: tl.constexpr, BP: tl.constexpr, OWN: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     i_t, i_h = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     o_m = tl.arange(0, BM)
-    o_n = tl.load(first + i_t) + o_m
+    if PAIRS:
+        o_n = tl.load(first + i_t) + o_m * 64
+    else:
+        o_n = tl.load(first + i_t) + o_m
     m_n = o_n < tl.load(stop + i_t)
     if OWN:
         b_first = tl.load(row + o_n, mask=m_n, other=0)[:, None]
@@ -54,9 +57,13 @@ def _union(
         b_high = tl.sum(tl.where(o_m[:, None] < 32, 0, b_on) * b_bit, 0)
         b_any = ((b_low != 0) | (b_high != 0)).to(tl.int32)
         o_out = p_out + n_found + tl.cumsum(b_any, 0) - 1
-        tl.store(piece + o_out, o_p, mask=b_any > 0)
         tl.store(low + o_out, b_low, mask=b_any > 0)
-        tl.store(high + o_out, b_high, mask=b_any > 0)
+        if PAIRS:
+            tl.store(piece + o_out, tl.load(piece_start + o_p, mask=m_p, other=0), mask=b_any > 0)
+            tl.store(high + o_out, tl.load(piece_len + o_p, mask=m_p, other=0), mask=b_any > 0)
+        else:
+            tl.store(piece + o_out, o_p, mask=b_any > 0)
+            tl.store(high + o_out, b_high, mask=b_any > 0)
         n_found += tl.sum(b_any, 0)
     tl.store(count + tl.program_id(0), n_found)
 
@@ -67,15 +74,21 @@ def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
     return max(1, pieces.count if all_ else min(pieces.count, rows * plan.top_k * per_chunk))
 
 
-def union_lists(sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool) -> UnionLists:
+def union_lists(
+    sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool, pairs: bool = False
+) -> UnionLists:
     """sel [heads, W, N] -> lists of at most `width` pieces per tile, made of its first `rows` rows; with `own`, a row's
-    own chunks count as chosen."""
+    own chunks count as chosen.
+
+    pairs: a tile is two query tiles of which each has one list. Of a piece come its first token, its length in the
+    place of `high`, and in `low` bit 0 where the first query tile listed it and bit 1 where the second did.
+    """
     heads, words, n = sel.shape
     shape = heads, tiles.count, width
     piece, low, high = (torch.empty(shape, dtype=torch.int32, device=sel.device) for _ in range(3))
     count = torch.empty(shape[:2], dtype=torch.int32, device=sel.device)
     _union[(tiles.count * heads,)](
-        sel, plan.row, tiles.first, tiles.stop, pieces.chunk, piece, low, high, count,
-        n, words, pieces.count, tiles.count, width, BM=rows, BP=64, OWN=own, num_warps=4,
+        sel, plan.row, tiles.first, tiles.stop, pieces.chunk, pieces.start, pieces.length, piece, low, high, count,
+        n, words, pieces.count, tiles.count, width, BM=2 if pairs else rows, BP=64, OWN=own, PAIRS=pairs, num_warps=4,
     )  # fmt: skip
     return UnionLists(piece, low, high, count, width, pieces)

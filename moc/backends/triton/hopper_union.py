@@ -1,0 +1,242 @@
+"""Tiles of rows that share their lists (`lists="union"`) for Hopper, in Gluon.
+
+As in `hopper.py`; here the two warpgroups are neighbouring query tiles. Keys that only one of them listed are hidden
+from the other, which costs it time and no error: neighbours list much the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from .configs import processors
+from .hopper import BOTH, KEYS, ROWS, STAGES, rows_of
+from .plan import Blocks, Plan, Tiles
+from .tail import Tail
+from .union import UnionLists
+
+
+@gluon.jit
+def _fetch(
+    k_desc, v_desc, k_piece, v_piece, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
+    span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first,
+    BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    i = 0
+    for i_w in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_t, i_bh = i_w % tiles, bh_first + i_w // tiles
+        i_b, i_h = i_bh // H, i_bh % H
+        o_k, o_v, c_k, c_v = i_b * k_b + i_h * k_h, i_b * v_b + i_h * v_h, i_h * k_c, i_h * v_c
+        i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
+        n_list = gl.load(count + i_w)
+        p_start = start + i_w.to(gl.int64) * width
+        n_seen = i_last - i_first
+        for j in range(0, n_seen + gl.cdiv(n_list, BN // CS)):
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            mbarrier.wait(v_empty.index(stage), phase ^ 1)
+            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+            if j < n_seen:
+                o_s = gl.load(block + 2 * (i_first + j))
+                tma.async_copy_global_to_shared(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_smem.index(stage))
+                tma.async_copy_global_to_shared(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_smem.index(stage))
+            else:
+                for e in gl.static_range(BN // CS):
+                    i_p = (j - n_seen) * (BN // CS) + e
+                    o_s = gl.load(p_start + i_p, mask=i_p < n_list, other=0)
+                    tma.async_copy_global_to_shared(
+                        k_piece, [o_k + o_s, c_k], k_full.index(stage), k_smem.index(stage).slice(e * CS, CS)
+                    )
+                    tma.async_copy_global_to_shared(
+                        v_piece, [o_v + o_s, c_v], v_full.index(stage), v_smem.index(stage).slice(e * CS, CS)
+                    )
+            i += 1
+
+
+@gluon.jit
+def _limits(
+    block, length, who, j, i_first, n_seen, n_list,
+    GROUP: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr,
+):  # fmt: skip
+    """0 for the keys of step j that this warpgroup may see, -inf for the rest -> [BN]."""
+    o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
+    b_bias = gl.full([BN], float("-inf"), gl.float32, gl.SliceLayout(0, layout))
+    seen = gl.load(block + 2 * (i_first + j) + 1, mask=j < n_seen, other=0)
+    for e in gl.static_range(BN // CS):
+        i_p = (j - n_seen) * (BN // CS) + e
+        listed = (j >= n_seen) & (i_p < n_list)
+        b_who = (gl.load(who + i_p, mask=listed, other=0) >> GROUP) & 1
+        b_len = gl.maximum(gl.load(length + i_p, mask=listed, other=0) * b_who, seen - e * CS)
+        b_bias = gl.where((o_j // CS == e) & (o_j - e * CS < b_len), 0.0, b_bias)
+    return b_bias
+
+
+@gluon.jit
+def _weigh(b_s, b_bias, b_m, b_l, scale):
+    b_s = b_s * scale + b_bias[None, :]
+    b_top = gl.maximum(b_m, gl.max(b_s, 1))
+    b_p = gl.exp2(b_s - b_top[:, None])
+    b_alpha = gl.exp2(b_m - b_top)
+    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
+
+
+@gluon.jit
+def _rows(
+    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+    length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
+    scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    rows: gl.constexpr = gl.SliceLayout(1, by_row)
+    s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    b_none = gl.full([ROWS, BN], 0.0, gl.float32, s_layout)
+    i = 0
+    for i_w in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_t, i_local = i_w % tiles, i_w // tiles
+        i_b, i_h = ((bh_first + i_local) // H).to(gl.int64), ((bh_first + i_local) % H).to(gl.int64)
+        o_n = gl.load(first + i_t) + GROUP * ROWS + gl.arange(0, ROWS, rows)
+        m_n = (o_n < gl.load(stop + i_t))[:, None]
+        p_q = q + i_b * sq_b + i_h * sq_h + o_n.to(gl.int64)[:, None] * sq_n + o_d[None, :]
+        gl.thread_barrier()
+        q_smem.store(gl.load(p_q, mask=m_n, other=0.0))
+        fence_async_shared()
+        gl.thread_barrier()
+        i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
+        n_list, n_seen = gl.load(count + i_w), i_last - i_first
+        p_length, p_who = length + i_w.to(gl.int64) * width, who + i_w.to(gl.int64) * width
+
+        b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
+        b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
+        b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
+        b_bias = _limits(block, p_length, p_who, 0, i_first, n_seen, n_list, GROUP, BN, CS, s_layout)
+        stage, phase = i % STAGES, (i // STAGES) & 1
+        mbarrier.wait(k_full.index(stage), phase)
+        b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+        b_s = warpgroup_mma_wait(0, deps=[b_s])
+        mbarrier.arrive(k_empty.index(stage))
+        b_w, b_alpha, b_m, b_l = _weigh(b_s, b_bias, b_m, b_l, scale)
+        b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        for j in range(1, n_seen + gl.cdiv(n_list, BN // CS)):
+            b_bias = _limits(block, p_length, p_who, j, i_first, n_seen, n_list, GROUP, BN, CS, s_layout)
+            v_stage, v_phase = stage, phase
+            i += 1
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(k_full.index(stage), phase)
+            b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+            mbarrier.wait(v_full.index(v_stage), v_phase)
+            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
+            b_s = warpgroup_mma_wait(1, deps=[b_s])
+            mbarrier.arrive(k_empty.index(stage))
+            b_w, b_alpha, b_m, b_l = _weigh(b_s, b_bias, b_m, b_l, scale)
+            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
+            b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        mbarrier.wait(v_full.index(stage), phase)
+        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
+        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
+        mbarrier.arrive(v_empty.index(stage))
+        i += 1
+
+        b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
+        gl.thread_barrier()
+        q_smem.store(b_o.to(dtype))
+        gl.thread_barrier()
+        b_o = q_smem.load(by_row)
+        if TAIL:
+            b_lse = gl.convert_layout(b_m + gl.log2(b_l), rows)
+            o_out = i_local.to(gl.int64) * N + o_n
+            b_part = gl.load(tail_lse + o_out, mask=o_n < gl.load(stop + i_t), other=float("-inf"))
+            b_t = gl.load(tail + o_out[:, None] * D + o_d[None, :], mask=m_n, other=0.0)
+            b_new = 1.0 / (1.0 + gl.exp2(b_lse - b_part))  # share of the tail
+            b_o = (b_o.to(gl.float32) * (1.0 - b_new)[:, None] + b_t.to(gl.float32) * b_new[:, None]).to(dtype)
+        p_out = out + i_b * so_b + i_h * so_h + o_n.to(gl.int64)[:, None] * so_n + o_d[None, :]
+        gl.store(p_out, b_o, mask=m_n)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "width"])
+def _union_hopper(
+    q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, length, who, count, out, tail, tail_lse,
+    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, width, bh_first, scale,
+    D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q.dtype.element_ty
+    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    bars: gl.constexpr = mbarrier.MBarrierLayout()
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    gl.warp_specialize(
+        [
+            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+                     length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
+                     width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
+            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+                     length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
+                     width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
+            (_fetch, (k_desc, v_desc, k_piece, v_piece, k_smem, v_smem, k_full, k_empty, v_full, v_empty, span, block,
+                      start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first, BN, CS, STAGES)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
+
+
+def usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128) or q.stride(-1) != 1:
+        return False
+    on_hopper = torch.cuda.get_device_capability(q.device) == (9, 0)
+    return on_hopper and rows_of(k) is not None and rows_of(v) is not None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, blocks: Blocks, lists: UnionLists,
+    heads: range, tail: Tail | None, *, scale: float,
+) -> None:  # fmt: skip
+    """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
+    units."""
+    _, h, n, d = q.shape
+    kind = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
+    described, pieces, steps = [], [], []
+    for x in (k, v):
+        shape, step = rows_of(x)  # type: ignore[misc]
+        for keys, kept in ((KEYS, described), (lists.pieces.size, pieces)):
+            layout = gl.NVMMASharedLayout.get_default_for([keys, d], kind)
+            kept.append(TensorDescriptor(x, shape, [x.stride(2), 1], [keys, d], layout))
+        steps += step
+    work = tiles.count * len(heads)
+    _union_hopper[(min(processors(q), work),)](
+        q, *described, *pieces, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece, lists.high, lists.low,
+        lists.count, out, *((tail.out, tail.lse) if tail else (q, q)),
+        *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count, work, lists.width, heads.start, scale,
+        D=d, BN=KEYS, CS=lists.pieces.size, TAIL=tail is not None, STAGES=STAGES, num_warps=4,
+    )  # fmt: skip
+
+
+assert BOTH == 2 * ROWS.value
