@@ -7,9 +7,10 @@ from moc.attention import moc_attention
 from moc.axes import MOST_COLUMNS
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.counts import Counts
 from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
-from moc.trace import Counts, Reason, Trace
+from moc.trace import Reason, Trace
 
 LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2, 4)

@@ -88,7 +88,7 @@ def test_union_lists(name: str) -> None:
 @pytest.mark.parametrize("tile", [(1, 2, 3), (3, 2, 3)])
 def test_counts_per_frame_equal_those_of_the_masks(tile: tuple[int, int, int]) -> None:
     """A trace gets the same from sums made on the way as from the mask of every row; frames may share a chunk."""
-    from moc.trace import Counts
+    from moc.counts import Counts
 
     table = build_table(WITH_TEXT, (0, 2), R(tile=tile))
     q, k, v = torch.randn(3, 2, 2, WITH_TEXT.length, 16, device=DEVICE).unbind(0)
