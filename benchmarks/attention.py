@@ -1,13 +1,17 @@
-"""Time the GPU engine against dense attention and comfy-kitchen's sol_attn, all in one run.
+"""Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
 python -m benchmarks.attention [--cases paper,720p] [--out benchmarks/results/NAME.json]
+
+`error` is relative to dense attention in float32 (norm of the difference over the norm, 512 rows of two heads). Where
+a case's inputs are independent tokens, of which routing can know nothing, it is taken on "trained" inputs instead
+(`cases.py`). sol_attn keeps the same share of pairs, and text as it always keeps conditioning; `tiled`: its tokens
+brought into the order of our tiles first, which is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections import defaultdict
@@ -56,20 +60,29 @@ STAGES = {  # kernel name -> stage; the first that fits
 }
 
 
-def milliseconds(call: Callable[[], object], seconds: float = 1.0, most: int = 20) -> float:
-    """Median time on the device, after a warm-up that compiles."""
-    call()
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def cost(call: Attention, q: Tensor, k: Tensor, v: Tensor, seconds: float = 1.0, most: int = 20) -> dict[str, float]:
+    """Milliseconds on the device (median), and the most memory beside inputs and output, over that of q, k and v."""
+    call(q, k, v)  # compiles
     torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    out = call(q, k, v)
+    torch.cuda.synchronize()
+    extra = torch.cuda.max_memory_allocated() - before - out.numel() * out.element_size()
+    del out
     times: list[float] = []
     stop = time.time() + seconds
     while len(times) < 3 or (time.time() < stop and len(times) < most):
         a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         a.record()
-        call()
+        call(q, k, v)
         b.record()
         torch.cuda.synchronize()
         times.append(a.elapsed_time(b))
-    return statistics.median(times)
+    return {"ms": round(statistics.median(times), 3), "extra_over_qkv": round(extra / (3 * q.nbytes), 3)}
 
 
 def stages(call: Callable[[], object]) -> dict[str, float]:
@@ -90,20 +103,23 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return scaled_dot_product_attention(q, k, v)
 
 
-def moc(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> Tensor:
-    return moc_attention(q, k, v, table, case.routing, backend="triton")
-
-
-def sol(q: Tensor, k: Tensor, v: Tensor, share: float) -> Callable[[], Tensor] | str:
-    """comfy-kitchen's kernel at the same kept share, in the memory layout it wants; or why it cannot run."""
+def sol(case: Case, share: float) -> Attention | str:
+    """comfy-kitchen's kernel at the same kept share, or why it cannot run."""
     try:
         import comfy_kitchen
     except ImportError:
         return "comfy-kitchen is not installed"
-    if q.shape[-1] != 128:
+    if case.dim != 128:
         return "head dim 128 only"
-    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    return lambda: comfy_kitchen.sol_attn(q, k, v, topk_ratio=share)
+    if not comfy_kitchen.sol_attn_is_available():
+        return f"no sol_attn here: {comfy_kitchen.list_backends()['cuda']}"[:300]
+    text = [0, -(-case.text // 64)]  # blocks of 64 tokens that all see, and that see all
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, N, H, D], as they lie in memory
+        return comfy_kitchen.sol_attn(q, k, v, topk_ratio=share, sink_blocks=text, sink_q=text).transpose(1, 2)
+
+    return attend
 
 
 def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
@@ -112,7 +128,7 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
 
     t = table.tensors(q.device)
     rows = slice(table.length // 2 // 64 * 64, table.length // 2 // 64 * 64 + 2048)
-    q, k = (x[:, :2].index_select(-2, t.order) for x in (q, k))
+    q, k = (x[:, :4].index_select(-2, t.order) for x in (q, k))
     _, candidate = candidates(table, case.routing, rows, q.device)
     chosen = select(
         scores(q[:, :, rows], describe(k, table, case.routing.descriptor)), candidate, table.top_k(case.routing)
@@ -129,44 +145,70 @@ def run(case: Case) -> dict[str, Any]:
     result: dict[str, Any] = {
         "case": case.name, "tokens": n, "heads": case.heads, "dim": case.dim, "chunks": len(table.chunks),
         "top_k": top_k, "kept": round(kept, 4), "ideal": round(1 / kept, 2), "least": case.least, "aim": case.aim,
+        "inputs": case.coherent or "independent",
     }  # fmt: skip
     if table.mean_chunk <= 128:
         result["union_over_k_64_rows"] = round(union_factor(q, k, case, table), 2)
-    moc(q, k, v, table, case)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    out = moc(q, k, v, table, case)
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before - out.numel() * out.element_size()
-    result["extra_over_qkv"] = round(peak / (3 * q.numel() * q.element_size()), 3)
-    if case.routing.lists == "token":
-        result |= error(out, q, k, v, table, case)
-    del out
-    result["moc_ms"] = round(milliseconds(lambda: moc(q, k, v, table, case)), 3)
-    result["stages_ms"] = stages(lambda: moc(q, k, v, table, case))
-    result["dense_ms"] = round(milliseconds(lambda: dense(q, k, v), most=5), 3)
-    result["ratio"] = round(result["dense_ms"] / result["moc_ms"], 2)
-    peer = sol(q, k, v, kept)
+
+    def moc(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return moc_attention(q, k, v, table, case.routing, backend="triton")
+
+    calls: dict[str, Attention] = {"moc": moc, "dense": dense}
+    peer = sol(case, kept)
     if isinstance(peer, str):
         result["sol_attn"] = peer
     else:
-        result["sol_attn_ms"] = round(milliseconds(peer), 3)
+        calls["sol_attn"] = peer
+    for name, call in calls.items():
+        result |= {f"{name}_{what}": value for what, value in cost(call, q, k, v).items()}
+    result["ratio"] = round(result["dense_ms"] / result["moc_ms"], 2)
+    if "sol_attn" in calls:
         result["sol_attn_ratio"] = round(result["dense_ms"] / result["sol_attn_ms"], 2)
+    result["stages_ms"] = stages(lambda: moc(q, k, v))
+    if case.routing.lists == "token":
+        result |= own_error(moc(q, k, v), q, k, v, table, case)
+    if not case.coherent:
+        del q, k, v
+        q, k, v = case.inputs(coherent="trained")
+    result["error"] = errors(calls, q, k, v, table)
     return result
 
 
-def error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> dict[str, float]:
-    """Against float32 on 512 random rows of two heads."""
-    t = table.tensors(q.device)
-    heads = [0, case.heads - 1]
-    rows = torch.randperm(table.length, device=q.device)[:512].sort().values  # in sorted order
+def some_rows(table: ChunkTable, device: torch.device) -> Tensor:
+    """512 random rows, in sorted order."""
+    torch.manual_seed(1)
+    return torch.randperm(table.length, device=device)[:512].sort().values
+
+
+def own_error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> dict[str, float]:
+    """Against what it is to compute, in float32."""
+    t, heads = table.tensors(q.device), [0, case.heads - 1]
+    rows = some_rows(table, q.device)
     q, k, v = (x[:, heads].index_select(-2, t.order) for x in (q, k, v))
     want = expected(q, k, v, table, case.routing, q.shape[-1] ** -0.5, rows)
     got = out[:, heads].index_select(-2, t.order)[:, :, rows].float()
     rms = ((got - want).square().mean() / want.square().mean()).sqrt()
     worst = (got - want).abs().amax(-1) > 0.02 * want.abs().amax()
     return {"rms_error": round(float(rms), 6), "rows_off": round(float(worst.float().mean()), 6)}
+
+
+def errors(calls: dict[str, Attention], q: Tensor, k: Tensor, v: Tensor, table: ChunkTable) -> dict[str, float]:
+    """Against dense attention in float32."""
+    t, heads = table.tensors(q.device), [0, q.shape[1] - 1]
+    tokens = t.order[some_rows(table, q.device)]
+    few = q[:, heads].index_select(-2, tokens).float()
+    want = (few @ k[:, heads].float().mT * q.shape[-1] ** -0.5).softmax(-1) @ v[:, heads].float()
+
+    def off(out: Tensor) -> float:
+        got = out[:, heads].index_select(-2, tokens).float()
+        return round(float(((got - want).norm(dim=(2, 3)) / want.norm(dim=(2, 3))).mean()), 5)
+
+    found = {name: off(call(q, k, v)) for name, call in calls.items()}
+    if "sol_attn" in calls and not table.identity:
+        # the kernel wants every token's heads side by side
+        tiled = (x.transpose(1, 2).index_select(1, t.order).transpose(1, 2) for x in (q, k, v))
+        found["sol_attn, tiled"] = off(calls["sol_attn"](*tiled).index_select(-2, t.inverse))
+    return found
 
 
 def main() -> None:
@@ -193,10 +235,16 @@ def main() -> None:
             args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
         torch.cuda.empty_cache()
     for r in results:
-        if "failed" not in r:
-            sol_ratio = r.get("sol_attn_ratio", math.nan)
-            print(f"{r['case']:32s} kept {r['kept']:6.1%} dense {r['dense_ms']:8.2f} moc {r['moc_ms']:8.2f} ms "
-                  f"{r['ratio']:5.2f}x (sol {sol_ratio:.2f}x, least {r['least']}, aim {r['aim']})")  # fmt: skip
+        if "failed" in r:
+            continue
+        print(
+            f"{r['case']:32s} kept {r['kept']:6.1%} dense {r['dense_ms']:8.2f} ms (least {r['least']}, aim {r['aim']})"
+        )
+        for name in ("moc", "sol_attn"):
+            if f"{name}_ms" in r:
+                ms, extra, error = r[f"{name}_ms"], r[f"{name}_extra_over_qkv"], r["error"][name]
+                gain = r["dense_ms"] / ms
+                print(f"{name:>32s} {gain:6.2f}x {ms:8.2f} ms, extra memory {extra:.2f}, error {error:.4f}")
 
 
 if __name__ == "__main__":

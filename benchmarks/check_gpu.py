@@ -2,7 +2,7 @@
 
 Error rule (FlashAttention's): at most twice the error of plain torch in the same precision, plus the rounding of the
 reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call must agree bit by
-bit and may not wait for the device.
+bit and may not wait for the device, and what it counts for a trace must be what was chosen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from moc.backends import reference
 from moc.backends.triton import engine
 from moc.chunks import ChunkTable, build_table
 from moc.config import RoutingConfig
+from moc.counts import Counts
 from moc.layout import Span, TokenLayout
 from moc.routing import candidates, chunk_means, describe, kept_shots, narrow, scores, select, wide
 
@@ -130,14 +131,16 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     reference.attend(q.float(), k.float(), v.float(), table, routing, scale=scale, training=False, record=theirs)
     poison(q)
     out = engine.run(q, k, v, table, routing, scale, ours, engine=which)
+    counted, added = (Counts(table, h, q.device, b) for _ in "ab")
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
-    again = engine.run(q, k, v, table, routing, scale, None, engine=which)
+    again = engine.run(q, k, v, table, routing, scale, counted, engine=which)
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("default")
     mine, want = torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2)
     agree = (mine == want).all(-1)
+    added.add(slice(0, n), mine)
     exact = expected(q, k, v, table, routing, scale, everything, mine)
     plain = expected(q, k, v, table, routing, scale, everything, mine, low=True)
     mistake, allowed = (out.float() - exact).abs().max(), (plain - exact).abs().max()
@@ -147,7 +150,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "case": name, "dtype": str(dtype)[6:], "engine": which or "auto", "tokens": n, "chunks": len(table.chunks),
         "error": float(mistake), "allowed": float(2 * allowed + atol + least), "nan": bool(out.isnan().any()),
         "rows_other_choice": float((~agree).float().mean()), "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
-        "same_bits": bool(torch.equal(out, again)),
+        "same_bits": bool(torch.equal(out, again)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
     }  # fmt: skip
 
 
@@ -159,7 +162,7 @@ def poison(q: Tensor) -> None:
 
 def good(r: dict[str, Any]) -> bool:
     fits = r["error"] <= r["allowed"] and r["rows_other_choice"] <= 2e-3
-    return bool(fits and not r["nan"] and r["same_bits"] and r["same_size"])
+    return bool(fits and not r["nan"] and r["same_bits"] and r["same_size"] and r["same_counts"])
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def place(tokens: float, ms: float) -> tuple[float, float]:
 
 
 def per_head(result: dict, which: str) -> float:
-    ms = result["earlier_run"]["sol_attn_ms"] if which == "sol" else result[which]
+    ms = result.get("sol_attn_ms") or result["earlier_run"]["sol_attn_ms"] if which == "sol" else result[which]
     return ms / result["heads"]
 
 

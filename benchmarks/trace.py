@@ -1,12 +1,13 @@
 """What it costs to trace a sampling step: all that the trace does, as a part of a step without it.
 
-    python benchmarks/trace.py [--steps 7] [--threads 2] [--out benchmarks/results/trace_cpu.json]
+    python benchmarks/trace.py [--device cuda] [--steps 7] [--threads 2] [--out benchmarks/results/trace_cpu.json]
 
 A step is what a video model spends most of its time on, in every block: projections, self-attention with MoC, and the
-feed-forward layers. Steps with the trace off, on, and on with attention take turns, so that a machine whose speed
-drifts is fair to all. `paired` is the median of (on / off - 1) over the turns. On a CPU, where calls wait for their
-work, time is processor time, which others on the machine do not lengthen, and `own` is what was spent inside the
-trace's own code: exact where `paired` drowns in noise.
+feed-forward layers; then, with a trace, its flush and what a browser is sent. Blocks share their weights. On a CPU,
+steps with the trace off, on, and on with attention take turns, so that a machine whose speed drifts is fair to all.
+`paired` is the median of (on / off - 1) over the turns. Calls wait for their work there: time is processor time, which
+others on the machine do not lengthen, and `own` is what was spent inside the trace's own code, exact where `paired`
+drowns in noise. What is done on a GPU is in `benchmarks/trace_gpu.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.nn.functional import gelu, linear
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import trace_gpu  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
 from moc.chunks import build_table  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
@@ -55,10 +57,10 @@ CASES = {
         Case("6 shots, a frame a chunk, own shot", (12, 20, 26), 6, 4, RoutingConfig(top_k=3, own="shot")),
         Case("6 shots, 4x4 tiles, own frame", (12, 16, 24), 6, 4, RoutingConfig(top_k=20, **TILES)),
     ],
-    "cuda": [
-        Case("480p, a frame a chunk, own chunk", (21, 30, 52), 1, 40, RoutingConfig(top_k=3, own="chunk")),
-        Case("8 shots of 480p, own shot", (64, 30, 52), 8, 24, RoutingConfig(top_k=5, own="shot", causal=True)),
-        Case("8 shots of 480p, 8x8 tiles", (64, 30, 52), 8, 24, RoutingConfig(top_k=32, **LARGE_TILES)),
+    "cuda": [  # as many blocks as models of that width have: what is done once a step must not weigh too much
+        Case("480p, a frame a chunk, own chunk", (21, 30, 52), 1, 40, RoutingConfig(top_k=3, own="chunk"), 40),
+        Case("8 shots of 480p, own shot", (40, 30, 52), 8, 24, RoutingConfig(top_k=5, own="shot", causal=True), 30),
+        Case("8 shots of 480p, 8x8 tiles", (40, 30, 52), 8, 24, RoutingConfig(top_k=32, **LARGE_TILES), 30),
     ],
 }
 
@@ -77,11 +79,20 @@ class Model:
         self.up, self.down = weight(4 * wide, wide), weight(wide, 4 * wide)
         self.collected = Collected()
 
-    def step(self, trace: Trace, number: int, timed: Callable) -> Tensor:
+    def qkv_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        heads = linear(x, self.qkv).unflatten(-1, (3, self.case.heads, self.case.dim))
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def step(self, trace: Trace, number: int, timed: Callable) -> None:
         """timed(function, *arguments): how the trace's own functions are called."""
+        self.blocks(trace, number, timed)
+        new = timed(trace.flush)
+        timed(self.message, trace, new)
+
+    def blocks(self, trace: Trace, number: int, timed: Callable, most: int | None = None) -> None:
         x, case = self.x, self.case
-        for block in range(case.blocks):
-            q, k, v = linear(x, self.qkv).unflatten(-1, (3, case.heads, case.dim)).permute(2, 0, 3, 1, 4)
+        for block in range(most or case.blocks):
+            q, k, v = self.qkv_of(x)
             counts = timed(trace.counts, self.table, case.routing, q, k)
             record = None if counts is None else Timed(counts, timed)
             attended = moc_attention(q, k, v, self.table, case.routing, record=record)
@@ -89,9 +100,9 @@ class Model:
             x = x + linear(attended.transpose(1, 2).flatten(2), self.out)
             x = x + linear(gelu(linear(x, self.up)), self.down)
             x = x / x.std()
-        new = timed(trace.flush)
-        timed(self.message, trace, new)
-        return x
+
+    def forget(self) -> None:
+        self.collected = Collected()
 
     def message(self, trace: Trace, new: list) -> int:
         """What a browser is sent after a step."""
@@ -110,18 +121,23 @@ class Timed:
 
     def __getattr__(self, name: str):
         part = getattr(self.counts, name)
-        return (lambda *args: self.timed(part, *args)) if name in ("add", "add_frames") else part
+        return (lambda *args: self.timed(part, *args)) if name in ("add", "frame_pairs") else part
 
 
 def measure(case: Case, device: str, steps: int) -> dict:
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = Model(case, device, dtype)
+    model = Model(case, device, torch.float32 if device == "cpu" else torch.bfloat16)
+    row = {"case": case.name, "tokens": model.table.length, "chunks": len(model.table.chunks), "heads": case.heads}
+    row["blocks"] = case.blocks
+    return row | (on_cpu(case, model, steps) if device == "cpu" else trace_gpu.measure(case, model, steps))
+
+
+def on_cpu(case: Case, model: Model, steps: int) -> dict:
     traces = {keep: Trace(keep=keep) for keep in KEEP}
     for trace in traces.values():
         trace.start(steps + 1)
-    spent = {keep: [] for keep in KEEP}
-    own = {keep: [] for keep in KEEP}
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    spent: dict[str, list[float]] = {keep: [] for keep in KEEP}
+    own: dict[str, list[float]] = {keep: [] for keep in KEEP}
+    clock = time.process_time
     for number in range(steps + 1):
         for keep, trace in list(traces.items())[:: 1 if number % 2 else -1]:
             inside = 0.0
@@ -133,30 +149,20 @@ def measure(case: Case, device: str, steps: int) -> dict:
                 inside += clock() - start
                 return result
 
-            model.collected = Collected() if number == 0 else model.collected
-            wait(device)
             start = clock()
             with torch.inference_mode():
                 model.step(trace, number, timed)
-            wait(device)
             if number:  # the first one warms up
                 spent[keep].append(clock() - start)
                 own[keep].append(inside)
     off = spent["off"]
-    row = {"case": case.name, "tokens": model.table.length, "chunks": len(model.table.chunks), "heads": case.heads}
-    row |= {"blocks": case.blocks, "step_s": round(statistics.median(off), 4)}
+    row = {"step_s": round(statistics.median(off), 4)}
     for keep in KEEP:
         name = keep.replace(" and ", "_")
         row[f"{name}_paired"] = round(statistics.median(a / b for a, b in zip(spent[keep], off)) - 1, 4)
-        if device == "cpu":
-            row[f"{name}_own"] = round(statistics.median(a / b for a, b in zip(own[keep], off)), 6)
+        row[f"{name}_own"] = round(statistics.median(a / b for a, b in zip(own[keep], off)), 6)
     row["kilobytes_a_step"] = round(sum(r.share.numel() * 2 for r in traces["routing"].records) / (steps + 1) / 1000, 1)
     return row
-
-
-def wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def main() -> None:

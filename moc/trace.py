@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .axes import Axes, axes_of, column_of_chunk
+from .axes import Axes
 from .chunks import ChunkTable
 from .config import RoutingConfig
+from .counts import Counts, Geometry
 from .errors import MoCError
-from .mass import chunk_mass
 
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
-MASS_ROWS = 8  # query tokens of a frame whose attention is measured
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
 
@@ -69,70 +68,6 @@ class Record:
     mass: Tensor | None = None
 
 
-class Counts:
-    """Collects one attention call on its device: give it to `moc_attention(record=...)`."""
-
-    def __init__(
-        self, table: ChunkTable, heads: int, device: torch.device, batch: int = 1, causal: bool = False
-    ) -> None:
-        self.table, self.causal = table, causal
-        tensors, frames = table.tensors(device), table.layout.grid[0]
-        self.lengths, self._row_frame = tensors.lengths, tensors.row_frame
-        self._count = torch.zeros(heads, frames + 1, len(table.chunks), device=device)  # last row: not video
-        self._batch = batch
-        self._mass: Tensor | None = None  # [H, F, C]
-
-    def add_frames(self, count: Tensor) -> None:
-        """count [H, F + 1, C]: how many query tokens of a frame, over the whole batch, chose a chunk. Last row: not
-        video. For backends that count while they route; needs `batch` to have been told."""
-        self._count += count
-
-    def add(self, rows: slice, chosen: Tensor) -> None:
-        """chosen [B, H, R, C] for sorted rows."""
-        self._batch = chosen.shape[0]
-        frames, lines = self.table.frames[rows], self._count.shape[1]
-        low, high = (0, lines) if frames.min() < 0 else (int(frames.min()), int(frames.max()) + 1)
-        # as a product with "which row is of which frame": ten times as fast on a CPU as adding row by row
-        line = torch.arange(low, high, device=chosen.device)[:, None]
-        of_frame = (self._row_frame[rows] % lines == line).float()
-        with torch.autocast(chosen.device.type, enabled=False):  # which would round the counts
-            counted = of_frame @ chosen.flatten(0, 1).float()
-        self._count[:, low:high] += counted.unflatten(0, chosen.shape[:2]).sum(0)
-
-    def measure(self, q: Tensor, k: Tensor, scale: float | None) -> None:
-        """Where full attention would look, on a few query tokens of every frame. q, k [B, H, N, D], model's order."""
-        layout = self.table.layout
-        inside = torch.linspace(0, layout.frame_tokens - 1, min(MASS_ROWS, layout.frame_tokens)).round().long()
-        rows = layout.video_start + torch.arange(layout.grid[0])[:, None] * layout.frame_tokens + inside
-        rows = rows.flatten().to(q.device, non_blocking=True)
-        keys = k if self.table.identity else k.index_select(-2, self.table.tensors(k.device).order)
-        mass = chunk_mass(q.index_select(-2, rows), keys, self.table, scale=scale)
-        self._mass = mass.float().unflatten(-2, (layout.grid[0], -1)).mean((0, 3))
-
-    def result(self, geometry: _Geometry) -> tuple[Tensor, Tensor]:
-        """(share and, where measured, mass [1 or 2, H, F, K], routed share of all pairs []), still on the device."""
-        pairs = self._count * self.lengths
-        heads, tokens = self._count.shape[0], self.table.layout.frame_tokens
-        routed = pairs.sum() / (self._batch * heads * self.table.length**2)
-        parts = torch.stack([pairs[:, :-1], *([] if self._mass is None else [self._mass])])
-        if geometry.column is not None:
-            empty = parts.new_zeros(*parts.shape[:-1], geometry.tokens.numel())
-            parts = empty.index_add_(-1, geometry.column, parts)
-        parts[0] /= geometry.tokens * (tokens * self._batch)
-        return parts, routed
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """A table's axes, and on one device what sums its chunks up: column of every chunk (None: itself), tokens [K]."""
-
-    table: ChunkTable  # keeps its id taken
-    axes: Axes
-    mandatory: float
-    column: Tensor | None
-    tokens: Tensor
-
-
 @dataclass
 class Trace:
     """Filled while sampling, read by the heatmap. One object per MoC Apply node; every run starts it anew.
@@ -154,7 +89,7 @@ class Trace:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     _routed_blocks: set[int] = field(default_factory=set, repr=False)
     _pending: list[tuple] = field(default_factory=list, repr=False)
-    _geometry: dict[tuple[int, torch.device], _Geometry] = field(default_factory=dict, repr=False)
+    _geometry: dict[tuple[int, torch.device], Geometry] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -184,7 +119,9 @@ class Trace:
         """For one attention call with q, k [B, H, N, D]; None where nothing is to be kept."""
         if self.keep == "off":
             return None
-        counts = Counts(table, q.shape[1], q.device, q.shape[0], routing.causal)
+        with self._lock:
+            geometry = self._geometry_of(table, routing.causal, q.device)
+        counts = Counts(table, q.shape[1], q.device, q.shape[0], geometry=geometry)
         if self.keep == "routing and attention":
             counts.measure(q, k, scale)
         return counts
@@ -197,16 +134,15 @@ class Trace:
             self._routed_blocks.add(block)
             if counts is None:
                 return
-            geometry = self._geometry_of(counts)
             if self._bytes > 2 * MOST_BYTES:
                 note = "the trace is full: the heatmap shows only the calls up to step {step}"
                 self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
                 return
-            values, density = counts.result(geometry)
+            values, density = counts.result()
             if self._bytes + values.numel() * 2 > MOST_BYTES:
                 values = values.mean(1, keepdim=True)  # heads together once the budget is used up
             self._bytes += values.numel() * 2
-            self._pending.append((step, block, geometry, values.half(), density))
+            self._pending.append((step, block, counts.geometry, values.half(), density))
 
     def flush(self) -> list[Record]:
         """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns what is new."""
@@ -284,12 +220,8 @@ class Trace:
             "density_of_step": {s: sum(d) / len(d) for s, d in sorted(by_step.items())},
         }
 
-    def _geometry_of(self, counts: Counts) -> _Geometry:
-        table, device = counts.table, counts.lengths.device
+    def _geometry_of(self, table: ChunkTable, causal: bool, device: torch.device) -> Geometry:
         key = id(table), device
         if key not in self._geometry:
-            axes, column = axes_of(table, counts.causal), column_of_chunk(table)
-            tokens = torch.tensor([c.tokens for c in axes.columns], dtype=torch.float32, device=device)
-            index = torch.tensor(column, device=device) if column[-1] + 1 < len(column) else None
-            self._geometry[key] = _Geometry(table, axes, table.density(0, False), index, tokens)
+            self._geometry[key] = Geometry.of(table, causal, device)
         return self._geometry[key]

@@ -64,20 +64,21 @@ class Kept:
     """Counts the chosen (query, key) pairs of one call: give it to `moc_attention(record=...)`."""
 
     def __init__(self, table: ChunkTable, device: torch.device) -> None:
-        self.length, self.lengths = table.length, table.tensors(device).lengths.float()
-        self._pairs = torch.zeros((), device=device)  # no device has to know float64
+        self.table, self.lengths = table, table.tensors(device).lengths.float()
+        self._pairs = torch.zeros(1, device=device)  # no device has to know float64
 
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [B, H, R, C]."""
         self._pairs += (chosen.sum((0, 1, 2)) * self.lengths).sum()
 
-    def add_frames(self, count: Tensor) -> None:
-        """count [H, F + 1, C]: how many queries of a frame chose a chunk."""
-        self._pairs += (count.sum((0, 1)) * self.lengths).sum()
+    def frame_pairs(self, heads: int) -> tuple[Tensor, Tensor]:
+        """What to add the pairs of every frame to [H, F, 1], and the column of every chunk: the only one."""
+        self._pairs = self._pairs.new_zeros(heads, self.table.layout.grid[0], 1)
+        return self._pairs, torch.zeros_like(self.lengths, dtype=torch.int32)
 
     def share(self, heads: int) -> float:
         """Of all pairs of so many heads, over the batch."""
-        return float(self._pairs) / (heads * self.length**2)
+        return float(self._pairs.sum()) / (heads * self.table.length**2)
 
 
 def _timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:

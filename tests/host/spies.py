@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
+from mixture_of_contexts.moc.counts import Counts
 from mixture_of_contexts.moc.host import apply_moc
 from mixture_of_contexts.moc.layout import TokenLayout
 from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Counts, Trace
+from mixture_of_contexts.moc.trace import Trace
 
 OVERRIDE = "optimized_attention_override"
 TWO_SHOTS = Shots(cuts=(2,), unit="latent")
@@ -34,7 +35,7 @@ class SpyTrace(Trace):
 
     def ran_routed(self, step: int, block: int, counts: Counts) -> None:
         super().ran_routed(step, block, counts)
-        self.calls.append((step, block, counts.table.layout))
+        self.calls.append((step, block, counts.geometry.table.layout))
 
     @property
     def blocks_seen(self) -> list[int]:

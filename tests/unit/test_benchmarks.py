@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from benchmarks.capture import Call
-from benchmarks.coherence import entropy, gini, measure, top_share
+from benchmarks.cases import Case
+from benchmarks.coherence import RULES as RULES_OF_CAPTURES
+from benchmarks.coherence import choose, entropy, gini, measure, top_share
 from benchmarks.end_to_end import step_of, table_of
 from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
 from benchmarks.quality import decide, settle, sol_share
+from benchmarks.trace_gpu import spread
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.layout import TokenLayout
@@ -111,3 +114,19 @@ def test_every_film_has_a_dense_rule_to_be_compared_with_and_the_sizes_that_the_
     assert FILMS["720p"].tokens == 75_600
     assert FILMS["8shots"].tokens >= 150_000
     assert all(DENSE in [rule.name for rule in rules] for rules in RULES.values())
+
+
+def test_of_nine_pairs_the_second_and_the_eighth_hold_the_median():
+    assert spread([3, 1, 2, 9, 8, 7, 4, 6, 5]) == {"median": 5, "between": [2, 8], "of": 9}
+    assert spread([1.0, 0.0, 3.0])["between"] == [0, 3], "too few to leave any out"
+
+
+@pytest.mark.parametrize(("coherent", "low", "high"), [("trained", 2.0, 2.8), ("hard", 3.0, 4.2), ("", 5.0, 8.0)])
+def test_made_up_inputs_are_as_coherent_as_they_say(coherent: str, low: float, high: float):
+    """At the demo's size, where captures give 2.5: chunks that 64 rows choose together, over what one chooses."""
+    routing = RULES_OF_CAPTURES["8x8, top-8, min-max"]
+    case = Case("", (18, 16, 16), 2, routing, 1, 1, shots=6, coherent=coherent)
+    table = case.table()
+    q, k, _ = (x.index_select(-2, table.tensors("cpu").order) for x in case.inputs("cpu", torch.float32))
+    chosen, candidate, _ = choose(q, k, table, routing)
+    assert low < measure(chosen, candidate, table).union_tile < high

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from moc.axes import Axes, Column
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.counts import Counts
 from moc.errors import MoCError
 from moc.heatmap import VIEWS, flow, heatmap
 from moc.layout import Span, TokenLayout
 from moc.routing import candidates, select
-from moc.trace import Counts, Reason, Record, Trace
+from moc.trace import Reason, Record, Trace
 
 picture = pack.load("nodes.picture")
 

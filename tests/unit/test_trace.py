@@ -7,9 +7,10 @@ from moc.attention import moc_attention
 from moc.axes import MOST_COLUMNS
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.counts import Counts
 from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
-from moc.trace import Counts, Reason, Trace
+from moc.trace import Reason, Trace
 
 LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2, 4)
@@ -75,11 +76,12 @@ def test_counting_by_rows_or_by_frames_is_the_same():
     table = build_table(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
     chosen = torch.rand(2, 3, table.length, len(table.chunks)) > 0.5
     frame = table.tensors("cpu").row_frame
-    sums = torch.stack([chosen[:, :, frame == f].float().sum((0, 2)) for f in (*range(6), -1)], 1)
+    pairs = chosen * table.tensors("cpu").lengths
+    sums = torch.stack([pairs[:, :, frame == f].float().sum((0, 2)) for f in range(6)], 1)
     by_rows, by_frames = Counts(table, 3, torch.device("cpu")), Counts(table, 3, torch.device("cpu"), batch=2)
     for low in range(0, table.length, 40):
         by_rows.add(slice(low, low + 40), chosen[:, :, low : low + 40])
-    by_frames.add_frames(sums)
+    by_frames.frame_pairs(3)[0].add_(sums)
     trace = Trace()
     for counts in (by_rows, by_frames):
         trace.ran_routed(0, 0, counts)

@@ -10,6 +10,8 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 from moc.backends import reference
 from moc.backends import triton as triton_backend
 from moc.backends.triton import engine, supports
+from moc.backends.triton.count import count_frames
+from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.layout import Span, TokenLayout
@@ -86,7 +88,7 @@ def test_union_lists(name: str) -> None:
 @pytest.mark.parametrize("tile", [(1, 2, 3), (3, 2, 3)])
 def test_counts_per_frame_equal_those_of_the_masks(tile: tuple[int, int, int]) -> None:
     """A trace gets the same from sums made on the way as from the mask of every row; frames may share a chunk."""
-    from moc.trace import Counts
+    from moc.counts import Counts
 
     table = build_table(WITH_TEXT, (0, 2), R(tile=tile))
     q, k, v = torch.randn(3, 2, 2, WITH_TEXT.length, 16, device=DEVICE).unbind(0)
@@ -95,8 +97,31 @@ def test_counts_per_frame_equal_those_of_the_masks(tile: tuple[int, int, int]) -
         engine.run(q, k, v, table, R(top_k=1, tile=tile), 0.25, record)
     want = Counts(table, 2, q.device, 2)
     want.add(slice(0, WITH_TEXT.length), torch.cat(masks.parts, 2))
-    assert want._count.sum() > 0
-    assert torch.equal(counts._count, want._count)
+    assert want._pairs.sum() > 0
+    assert torch.equal(counts._pairs, want._pairs)
+
+
+@pytest.mark.parametrize("tile", [(1, 1, 1), (3, 1, 1)])
+def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int]) -> None:
+    """Many words, frames in several parts, sums beyond what pairs of bits hold; rows in a row and not; columns of
+    several chunks and of one."""
+    monkeypatch.setattr("moc.backends.triton.plan.FRAME_PART", 67)
+    monkeypatch.setattr("moc.backends.triton.count.ROWS", 16)
+    layout = TokenLayout(307, (3, 10, 10), 7, (Span("text", 0, 7),))
+    plan = plan_of(build_table(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
+    assert plan.frame_parts().in_a_row == (tile[0] == 1)
+    sel = torch.randint(-(2**31), 2**31, (4, plan.words, 307), dtype=torch.int32, device=DEVICE)
+    chosen = engine.unpack(sel, plan.chunks, slice(None)).float() * plan.chunk[1]
+    frame = plan.table.tensors(DEVICE).row_frame
+    want = torch.stack([chosen[:, frame == f].sum(1) for f in range(3)], 1)
+    want = want[:2] + want[2:]  # two heads, batch of two
+    column = torch.arange(plan.chunks, device=DEVICE, dtype=torch.int32) // 25
+    joined = want.new_zeros(2, 3, int(column[-1]) + 1).index_add(-1, column, want)
+    for right, columns in ((want, None), (joined, column)):
+        pairs = torch.zeros_like(right)
+        for heads in (range(0, 3), range(3, 4)):
+            count_frames(sel[heads.start : heads.stop], plan, heads, pairs, columns)
+        assert torch.equal(pairs, right)
 
 
 @pytest.mark.parametrize("top_k", [3, 20])

@@ -54,10 +54,7 @@ def run(
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
     kept: list[Tensor] = []
-    count = None
-    if hasattr(record, "add_frames"):
-        shape = q.shape[1], table.layout.grid[0] + 1, plan.chunks
-        count = torch.zeros(shape, dtype=torch.float32, device=q.device)
+    pairs = record.frame_pairs(q.shape[1]) if hasattr(record, "frame_pairs") else None
     job.see_all(range(q.shape[0] * q.shape[1]))
     choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
     for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * plan.words * 4):
@@ -71,17 +68,15 @@ def run(
             )  # fmt: skip
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
-        if count is not None:
-            count_frames(sel, plan, heads, count)
+        if pairs is not None:
+            count_frames(sel, plan, heads, *pairs)
         elif record is not None:
             kept.append(sel)
         for some in _split(heads, _bytes_a_head(q, plan, engine, union)):
             (job.tiles if engine == "tiles" else job.chunks)(
                 sel[some.start - heads.start : some.stop - heads.start], some
             )
-    if count is not None:
-        record.add_frames(count)
-    elif record is not None:
+    if kept:
         _record(record, torch.cat(kept), plan, q.shape[:2])
     return out
 

@@ -56,6 +56,22 @@ class Run:
     tokens: int
 
 
+@dataclass(frozen=True)
+class FrameParts:
+    """Video rows by frame, in parts of at most FRAME_PART rows of one frame.
+
+    part  [3, P]: first, stop, frame. Rows where those of a frame stand in a row, else places in `rows`
+    """
+
+    part: Tensor
+    rows: Tensor
+    in_a_row: bool
+    count: int
+
+
+FRAME_PART = 2048
+
+
 @dataclass(eq=False)
 class Plan:
     """What the kernels need of a table and a routing on one device."""
@@ -67,7 +83,6 @@ class Plan:
     words: int  # 32 chunks a word
     chunk: Tensor  # [4, C]: start, length, shot, may be chosen
     row: Tensor  # [3, N]: own chunks [first, last), shot
-    frame: Tensor  # [N] grid frame; the number of frames where the row is no video
     weight: Tensor  # [C] log2 of the length, -inf where the chunk may not be chosen
     linked: list[tuple[int, int]]
     longest: int  # longest chunk that can be chosen
@@ -78,6 +93,7 @@ class Plan:
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
+    _frame_parts: FrameParts | None = None
 
     @property
     def length(self) -> int:
@@ -214,6 +230,24 @@ class Plan:
                     self._runs.append(Run(g.start, length, 1, a, b - a))
         return self._runs
 
+    def frame_parts(self) -> FrameParts:
+        if self._frame_parts is None:
+            frames = self.table.frames
+            rows = np.argsort(frames, kind="stable")
+            edge = np.searchsorted(frames[rows], np.arange(self.table.layout.grid[0] + 1))
+            first, last = rows[edge[:-1]], rows[edge[1:] - 1]
+            in_a_row = bool((last - first == np.diff(edge) - 1).all())
+            cut = [
+                (low, min(low + FRAME_PART, stop), frame)
+                for frame, (start, stop) in enumerate(zip(edge[:-1], edge[1:], strict=True))
+                for low in range(start, stop, FRAME_PART)
+            ]
+            part = np.array(cut).T
+            if in_a_row:
+                part[:2] += (first - edge[:-1])[part[2]]
+            self._frame_parts = FrameParts(self._on(part), self._on(rows), in_a_row, part.shape[1])
+        return self._frame_parts
+
     def _on(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(self.device)
 
@@ -253,7 +287,6 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
         words=-(-len(chunks) // 32),
         chunk=torch.empty(0),
         row=torch.empty(0),
-        frame=torch.empty(0),
         weight=torch.empty(0),
         linked=linked,
         longest=max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0),
@@ -262,7 +295,6 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
     plan.chunk = plan._on(np.array(columns).T)
-    plan.frame = plan._on(table.frames % (table.layout.grid[0] + 1))
     weight = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
     plan.weight = torch.tensor(weight, dtype=torch.float32).to(device)
     plan.row = plan._on(np.repeat(group, size, axis=0).T)
