@@ -204,7 +204,6 @@ def _routed_hopper(
         mbarrier.init(k_empty.index(i), count=2)
         mbarrier.init(v_empty.index(i), count=2)
     n_tiles = gl.load(tiles)
-    ring = k_smem, v_smem, k_full, k_empty, v_full, v_empty
     gl.warp_specialize(
         [
             (_consume, (0, q, q_0, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
@@ -253,7 +252,8 @@ def routed(
     """As `routed.routed`; lists of BOTH rows."""
     _, h, n, d = q.shape
     layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    described, steps = [], []
+    described: list[TensorDescriptor] = []
+    steps: list[int] = []
     for x in (k, v):
         shape, step = rows_of(x)  # type: ignore[misc]
         described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [KEYS, d], layout))

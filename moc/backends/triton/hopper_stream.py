@@ -61,7 +61,8 @@ def _keep(
 ):  # fmt: skip
     """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
-    if KEEP or closed(gl.load(passes + i, mask=i * G < C, other=2**31 - 1), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
+    free = gl.load(passes + i, mask=i * G < C, other=2**31 - 1)
+    if KEEP or closed(free, i * G, i * G + G, own_from, own_to, shot, CAUSAL):
         o_c = i * G + ((o_g + i * turn) & (G - 1))
         b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
         b_new = gl.where(b_cand, b_new, float("-inf"))

@@ -21,7 +21,7 @@ from .plan import Plan
 
 ROWS = gl.constexpr(64)
 KEYS = 128
-STAGES = 2
+STAGES = 3
 
 bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
 
