@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import engine, supports
+from moc.backends.triton import engine, stream, supports
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.layout import Span, TokenLayout
@@ -104,6 +104,14 @@ def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatc
     """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
     monkeypatch.setattr(engine, "IN_REGISTERS", 0)
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(monkeypatch: pytest.MonkeyPatch, rounds) -> None:
+    """Ten rows of a head fall through the first deal here; dealt again, none does."""
+    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(stream, "ROUNDS", rounds)
+    both(PLAIN, (0, 2), R(top_k=8, tile=(1, 1, 1), own="frame", causal=True), quantised=True)
 
 
 @pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])

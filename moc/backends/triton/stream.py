@@ -2,21 +2,24 @@
 
 A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
 the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
-neighbours in a group and twice the places. The very few for which it could be again go to `_repair`: it finds the
-threshold by counting, pass by pass, and is always right.
+neighbours in a group and twice the places; what is left is dealt a third time. The very few for which it could be
+even then go to `_repair`: it finds the threshold by counting, pass by pass, and is always right.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns
+from .common import HIGHEST, bounds, closed, flip, middle, open_to, pair_columns
 from .configs import Config, processors
 from .plan import Plan
+from .repair import _repair
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
+ROUNDS = 2  # of dealing again
 
 
 @triton.jit
@@ -79,24 +82,26 @@ def _mark(b_x, b_t, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
 def _deal(
-    q, pair, chunk, row, keep, passes, sel, listed, waiting, left_row, left,
+    q, pair, chunk, row, keep, passes, sel, level, listed, waiting, left_row, left,
     s_bh, s_n, N, C, S, W, bh_first, k, turns, turn, share,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
     AGAIN: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """share programs a head. AGAIN: only the rows listed [heads, N], waiting [heads] of them; else all."""
+    """share programs a head. AGAIN: only the rows listed [heads, N], waiting [heads] of them; else all.
+
+    level [heads, N]: a score a little below the k-th best, for the rows that are left.
+    """
     i_local = tl.program_id(0) // share
     i_bh = bh_first + i_local
     o_g = tl.arange(0, G)
     o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
     p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
     p_keep = keep + i_bh.to(tl.int64) * S * S
-    # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
-    b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
     if AGAIN:
         n_rows = tl.load(waiting + i_local)
     else:
         n_rows = N
+        b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
     for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
         o_n = i_t * BM + tl.arange(0, BM)
         m_n = o_n < n_rows
@@ -108,7 +113,11 @@ def _deal(
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
         b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
-        b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
+        # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
+        if AGAIN:  # the best lie above zero, where equal scores need no second look
+            b_common = tl.load(level + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0.0)
+        else:
+            b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
         b_none = tl.full([BM, G], float("-inf"), tl.float32)
         b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
@@ -177,6 +186,8 @@ def _deal(
             at = tl.atomic_add(left + i_local, n_lost, sem="relaxed")
             o_left = at + tl.cumsum(m_lost.to(tl.int32), 0) - 1
             tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
+            b_below = b_common + b_t - (tl.abs(b_t) * 2.0**-8 + tl.abs(b_common) * 2.0**-18)
+            tl.store(level + i_local.to(tl.int64) * N + o_n, b_below, mask=m_lost)
         m_row = m_n & (m_lost == 0)
 
         # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
@@ -207,87 +218,6 @@ def _deal(
             _mark(b_7, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
 
 
-@triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
-def _repair(
-    q, pair, chunk, row, keep, sel, listed, waiting,
-    s_bh, s_n, N, C, S, W, bh_first, k, share,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
-    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    i_local = tl.program_id(0) // share
-    i_bh = bh_first + i_local
-    n_rows = tl.load(waiting + i_local)
-    for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
-        o_e = i_t * BM + tl.arange(0, BM)
-        m_n = o_e < n_rows
-        o_n = tl.load(listed + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
-        b_first = tl.load(row + o_n, mask=m_n, other=0)
-        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-        o_g = tl.arange(0, G)
-        o_q, o_p, m_k = pair_columns(tl.arange(0, 2 * DP), D, DP, SPLIT)
-        p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-        b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
-        p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
-        p_keep = keep + i_bh.to(tl.int64) * S * S
-        turns = tl.cdiv(C, G)
-        # Pass 0 finds the range; every further pass counts what reaches the middle; the last one writes
-        b_lo = tl.full([BM], HIGHEST, tl.int32)
-        b_hi = tl.full([BM], LOWEST, tl.int32)
-        b_at = tl.zeros([BM], tl.int32)
-        b_mid = tl.full([BM], LOWEST, tl.int32)
-        b_used = tl.zeros([BM], tl.int32)
-        b_free = tl.zeros([BM], tl.int32)
-        i_step = 0
-        state = 0  # 0 range, 1 search, 2 count what is above the border, 3 write
-        while state < 4:
-            b_n = tl.zeros([BM], tl.int32)
-            for i in range(0, turns):
-                o_c = i * G + o_g
-                b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
-                b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
-                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-                b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
-                if state == 0:
-                    b_lo = tl.minimum(b_lo, tl.min(tl.where(b_cand, b_key, HIGHEST), 1))
-                    b_hi = tl.maximum(b_hi, tl.max(b_key, 1))
-                    b_n += tl.sum(b_cand.to(tl.int32), 1)
-                elif state == 1:
-                    b_n += tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
-                elif state == 2:
-                    b_n += tl.sum((b_cand & (b_key > b_lo[:, None])).to(tl.int32), 1)
-                else:
-                    b_level = (b_cand & (b_key == b_lo[:, None])).to(tl.int32)
-                    b_rank = tl.cumsum(b_level, 1) + b_used[:, None]
-                    b_used += tl.sum(b_level, 1)
-                    b_sel = b_cand & ((b_key > b_lo[:, None]) | ((b_level > 0) & (b_rank <= b_free[:, None])))
-                    b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
-                    o_w = i * (G // 32) + tl.arange(0, G // 32)
-                    p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
-                    tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
-            if state == 0:
-                b_at = b_n
-                b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-                state = 1
-            elif state == 1:
-                b_open = (b_at > k) & (b_hi - 1 > b_lo)
-                b_up = b_open & (b_n >= k)
-                b_lo = tl.where(b_up, b_mid, b_lo)
-                b_at = tl.where(b_up, b_n, b_at)
-                b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
-                i_step += 1
-            elif state == 2:
-                b_free = k - b_n
-                state = 3
-            else:
-                state = 4
-            if state == 1:
-                b_open = (b_at > k) & (b_hi - 1 > b_lo)
-                b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-                if tl.sum(b_open.to(tl.int32), 0) == 0:
-                    state = 2
-
-
 def stream(
     queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
     *, split: bool, causal: bool, precision: str, config: Config,
@@ -297,26 +227,29 @@ def stream(
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
     sel.zero_()
-    listed = sel.new_empty(2, len(heads), n)
-    waiting = sel.new_zeros(2, len(heads))
+    listed = sel.new_empty(ROUNDS + 1, len(heads), n)
+    waiting = sel.new_zeros(ROUNDS + 1, len(heads))
+    level = torch.empty(len(heads), n, dtype=torch.float32, device=sel.device)
     again = min(tiles, max(1, 4 * processors(queries) // len(heads)))  # programs a head for the few that come again
     inputs = queries, pair, plan.chunk, plan.row, sel if keep is None else keep
     sizes = *queries.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, heads.start
     how = dict(
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=rows, G=groups, num_stages=config.stages,
+        D=d, DP=max(16, triton.next_power_of_2(d)), G=groups, num_stages=config.stages,
         SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
     )  # fmt: skip
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     _deal[(tiles * len(heads),)](
-        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
-        *sizes, plan.top_k, turns, groups // 2 - 5, tiles,
+        *inputs, plan.passes(groups), sel, level, listed[0], waiting[0], listed[0], waiting[0],
+        *sizes, plan.top_k, turns, groups // 2 - 5, tiles, BM=rows,
         R=PLACES if plan.top_k <= groups // 2 else 2 * PLACES, LOW=low, AGAIN=False, num_warps=config.warps, **how,
     )  # fmt: skip
-    _deal[(again * len(heads),)](
-        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[1], waiting[1],
-        *sizes, plan.top_k, turns, groups // 4 + 3, again,
-        R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
-    )  # fmt: skip
+    for i in range(ROUNDS):
+        _deal[(again * len(heads),)](
+            *inputs, plan.passes(groups), sel, level, listed[i], waiting[i], listed[i + 1], waiting[i + 1],
+            *sizes, plan.top_k, turns, groups // 4 + 3 + 4 * i, again, BM=rows,
+            R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
+        )  # fmt: skip
     _repair[(again * len(heads),)](
-        *inputs, sel, listed[1], waiting[1], *sizes, plan.top_k, again, num_warps=4, **how | {"G": max(32, groups)}
-    )
+        *inputs, sel, level, listed[ROUNDS], waiting[ROUNDS], *sizes, plan.top_k, again,
+        BM=16, num_warps=4, **how | {"G": max(32, groups)},
+    )  # fmt: skip
