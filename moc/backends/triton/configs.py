@@ -47,7 +47,7 @@ HALF = {
     "large": Configs(
         long=Config(128, 64, 8, 3),
         short=Config(64, 64, 4, 3),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168),
         tile=Config(64, 64, 4, 2),
         tail=Config(128, 64, 8, 3),
         merge=MERGE,
@@ -56,7 +56,7 @@ HALF = {
     "medium": Configs(
         long=Config(128, 64, 8, 2),
         short=Config(64, 64, 4, 2),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168),
         tile=Config(64, 64, 4, 2),
         tail=Config(128, 64, 8, 2),
         merge=MERGE,
@@ -65,7 +65,7 @@ HALF = {
     "small": Configs(
         long=Config(128, 32, 8, 2),
         short=Config(64, 32, 4, 2),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168),
         tile=Config(64, 32, 4, 2),
         tail=Config(64, 32, 4, 2),
         merge=MERGE,

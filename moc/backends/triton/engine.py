@@ -29,6 +29,7 @@ from .union import union_lists, width_of
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
+TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -105,13 +106,14 @@ class _Job:
         config = self.configs.long
         self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
 
-    def tail(self, sel: Tensor, heads: range) -> Tail | None:
+    def tail(self, sel: Tensor, heads: range, mask: str) -> Tail | None:
         if self.summary is None:
             return None
-        mean_k, mean_v = self.summary
+        shared = mask == "tile"
+        config = self.configs.tile if shared else self.configs.tail
         return tail_of(
-            self.q, mean_k, mean_v, sel, self.plan, heads,
-            scale=self.scale * LOG2E, config=self.configs.tail, precision=self.precision, causal=self.causal,
+            self.q, *self.summary, sel, self.plan, self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
+            scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip
 
     def tiles(self, sel: Tensor, heads: range) -> None:
@@ -125,21 +127,23 @@ class _Job:
             pieces = plan.pieces(piece_size(plan, config.keys), not alone)
             width = width_of(plan, pieces, config.rows, not alone or self.union)
             lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
-        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=self.tail(sel, heads))
+        tail = self.tail(sel, heads, "tile" if alike else "row")
+        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
     def chunks(self, sel: Tensor, heads: range) -> None:
         plan, q = self.plan, self.q
         slots = None
+        taken = self.summary if TAKE_OFF else None
         if plan.top_k:
             config = self.configs.chunks_of(plan.longest, plan.typical)
             lists = row_lists(sel, plan, plan.top_k, config.rows)
-            slots = new_slots(q, lists.number, plan.top_k)
+            slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             routed(
-                q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
+                q, self.k, self.v, taken, lists, plan, heads, slots,
                 scale=self.scale * LOG2E, config=config, precision=self.precision,
             )  # fmt: skip
             del lists
-        tail = self.tail(sel, heads)
+        tail = self.tail(sel, heads, "none" if TAKE_OFF else "row")
         if not dense.usable(q, plan):
             config = self.configs.keys_in_a_row(plan.group_rows)
             tiles = plan.tiles(config.rows, "routed")
