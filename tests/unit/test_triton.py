@@ -133,12 +133,25 @@ def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatc
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
 
 
+@pytest.mark.parametrize("which", ["chunks", "tiles"])
 @pytest.mark.parametrize("rounds", [0, 1])
-def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(monkeypatch: pytest.MonkeyPatch, rounds) -> None:
-    """Ten rows of a head fall through the first deal here; dealt again, none does."""
+def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
+    monkeypatch: pytest.MonkeyPatch, rounds, which
+) -> None:
+    """Ten rows of a head fall through the first deal here; dealt again, none does. Chunk by chunk the router writes
+    chunks, tile by tile bits."""
     monkeypatch.setattr(engine, "IN_REGISTERS", 0)
     monkeypatch.setattr(stream, "ROUNDS", rounds)
-    both(PLAIN, (0, 2), R(top_k=8, tile=(1, 1, 1), own="frame", causal=True), quantised=True)
+    routing = R(top_k=8, tile=(1, 1, 1), own="frame", causal=True, tail="pooled")
+    both(PLAIN, (0, 2), routing, which=which, quantised=True)
+
+
+def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(engine, "WORKSPACE", 1)
+    for direct in (True, False):
+        monkeypatch.setattr(engine, "DIRECT", direct)
+        both(WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled"), 2, which="chunks")
 
 
 @pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])

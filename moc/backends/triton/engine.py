@@ -15,7 +15,7 @@ from ...table import TILE_ROWS
 from . import dense
 from .configs import configs_of, scores_in_registers
 from .count import count_frames
-from .lists import row_lists
+from .lists import Choice, bits_of, choice_of, new_choice, ranked, row_lists
 from .order import split_signs
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
@@ -30,6 +30,7 @@ from .union import union_lists, width_of
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
 TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
+DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else bits, which are unpacked)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -55,16 +56,25 @@ def run(
         shape = q.shape[1], table.layout.grid[0] + 1, plan.chunks
         count = torch.zeros(shape, dtype=torch.float32, device=q.device)
     job.see_all(range(q.shape[0] * q.shape[1]))
-    choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
-    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * (plan.words * 4 + 4 * q.shape[-1] * minmax)):
-        sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
+    streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
+    direct = streamed and engine == "chunks" and plan.top_k > 0 and DIRECT and (TAKE_OFF or not tail)
+    a_row = (plan.top_k * 4 if direct else plan.words * 4) + 4 * q.shape[-1] * minmax
+    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * a_row):
+        sel = choice = None
+        if direct:
+            choice = new_choice(len(heads), plan)
+        else:
+            sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k == 0:
             sel.zero_()
         else:
-            choose(
-                _queries(q, heads, minmax), means["pair"], keep, sel, plan, heads,
+            (stream if streamed else route)(
+                _queries(q, heads, minmax), means["pair"], keep, choice if direct else sel, plan, heads,
                 split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
+        if choice is not None:
+            choice = ranked(choice)
+            sel = None if record is None else bits_of(choice, plan)
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
         if count is not None:
@@ -72,9 +82,11 @@ def run(
         elif record is not None:
             kept.append(sel)
         for some in _split(heads, _bytes_a_head(q, plan, engine, union)):
-            (job.tiles if engine == "tiles" else job.chunks)(
-                sel[some.start - heads.start : some.stop - heads.start], some
-            )
+            part = slice(some.start - heads.start, some.stop - heads.start)
+            if engine == "tiles":
+                job.tiles(sel[part], some)
+            else:
+                job.chunks(sel if sel is None else sel[part], choice and choice.of(part), some)
     if count is not None:
         record.add_frames(count)
     elif record is not None:
@@ -106,13 +118,14 @@ class _Job:
         config = self.configs.long
         self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
 
-    def tail(self, sel: Tensor, heads: range, mask: str) -> Tail | None:
+    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Tail | None:
         if self.summary is None:
             return None
         shared = mask == "tile"
         config = self.configs.tile if shared else self.configs.tail
         return tail_of(
-            self.q, *self.summary, sel, self.plan, self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
+            self.q, *self.summary, self.plan.row if sel is None else sel, self.plan,
+            self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
             scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip
 
@@ -130,13 +143,14 @@ class _Job:
         tail = self.tail(sel, heads, "tile" if alike else "row")
         self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
-    def chunks(self, sel: Tensor, heads: range) -> None:
+    def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range) -> None:
+        """From a choice, or from bits where there is none."""
         plan, q = self.plan, self.q
         slots = None
         taken = self.summary if TAKE_OFF else None
         if plan.top_k:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(sel, plan, plan.top_k, config.rows)
+            lists = row_lists(choice or choice_of(sel, plan), plan, config.rows)
             slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             routed(
                 q, self.k, self.v, taken, lists, plan, heads, slots,

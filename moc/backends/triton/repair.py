@@ -25,9 +25,9 @@ def _between(b_lo, b_hi, i_step):
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
 def _repair(
-    q, pair, chunk, row, keep, sel, level, listed, waiting,
+    q, pair, chunk, row, keep, sel, pairs, number, level, listed, waiting,
     s_bh, s_n, N, C, S, W, bh_first, k, share,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr,
     SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """For the rows listed [heads, N], waiting [heads] of them. level [heads, N]: a score likely below the k-th."""
@@ -48,6 +48,8 @@ def _repair(
         b_q = tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, 2 * DP]
         p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
         p_keep = keep + i_bh.to(tl.int64) * S * S
+        i_h = i_local.to(tl.int64)
+        p_pairs = pairs + i_h * N * k
         turns = tl.cdiv(C, G)
         # Pass 0 finds the range; every further pass counts what reaches some keys within; the last one writes
         b_lo = tl.full([BM], HIGHEST, tl.int32)
@@ -55,6 +57,7 @@ def _repair(
         b_at = tl.zeros([BM], tl.int32)
         b_used = tl.zeros([BM], tl.int32)
         b_free = tl.zeros([BM], tl.int32)
+        b_slot = tl.zeros([BM], tl.int32)
         b_mid = b_level[:, None] + tl.zeros([BM, WAYS], tl.int32)
         i_step = 0
         state = 0  # 0 range, 1 search, 2 count what is above the border, 3 write
@@ -80,10 +83,16 @@ def _repair(
                     b_rank = tl.cumsum(b_even, 1) + b_used[:, None]
                     b_used += tl.sum(b_even, 1)
                     b_sel = b_cand & ((b_key > b_lo[:, None]) | ((b_even > 0) & (b_rank <= b_free[:, None])))
-                    b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
-                    o_w = i * (G // 32) + tl.arange(0, G // 32)
-                    p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
-                    tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
+                    if BITS:
+                        b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
+                        o_w = i * (G // 32) + tl.arange(0, G // 32)
+                        p_sel = sel + (i_h * W + o_w[None, :]) * N + o_n[:, None]
+                        tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
+                    else:
+                        b_next = b_slot[:, None] + tl.cumsum(b_sel.to(tl.int32), 1) - 1
+                        m_sel = b_sel & m_n[:, None]
+                        tl.store(p_pairs + o_n[:, None] * k + b_next, (o_c << 16)[None, :], mask=m_sel)
+                        b_slot += tl.sum(b_sel.to(tl.int32), 1)
             if state == 0:
                 b_at = b_n
                 b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
@@ -104,3 +113,5 @@ def _repair(
                 state = 3
             else:
                 state = 4
+        if not BITS:
+            tl.store(number + i_h * N + o_n, b_slot, mask=m_n)
