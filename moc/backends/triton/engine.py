@@ -150,7 +150,7 @@ class _Job:
         taken = self.summary if TAKE_OFF else None
         if plan.top_k:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(choice or choice_of(sel, plan), plan, config.rows)
+            lists = row_lists(choice or choice_of(sel, plan), plan, config.rows * config.tiles)
             slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             routed(
                 q, self.k, self.v, taken, lists, plan, heads, slots,

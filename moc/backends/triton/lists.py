@@ -49,10 +49,8 @@ class RowLists:
 
     entry: Tensor  # [pairs]
     tile: Tensor  # [3, most]: list (head * C + chunk, or -1 where there is none), first and last entry
-    tiles: Tensor  # [1] how many there are
     number: Tensor  # [heads, N] chunks that the row chose
     most: int
-    rows: int
 
 
 @triton.jit(do_not_specialize=["W"])
@@ -169,4 +167,4 @@ def row_lists(choice: Choice, plan: Plan, rows: int) -> RowLists:
     most = pairs // rows + lists  # no list leaves more than one tile partly filled
     tile = torch.empty(3, most, dtype=torch.int32, device=end.device)
     _cut[(-(-most // 256),)](tile_end, end, tile, lists, most, lists.bit_length(), ROWS=rows, BT=256, num_warps=4)
-    return RowLists(entry, tile, tile_end[-1:], choice.number, most, rows)
+    return RowLists(entry, tile, choice.number, most)
