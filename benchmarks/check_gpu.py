@@ -18,6 +18,7 @@ from torch import Tensor
 
 from moc.backends import reference
 from moc.backends.triton import engine
+from moc.backends.triton.plan import plan_of
 from moc.chunks import ChunkTable, build_table
 from moc.config import RoutingConfig
 from moc.counts import Counts
@@ -131,6 +132,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     reference.attend(q.float(), k.float(), v.float(), table, routing, scale=scale, training=False, record=theirs)
     poison(q)
     out = engine.run(q, k, v, table, routing, scale, ours, engine=which)
+    plan_of(table, routing, q.device).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")

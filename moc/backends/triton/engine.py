@@ -109,7 +109,7 @@ class _Job:
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.configs = configs_of(q)
         self.on_hopper = hopper is not None and hopper.usable(q, k, v, plan)
-        self.take_off = TAKE_OFF and summary is not None and not self.on_hopper
+        self.take_off = TAKE_OFF and summary is not None
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
         attend_tiles(
@@ -167,7 +167,7 @@ class _Job:
             )
             slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             if self.on_hopper:
-                hopper.routed(q, self.k, self.v, lists, plan, heads, slots, scale=self.scale * LOG2E)
+                hopper.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=self.scale * LOG2E)
             else:
                 routed(
                     q, self.k, self.v, taken, lists, plan, heads, slots,

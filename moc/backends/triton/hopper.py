@@ -29,7 +29,7 @@ ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128
 KEYS = 128  # of a step
 STAGES = 2
-SHORTEST = 192  # tokens of a typical chunk; below, a step of KEYS is mostly empty
+SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
 
 @gluon.jit
@@ -44,11 +44,11 @@ def _where(tile, tiles, most, i_t, C):
 
 @gluon.jit
 def _produce(
-    k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, tile, tiles,
-    k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
-    BN: gl.constexpr, STAGES: gl.constexpr,
+    k_desc, v_desc, mk_desc, mv_desc, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+    chunk, tile, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
+    BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
-    i = 0
+    i, turn = 0, 0
     for i_t in range(gl.program_id(0), tiles, gl.num_programs(0)):
         i_local, i_c, _, _ = _where(tile, tiles, most, i_t, C)
         i_b, i_h = (bh_first + i_local) // H, (bh_first + i_local) % H
@@ -63,6 +63,13 @@ def _produce(
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(v_desc, [o_v + j, i_h * v_c], v_full.index(stage), v_smem.index(stage))
             i += 1
+        if TAIL:
+            mbarrier.wait(m_empty, turn ^ 1)
+            mbarrier.expect(m_full, 2 * mk_desc.block_type.nbytes)
+            o_m = (bh_first + i_local) * C + i_c
+            tma.async_copy_global_to_shared(mk_desc, [o_m, 0], m_full, m_smem.index(0))
+            tma.async_copy_global_to_shared(mv_desc, [o_m, 0], m_full, m_smem.index(1))
+            turn ^= 1
 
 
 @gluon.jit
@@ -84,19 +91,39 @@ def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.conste
 
 
 @gluon.jit
-def _softmax(b_s, b_m, b_l, scale):
-    """Scores [64, BN] of one step -> (weights, factor for what came before, new maximum, new sum)."""
-    b_top = gl.maximum(b_m, gl.max(b_s, 1) * scale)
+def _softmax(b_s, b_m, b_l, scale, WHOLE: gl.constexpr):
+    """Scores [64, BN] of one step -> (weights, factor for what came before, new max, new sum). WHOLE: see `tail`."""
+    b_top = gl.max(b_s, 1) * scale
+    if WHOLE:
+        b_top = gl.ceil(b_top)
+    b_top = gl.maximum(b_m, b_top)
     b_p = gl.exp2(b_s * scale - b_top[:, None])
     b_alpha = gl.exp2(b_m - b_top)
     return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
 
 
 @gluon.jit
+def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
+    """`routed._without`. m_smem [2, 16, D]: mean keys and values of this chunk and of the 15 after it, which have no
+    weight: sixteen rows are the fewest that a product takes."""
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    x_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 16, 16])
+    b_x = gl.full([ROWS, 16], 0.0, gl.float32, x_layout)
+    b_x = warpgroup_mma(b_q, m_smem.index(0).permute((1, 0)), b_x, use_acc=False)
+    o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
+    b_bias = gl.where(o_x == 0, weight, float("-inf"))
+    rows: gl.constexpr = gl.SliceLayout(1, x_layout)
+    b_x = gl.exp2(b_x * scale + b_bias[None, :] - gl.convert_layout(b_m, rows)[:, None])
+    b_rest = 1.0 - gl.sum(b_x, 1) / gl.convert_layout(b_l, rows)
+    b_x = gl.convert_layout((-b_x).to(b_q.dtype), gl.DotOperandLayout(0, o_layout, 2))
+    return warpgroup_mma(b_x, m_smem.index(1), b_acc), b_rest
+
+
+@gluon.jit
 def _consume(
-    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, tiles,
-    part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
-    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+    weight, chunk, entry, tile, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
+    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])  # 16 bytes a thread
@@ -115,7 +142,7 @@ def _consume(
     _gather(q, q_smem.index(0), b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
     n_local, n_c, n_from, n_to = _where(tile, tiles, most, i_t + step, C)
     b_next, m_next = _entries(entry, n_from, n_to, GROUP, rows)
-    i, turn = 0, 0
+    i, turn, m_turn = 0, 0, 0
     while i_t < tiles:
         async_copy.wait_group(0)
         fence_async_shared()
@@ -138,7 +165,7 @@ def _consume(
         mbarrier.arrive(k_empty.index(stage))
         if b_len < BN:
             b_s = gl.where(o_j < b_len, b_s, float("-inf"))
-        b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale)
+        b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
         for j in range(BN, b_len, BN):
             v_stage, v_phase = stage, phase
@@ -152,7 +179,7 @@ def _consume(
             mbarrier.arrive(k_empty.index(stage))
             if j + BN > b_len:
                 b_s = gl.where(o_j < b_len - j, b_s, float("-inf"))
-            b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale)
+            b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
             b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
             mbarrier.arrive(v_empty.index(v_stage))
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
@@ -163,6 +190,11 @@ def _consume(
         b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
         mbarrier.arrive(v_empty.index(stage))
         i += 1
+        if TAIL:
+            mbarrier.wait(m_full, m_turn)
+            b_acc, b_rest = _without(b_q, m_smem, b_acc, b_m, b_l, scale, gl.load(weight + i_c), D)
+            mbarrier.arrive(m_empty)
+            m_turn ^= 1
 
         # the query rows are read: their place serves to turn the output into whole rows
         b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
@@ -173,6 +205,9 @@ def _consume(
         o_out = i_local.to(gl.int64) * N * K + b_e
         gl.store(part + o_out[:, None] * D + o_d[None, :], b_q.load(by_row), mask=m_e[:, None])
         b_lse = gl.convert_layout(b_m + gl.log2(b_l), rows)
+        if TAIL:
+            o_out *= 2
+            gl.store(lse + o_out + 1, gl.convert_layout(b_rest, rows), mask=m_e)
         gl.store(lse + o_out, b_lse, mask=m_e)
 
         i_t += step
@@ -184,9 +219,9 @@ def _consume(
 
 @gluon.jit(do_not_specialize=["bh_first", "most"])
 def _routed_hopper(
-    q, k_desc, v_desc, chunk, entry, tile, tiles, part, lse,
+    q, k_desc, v_desc, mk_desc, mv_desc, weight, chunk, entry, tile, tiles, part, lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, most, bh_first, scale,
-    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+    K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
@@ -194,7 +229,12 @@ def _routed_hopper(
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_0 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     q_1 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    m_smem = gl.allocate_shared_memory(dtype, [2, 16, D], mk_desc.layout)
     bars: gl.constexpr = mbarrier.MBarrierLayout()
+    m_full = gl.allocate_shared_memory(gl.int64, [1], bars)
+    m_empty = gl.allocate_shared_memory(gl.int64, [1], bars)
+    mbarrier.init(m_full, count=1)
+    mbarrier.init(m_empty, count=2)
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
@@ -207,12 +247,15 @@ def _routed_hopper(
     n_tiles = gl.load(tiles)
     gl.warp_specialize(
         [
-            (_consume, (0, q, q_0, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
-                        part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES)),
-            (_consume, (1, q, q_1, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
-                        part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES)),
-            (_produce, (k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, tile, n_tiles,
-                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first, BN, STAGES)),
+            (_consume, (0, q, q_0, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+                        weight, chunk, entry, tile, n_tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first,
+                        scale, K, D, BN, STAGES, TAIL)),
+            (_consume, (1, q, q_1, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+                        weight, chunk, entry, tile, n_tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first,
+                        scale, K, D, BN, STAGES, TAIL)),
+            (_produce, (k_desc, v_desc, mk_desc, mv_desc, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty,
+                        m_full, m_empty, chunk, tile, n_tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
+                        BN, STAGES, TAIL)),
         ],
         [4, 1],
         [240, 24],
@@ -247,19 +290,26 @@ def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
 
 
 def routed(
-    q: Tensor, k: Tensor, v: Tensor, lists: RowLists, plan: Plan, heads: range, slots: Slots, *, scale: float
-) -> None:
-    """As `routed.routed`; lists of BOTH rows. Takes no summary off."""
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
+    slots: Slots, *, scale: float,
+) -> None:  # fmt: skip
+    """As `routed.routed`; lists of BOTH rows."""
     _, h, n, d = q.shape
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    kind = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
+    keys, stages = (KEYS // 2, 2 * STAGES) if plan.longest <= KEYS // 2 else (KEYS, STAGES)
+    layout = gl.NVMMASharedLayout.get_default_for([keys, d], kind)
     described: list[TensorDescriptor] = []
     steps: list[int] = []
     for x in (k, v):
         shape, step = rows_of(x)  # type: ignore[misc]
-        described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [KEYS, d], layout))
+        described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [keys, d], layout))
         steps += step
+    of_16 = gl.NVMMASharedLayout.get_default_for([16, d], kind)
+    for x in summary or (k, v):  # without a tail they are not looked at
+        rows, columns = (x.shape[0] * x.shape[1], d) if summary else (16, d)
+        described.append(TensorDescriptor(x, [rows, columns], [d, 1], [16, d], of_16))
     _routed_hopper[(min(processors(q), lists.most),)](
-        q, *described, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse, *q.stride()[:3], *steps,
-        h, n, plan.chunks, lists.most, heads.start, scale,
-        K=slots.part.shape[2], D=d, BN=KEYS, STAGES=STAGES, num_warps=4,
+        q, *described, plan.weight, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse,
+        *q.stride()[:3], *steps, h, n, plan.chunks, lists.most, heads.start, scale,
+        K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
     )  # fmt: skip

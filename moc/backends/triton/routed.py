@@ -1,7 +1,8 @@
 """Chunk-major attention: a tile of rows that chose the same chunk meets it once.
 
 Every (row, slot) leaves a normalised partial output and its log2-sum-exp2; `tile.py` adds the partials of a row up.
-With a tail, the chunk's summary, which `tail.py` let in, is taken off here; `rest`: the share of the sum that is left.
+With a tail, the chunk's summary, which `tail.py` let in, is taken off here; the share of the sum that is left stands
+beside the log-sum-exp.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _without(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.cons
 
 @triton.jit(do_not_specialize=["bh_first", "most"])
 def _routed(
-    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse, rest,
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -92,17 +93,19 @@ def _routed(
         b_acc, b_l, b_m = b_acc * b_alpha[:, None], b_l * b_alpha, b_top
         b_mk, b_mv, b_weight = _summary(mean_k, mean_v, weight, i_bh.to(tl.int64), i_c, C, o_d, m_d, D)
         b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
-        tl.store(rest + o_out, b_rest, mask=m_e)
+        tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
     b_o = (b_acc * (1.0 / b_l)[:, None]).to(part.dtype.element_ty)
     tl.store(part + o_out[:, None] * D + o_d[None, :], b_o, mask=m_e[:, None] & m_d)
+    if TAIL:
+        o_out *= 2
     tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
 
 @triton.jit(do_not_specialize=["bh_first", "most"])
 def _routed_short(
-    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse, rest,
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
-    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As `_routed` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered ahead."""
@@ -126,7 +129,7 @@ def _routed_short(
     b_bias = tl.where(m_j, 0.0, float("-inf"))
     p_q = q + i_b * sq_b + i_h * sq_h + o_d[None, :]
     o_first = i_local.to(tl.int64) * N * K
-    for i in tl.range(b_from, b_to, BM, num_stages=STAGES):
+    for i in tl.range(b_from, tl.minimum(b_to, b_from + TILES * BM), BM, num_stages=STAGES):
         m_e = o_m < b_to - i
         b_e = tl.load(entry + i + o_m, mask=m_e, other=0)
         b_q = tl.load(p_q + (b_e // K).to(tl.int64)[:, None] * sq_n, mask=m_e[:, None] & m_d, other=0.0)
@@ -138,10 +141,12 @@ def _routed_short(
         o_out = o_first + b_e
         if TAIL:
             b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
-            tl.store(rest + o_out, b_rest, mask=m_e)
+            tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
         b_o = b_acc * (1.0 / b_l)[:, None]
         p_part = part + o_first * D + b_e.to(tl.int64)[:, None] * D + o_d[None, :]
         tl.store(p_part, b_o.to(part.dtype.element_ty), mask=m_e[:, None] & m_d)
+        if TAIL:
+            o_out *= 2
         tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
 
@@ -152,7 +157,6 @@ def routed(
     """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
     _, h, n, d = q.shape
     mean_k, mean_v = summary or (k, v)
-    rest = slots.lse if slots.rest is None else slots.rest
     inputs = q, k, v, mean_k, mean_v, plan.weight, plan.chunk, lists.entry, lists.tile
     sizes = h, n, plan.chunks, lists.most, heads.start, scale
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
@@ -160,7 +164,9 @@ def routed(
         K=slots.part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
     )  # fmt: skip
-    short = plan.longest <= config.keys
-    keys = max(16, triton.next_power_of_2(plan.longest)) if short else config.keys
-    kernel = _routed_short if short else _routed
-    kernel[(lists.most,)](*inputs, slots.part, slots.lse, rest, *strides, *sizes, BN=keys, **how)
+    inputs = *inputs, slots.part, slots.lse, *strides, *sizes
+    if plan.longest <= config.keys:
+        keys = max(16, triton.next_power_of_2(plan.longest))
+        _routed_short[(lists.most,)](*inputs, BN=keys, TILES=config.tiles, **how)
+    else:
+        _routed[(lists.most,)](*inputs, BN=config.keys, **how)
