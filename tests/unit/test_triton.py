@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import engine, supports
+from moc.backends.triton import engine, stream, supports
 from moc.backends.triton.count import count_frames
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
@@ -17,6 +17,7 @@ from moc.config import RoutingConfig
 from moc.layout import Span, TokenLayout
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALF = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()  # the interpreter computes no bfloat16
 PLAIN = TokenLayout(96, (4, 4, 6))
 WITH_TEXT = TokenLayout(103, (4, 4, 6), 7, (Span("text", 0, 7),))
 AROUND = TokenLayout(123, (4, 4, 6), 15, (Span("text", 0, 5), Span("reference", 5, 15), Span("other", 111, 123)))
@@ -66,6 +67,32 @@ def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False):
 def test_reference(name: str, which: str) -> None:
     layout, starts, routing, batch = CASES[name]
     both(layout, starts, routing, batch, which=which)
+
+
+@pytest.mark.parametrize("dtype", HALF + [torch.float32])
+@pytest.mark.parametrize("chunk_tokens", [4, 24])
+@pytest.mark.parametrize("kind", ["alike", "alike, high", "nearly all chosen", "all chosen"])
+def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chunk_tokens: int, dtype) -> None:
+    """The worst there is: a chunk whose keys are one key weighs what its summary weighs, and of a tail whose
+    chunks are nearly all chosen next to nothing may be left."""
+    top_k = {"nearly all chosen": 96 // chunk_tokens - 1, "all chosen": 99}.get(kind, 2)
+    routing = R(top_k=top_k, chunk_tokens=chunk_tokens, own="chunk", tail="pooled")
+    table = build_table(PLAIN, (0,), routing)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE).to(dtype).unbind(0)
+    if kind.startswith("alike"):
+        for c in table.chunks:
+            k[..., c.start : c.stop, :] = k[..., c.start : c.start + 1, :]
+            v[..., c.start : c.stop, :] = v[..., c.start : c.start + 1, :]
+    if kind.endswith("high"):
+        k *= 20
+    ours, theirs = Choice(), Choice()
+    got = engine.run(q, k, v, table, routing, 0.25, ours, engine="chunks").float()
+    q, k, v = q.float(), k.float(), v.float()
+    want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=theirs)
+    assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
+    exact = 2e-5 if DEVICE == "cpu" else 5e-3
+    assert (got - want).abs().max() <= (exact if dtype == torch.float32 else 2**-7 * want.abs().max())
 
 
 UNIONS = {
@@ -129,6 +156,27 @@ def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatc
     """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
     monkeypatch.setattr(engine, "IN_REGISTERS", 0)
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
+
+
+@pytest.mark.parametrize("which", ["chunks", "tiles"])
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
+    monkeypatch: pytest.MonkeyPatch, rounds, which
+) -> None:
+    """Ten rows of a head fall through the first deal here; dealt again, none does. Chunk by chunk the router writes
+    chunks, tile by tile bits."""
+    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(stream, "ROUNDS", rounds)
+    routing = R(top_k=8, tile=(1, 1, 1), own="frame", causal=True, tail="pooled")
+    both(PLAIN, (0, 2), routing, which=which, quantised=True)
+
+
+def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(engine, "WORKSPACE", 1)
+    for direct in (True, False):
+        monkeypatch.setattr(engine, "DIRECT", direct)
+        both(WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled"), 2, which="chunks")
 
 
 @pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])

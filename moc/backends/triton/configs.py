@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -15,12 +15,13 @@ class Config:
     warps: int
     stages: int
     registers: int | None = None  # a thread may use; fewer let more programs run at once
+    tiles: int = 1  # of rows that a program takes, where it can (`one`)
 
 
 @dataclass(frozen=True)
 class Configs:
     """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
-    one: the same where a chunk is one step of keys (with more stages than one a program takes many tiles);
+    one: the same where a chunk is one step of keys;
     tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
     router: rows against descriptors (keys: groups of `stream`)."""
 
@@ -47,7 +48,7 @@ HALF = {
     "large": Configs(
         long=Config(128, 64, 8, 3),
         short=Config(64, 64, 4, 3),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168, 4),
         tile=Config(64, 64, 4, 2),
         tail=Config(128, 64, 8, 3),
         merge=MERGE,
@@ -56,7 +57,7 @@ HALF = {
     "medium": Configs(
         long=Config(128, 64, 8, 2),
         short=Config(64, 64, 4, 2),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168, 4),
         tile=Config(64, 64, 4, 2),
         tail=Config(128, 64, 8, 2),
         merge=MERGE,
@@ -65,7 +66,7 @@ HALF = {
     "small": Configs(
         long=Config(128, 32, 8, 2),
         short=Config(64, 32, 4, 2),
-        one=Config(64, 64, 4, 1, 160),
+        one=Config(64, 64, 4, 1, 168, 4),
         tile=Config(64, 32, 4, 2),
         tail=Config(64, 32, 4, 2),
         merge=MERGE,
@@ -81,7 +82,7 @@ SINGLE = Configs(
     merge=MERGE,
     router=Config(32, 32, 8, 1),
 )
-INTERPRETED = Configs(*[Config(16, 16, 4, 1)] * 7)
+INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 7), one=Config(16, 16, 4, 1, tiles=2))
 
 
 @cache

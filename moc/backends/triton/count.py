@@ -1,4 +1,4 @@
-"""How many (query, key) pairs of every frame were chosen, from the bits: what a trace wants, without a mask of rows."""
+"""How many (query, key) pairs of every frame were chosen: what a trace wants, without a mask of rows and chunks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .lists import Choice
 from .plan import Plan
 
 ROWS = 128  # times three at once
+MOST_BINS = 8192  # chunks that `_count_choices` counts in shared memory
 
 
 @triton.jit
@@ -89,4 +91,45 @@ def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: T
         sel, frames.part, frames.rows, plan.chunk, sel if column is None else column, pairs,
         plan.length, plan.chunks, plan.words, *pairs.shape, heads.start, frames.count,
         BR=ROWS, IN_A_ROW=frames.in_a_row, JOINED=column is not None, num_warps=1,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["bh_first", "parts"])
+def _count_choices(
+    pair, number, part, rows, chunk, column, pairs, N, C, H, F, K, bh_first, parts,
+    SLOTS: tl.constexpr, BINS: tl.constexpr, B: tl.constexpr, IN_A_ROW: tl.constexpr, JOINED: tl.constexpr,
+):  # fmt: skip
+    i_p, i_local = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
+    first, stop, frame = tl.load(part + i_p), tl.load(part + parts + i_p), tl.load(part + 2 * parts + i_p)
+    b_n = tl.zeros([BINS], tl.int32)
+    for low in range(first * SLOTS, stop * SLOTS, B):
+        o = low + tl.arange(0, B)
+        o_n, m = o // SLOTS, o < stop * SLOTS
+        if not IN_A_ROW:
+            o_n = tl.load(rows + o_n, mask=m, other=0)
+        m = m & (o % SLOTS < tl.load(number + i_local * N + o_n, mask=m, other=0))
+        b_c = tl.load(pair + (i_local * N + o_n) * SLOTS + o % SLOTS, mask=m, other=0)
+        b_n += tl.histogram(tl.where(m, (b_c >> 16) & 0xFFFF, BINS - 1), BINS)  # the last bin is no chunk
+    o_c = tl.arange(0, BINS)
+    m_c = (o_c < C) & (b_n > 0)
+    b_pairs = b_n.to(tl.float32) * tl.load(chunk + C + o_c, mask=m_c, other=0).to(tl.float32)
+    o_k = o_c
+    if JOINED:
+        o_k = tl.load(column + o_c, mask=m_c, other=0)
+    p_pairs = pairs + (((bh_first + i_local) % H).to(tl.int64) * F + frame) * K
+    tl.atomic_add(p_pairs + o_k, b_pairs, mask=m_c, sem="relaxed")
+
+
+def counts_choices(plan: Plan) -> bool:
+    return plan.chunks < MOST_BINS
+
+
+def count_choices(choice: Choice, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
+    """As `count_frames`, from chunks slot by slot."""
+    frames = plan.frame_parts()
+    _count_choices[(frames.count * len(heads),)](
+        choice.pair, choice.number, frames.part, frames.rows, plan.chunk, choice.number if column is None else column,
+        pairs, plan.length, plan.chunks, *pairs.shape, heads.start, frames.count,
+        SLOTS=plan.top_k, BINS=triton.next_power_of_2(plan.chunks + 1), B=4096, IN_A_ROW=frames.in_a_row,
+        JOINED=column is not None, num_warps=8,
     )  # fmt: skip

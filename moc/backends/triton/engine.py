@@ -14,8 +14,8 @@ from ...config import RoutingConfig
 from ...table import TILE_ROWS
 from . import dense
 from .configs import configs_of, scores_in_registers
-from .count import count_frames
-from .lists import row_lists
+from .count import count_choices, count_frames, counts_choices
+from .lists import Choice, bits_of, choice_of, new_choice, ranked, row_lists
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
 from .route import route
@@ -33,7 +33,8 @@ except ImportError:  # a Triton without Gluon
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
-HOPPER = True
+TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
+DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else bits, which are unpacked)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -56,26 +57,40 @@ def run(
     kept: list[Tensor] = []
     pairs = record.frame_pairs(q.shape[1]) if hasattr(record, "frame_pairs") else None
     job.see_all(range(q.shape[0] * q.shape[1]))
-    choose = route if plan.chunks <= IN_REGISTERS and scores_in_registers(q) else stream
-    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * plan.words * 4):
-        sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
+    streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
+    direct = streamed and engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or not tail)
+    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
+        sel = choice = None
+        if direct:
+            choice = new_choice(len(heads), plan)
+        else:
+            sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k == 0:
             sel.zero_()
         else:
-            choose(
-                _queries(q, heads), means["pair"], keep, sel, plan, heads,
+            (stream if streamed else route)(
+                _queries(q, heads), means["pair"], keep, choice if direct else sel, plan, heads,
                 split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
             )  # fmt: skip
+        if choice is not None:
+            choice = ranked(choice)
+            if record is not None and (pairs is None or not counts_choices(plan)):
+                sel = bits_of(choice, plan)
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
         if pairs is not None:
-            count_frames(sel, plan, heads, *pairs)
+            if sel is None:
+                count_choices(choice, plan, heads, *pairs)
+            else:
+                count_frames(sel, plan, heads, *pairs)
         elif record is not None:
             kept.append(sel)
         for some in _split(heads, _bytes_a_head(q, plan, engine, union)):
-            (job.tiles if engine == "tiles" else job.chunks)(
-                sel[some.start - heads.start : some.stop - heads.start], some
-            )
+            part = slice(some.start - heads.start, some.stop - heads.start)
+            if engine == "tiles":
+                job.tiles(sel[part], some)
+            else:
+                job.chunks(sel if sel is None else sel[part], choice and choice.of(part), some)
     if kept:
         _record(record, torch.cat(kept), plan, q.shape[:2])
     return out
@@ -93,6 +108,8 @@ class _Job:
         self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.configs = configs_of(q)
+        self.on_hopper = hopper is not None and hopper.usable(q, k, v, plan)
+        self.take_off = TAKE_OFF and summary is not None and not self.on_hopper
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
         attend_tiles(
@@ -105,13 +122,15 @@ class _Job:
         config = self.configs.long
         self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
 
-    def tail(self, sel: Tensor, heads: range) -> Tail | None:
+    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Tail | None:
         if self.summary is None:
             return None
-        mean_k, mean_v = self.summary
+        shared = mask == "tile"
+        config = self.configs.tile if shared else self.configs.tail
         return tail_of(
-            self.q, mean_k, mean_v, sel, self.plan, heads,
-            scale=self.scale * LOG2E, config=self.configs.tail, precision=self.precision, causal=self.causal,
+            self.q, *self.summary, self.plan.row if sel is None else sel, self.plan,
+            self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
+            scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip
 
     def tiles(self, sel: Tensor, heads: range) -> None:
@@ -122,38 +141,40 @@ class _Job:
         alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
         lists = None
         pieces = plan.pieces(piece_size(plan, config.keys), not alone)
-        if HOPPER and hopper is not None and alike and alone and hopper_union.usable(self.q, self.k, self.v):
+        if alike and alone and hopper is not None and hopper_union.usable(self.q, self.k, self.v):
             tiles = plan.tiles(hopper.BOTH, "routed")
             lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
             hopper_union.attend(
                 self.q, self.k, self.v, self.out, plan, tiles, plan.blocks(hopper.BOTH, "routed", hopper.KEYS), lists,
-                heads, self.tail(sel, heads), scale=self.scale * LOG2E,
+                heads, self.tail(sel, heads, "tile"), scale=self.scale * LOG2E,
             )  # fmt: skip
             return
         if plan.top_k or not alone:
             width = width_of(plan, pieces, config.rows, not alone or self.union)
             lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
-        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=self.tail(sel, heads))
+        tail = self.tail(sel, heads, "tile" if alike else "row")
+        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
-    def chunks(self, sel: Tensor, heads: range) -> None:
+    def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range) -> None:
+        """From a choice, or from bits where there is none."""
         plan, q = self.plan, self.q
         slots = None
+        taken = self.summary if self.take_off else None
         if plan.top_k:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            special = HOPPER and hopper is not None and hopper.usable(q, self.k, self.v, plan)
-            lists = row_lists(sel, plan, plan.top_k, hopper.BOTH if special else config.rows)
-            slots = new_slots(q, lists.number, plan.top_k)
-            if special:
-                hopper.routed(
-                    q, self.k, self.v, lists, plan, heads, slots.part, slots.lse, scale=self.scale * LOG2E
-                )
+            lists = row_lists(
+                choice or choice_of(sel, plan), plan, hopper.BOTH if self.on_hopper else config.rows * config.tiles
+            )
+            slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
+            if self.on_hopper:
+                hopper.routed(q, self.k, self.v, lists, plan, heads, slots, scale=self.scale * LOG2E)
             else:
                 routed(
-                    q, self.k, self.v, lists, plan, heads, slots.part, slots.lse,
+                    q, self.k, self.v, taken, lists, plan, heads, slots,
                     scale=self.scale * LOG2E, config=config, precision=self.precision,
                 )  # fmt: skip
             del lists
-        tail = self.tail(sel, heads)
+        tail = self.tail(sel, heads, "none" if self.take_off else "row")
         if not dense.usable(q, plan):
             config = self.configs.keys_in_a_row(plan.group_rows)
             tiles = plan.tiles(config.rows, "routed")

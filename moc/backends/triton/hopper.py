@@ -23,6 +23,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from .configs import processors
 from .lists import RowLists
 from .plan import Plan
+from .tile import Slots
 
 ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128
@@ -204,7 +205,6 @@ def _routed_hopper(
         mbarrier.init(k_empty.index(i), count=2)
         mbarrier.init(v_empty.index(i), count=2)
     n_tiles = gl.load(tiles)
-    ring = k_smem, v_smem, k_full, k_empty, v_full, v_empty
     gl.warp_specialize(
         [
             (_consume, (0, q, q_0, k_smem, v_smem, k_full, k_empty, v_full, v_empty, chunk, entry, tile, n_tiles,
@@ -247,19 +247,19 @@ def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
 
 
 def routed(
-    q: Tensor, k: Tensor, v: Tensor, lists: RowLists, plan: Plan, heads: range, part: Tensor, lse: Tensor,
-    *, scale: float,
-) -> None:  # fmt: skip
-    """As `routed.routed`; lists of BOTH rows."""
+    q: Tensor, k: Tensor, v: Tensor, lists: RowLists, plan: Plan, heads: range, slots: Slots, *, scale: float
+) -> None:
+    """As `routed.routed`; lists of BOTH rows. Takes no summary off."""
     _, h, n, d = q.shape
     layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    described, steps = [], []
+    described: list[TensorDescriptor] = []
+    steps: list[int] = []
     for x in (k, v):
         shape, step = rows_of(x)  # type: ignore[misc]
         described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [KEYS, d], layout))
         steps += step
     _routed_hopper[(min(processors(q), lists.most),)](
-        q, *described, plan.chunk, lists.entry, lists.tile, lists.tiles, part, lse, *q.stride()[:3], *steps,
+        q, *described, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse, *q.stride()[:3], *steps,
         h, n, plan.chunks, lists.most, heads.start, scale,
-        K=part.shape[2], D=d, BN=KEYS, STAGES=STAGES, num_warps=4,
+        K=slots.part.shape[2], D=d, BN=KEYS, STAGES=STAGES, num_warps=4,
     )  # fmt: skip

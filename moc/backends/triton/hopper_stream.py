@@ -6,6 +6,7 @@ As in `hopper.py` a warp fetches what two warpgroups of 64 rows each share, here
 from __future__ import annotations
 
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -18,7 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from . import common, stream
+from . import common, kept
 from .configs import processors
 from .plan import Plan
 
@@ -27,7 +28,8 @@ STAGES = 3
 GROUPS = 64
 
 bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
-settle = gluon.jit(stream._settle.fn)
+settle, mark, taken = (gluon.jit(f.fn) for f in (kept.settle, kept.mark, kept.taken))
+cumsum = gluon.jit(tl.cumsum.fn)
 
 
 @gluon.jit
@@ -61,7 +63,8 @@ def _keep(
 ):  # fmt: skip
     """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
-    if KEEP or closed(gl.load(passes + i, mask=i * G < C, other=2**31 - 1), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
+    free = gl.load(passes + i, mask=i * G < C, other=2**31 - 1)
+    if KEEP or closed(free, i * G, i * G + G, own_from, own_to, shot, CAUSAL):
         o_c = i * G + ((o_g + i * turn) & (G - 1))
         b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
         b_new = gl.where(b_cand, b_new, float("-inf"))
@@ -74,13 +77,14 @@ def _keep(
 
 @gluon.jit
 def _deal(
-    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, pair, chunk, row, keep, passes, sel, left_row, left,
-    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, pair, chunk, row, keep, passes,
+    sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, G, 16])
+    by_group: gl.constexpr = gl.BlockedLayout([1, G // 4], [8, 4], [4, 1], [1, 0])  # in which sums run along a row
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
     o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
@@ -144,18 +148,26 @@ def _deal(
                 chunk, p_keep, passes, C, S, turn, G, LOW, CAUSAL, KEEP,
             )  # fmt: skip
         warpgroup_mma_wait(0, deps=[b_s])
-        settle(
-            b_0, b_1, b_2, b_3, b_3, b_3, b_3, b_3, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
-            G, 4, LOW,
+        b_from, m_row = settle(
+            b_0, b_1, b_2, b_3, b_3, b_3, b_3, b_3, b_common, o_g, o_n, m_n, level, left_row, left, i_local, N, k,
+            turns, turn, G, 4, LOW,
         )  # fmt: skip
+        o_h = i_local.to(gl.int64) * N
+        p_slot = pairs + o_h * k
+        if not BITS:  # slots in the order of groups
+            b_n = taken(b_0, b_1, b_2, b_3, b_from)
+            gl.store(number + o_h + o_n, gl.sum(b_n, 1), mask=m_row)
+            b_upto = gl.convert_layout(cumsum(gl.convert_layout(b_n, by_group), 1), layout)
+            p_slot += o_n[:, None] * k + b_upto - b_n
+        mark(b_0, b_1, b_2, b_3, b_from, p_slot, 0, o_g, o_n[:, None], sel + o_h * W, N, turn, G, LOW, BITS)
 
 
 @gluon.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "work"])
 def _deal_hopper(
-    q, pair, pair_desc, chunk, row, keep, passes, sel, left_row, left,
-    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+    q, pair, pair_desc, chunk, row, keep, passes,
+    sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
     high = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
@@ -170,11 +182,11 @@ def _deal_hopper(
     gl.warp_specialize(
         [
             (_deal, (0, q, q_smem.index(0), q_smem.index(1 if SPLIT else 0), high, low, full, empty, pair, chunk, row,
-                     keep, passes, sel, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
-                     D, G, LOW, STAGES, SPLIT, CAUSAL, KEEP)),
+                     keep, passes, sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work,
+                     bh_first, k, turns, turn, D, G, LOW, STAGES, BITS, SPLIT, CAUSAL, KEEP)),
             (_deal, (1, q, q_smem.index(2), q_smem.index(3 if SPLIT else 2), high, low, full, empty, pair, chunk, row,
-                     keep, passes, sel, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
-                     D, G, LOW, STAGES, SPLIT, CAUSAL, KEEP)),
+                     keep, passes, sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work,
+                     bh_first, k, turns, turn, D, G, LOW, STAGES, BITS, SPLIT, CAUSAL, KEEP)),
             (_fetch, (pair_desc, high, low, full, empty, N, C, tiles, work, bh_first, turns, D, G, STAGES)),
         ],
         [4, 1],
@@ -197,8 +209,9 @@ def usable(q: Tensor, pair: Tensor) -> bool:
 
 
 def deal(
-    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, left_row: Tensor, left: Tensor, plan: Plan, heads: range,
-    *, split: bool, causal: bool, turn: int, low: int,
+    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
+    left_row: Tensor, left: Tensor, plan: Plan, heads: range,
+    *, split: bool, causal: bool, turn: int, low: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """The first deal of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
     n, d = plan.length, pair.shape[-1]
@@ -209,7 +222,8 @@ def deal(
     described = TensorDescriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], [2 * d, 1], [GROUPS, d], layout)
     _deal_hopper[(min(processors(q), work),)](
         q, flat, described, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(GROUPS), sel,
-        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, tiles, work,
-        heads.start, plan.top_k, turns, turn,
-        D=d, G=GROUPS, LOW=low, STAGES=STAGES, SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
+        pairs, number, level, left_row, left, *q.stride()[:2], n, plan.chunks,
+        0 if keep is None else keep.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, turns, turn,
+        D=d, G=GROUPS, LOW=low, STAGES=STAGES, BITS=as_bits, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,
+        num_warps=4,
     )  # fmt: skip

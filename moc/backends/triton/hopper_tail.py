@@ -21,7 +21,7 @@ from .plan import Plan
 
 ROWS = gl.constexpr(64)
 KEYS = 128
-STAGES = 2
+STAGES = 3
 
 bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
 
@@ -48,24 +48,25 @@ def _fetch(
 @gluon.jit
 def _weights(
     b_s, j, b_m, b_l, scale, p_sel, p_bias, chunk, passes, N, C, m_n, b_first, b_last, b_shot, own_from, own_to, shot,
-    BN: gl.constexpr, CAUSAL: gl.constexpr, layout: gl.constexpr,
+    BN: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """A step of `tail._tail`: scores of summaries j to j + BN -> (weights, factor for what came before, max, sum)."""
     o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
     o_c = j + o_j
     b_bias = gl.load(p_bias + o_c, mask=o_c < C, other=float("-inf"))
     b_s = b_s * scale + b_bias[None, :]
-    for w in gl.static_range(0, BN // 32):
-        b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n & (j + 32 * w < C), other=0)[:, None]
-        # two shifts: the first is the same for all of a thread's columns, the second a constant in each
-        b_on = ((b_w >> (o_j & 6)[None, :]) & (1 << (o_j & 25))[None, :]) != 0
-        b_s = gl.where(b_on & (o_j // 32 == w)[None, :], float("-inf"), b_s)
+    if MASK:
+        for w in gl.static_range(0, BN // 32):
+            b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n & (j + 32 * w < C), other=0)[:, None]
+            # two shifts: the first is the same for all of a thread's columns, the second a constant in each
+            b_on = ((b_w >> (o_j & 6)[None, :]) & (1 << (o_j & 25))[None, :]) != 0
+            b_s = gl.where(b_on & (o_j // 32 == w)[None, :], float("-inf"), b_s)
     if closed(gl.load(passes + j // BN), j, j + BN, own_from, own_to, shot, CAUSAL):
         b_s = gl.where((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]), b_s, float("-inf"))
         if CAUSAL:
             b_there = gl.load(chunk + 2 * C + o_c, mask=o_c < C, other=0)
             b_s = gl.where(b_there[None, :] <= b_shot[:, None], b_s, float("-inf"))
-    b_top = gl.maximum(b_m, gl.max(b_s, 1))
+    b_top = gl.maximum(b_m, gl.ceil(gl.max(b_s, 1)))
     b_ref = gl.where(b_top == float("-inf"), 0.0, b_top)
     b_p = gl.exp2(b_s - b_ref[:, None])
     b_alpha = gl.exp2(b_m - b_ref)
@@ -76,7 +77,7 @@ def _weights(
 def _rows(
     GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
+    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
@@ -117,7 +118,7 @@ def _rows(
         mbarrier.arrive(k_empty.index(stage))
         b_w, b_alpha, b_m, b_l = _weights(
             b_s, 0, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
-            own_from, own_to, shot, BN, CAUSAL, s_layout,
+            own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
         )  # fmt: skip
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
         for j in range(BN, C, BN):
@@ -132,7 +133,7 @@ def _rows(
             mbarrier.arrive(k_empty.index(stage))
             b_w, b_alpha, b_m, b_l = _weights(
                 b_s, j, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
-                own_from, own_to, shot, BN, CAUSAL, s_layout,
+                own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
             )  # fmt: skip
             b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
             mbarrier.arrive(v_empty.index(v_stage))
@@ -158,7 +159,7 @@ def _rows(
 def _tail_hopper(
     q, k_desc, v_desc, sel, chunk, row, weight, passes, out, lse,
     s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
+    D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
@@ -178,9 +179,11 @@ def _tail_hopper(
     gl.warp_specialize(
         [
             (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
-                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale, D, BN, STAGES, CAUSAL)),
+                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+                     D, BN, STAGES, CAUSAL, MASK)),
             (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
-                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale, D, BN, STAGES, CAUSAL)),
+                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+                     D, BN, STAGES, CAUSAL, MASK)),
             (_fetch, (k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, C, tiles, work, bh_first,
                       BN, STAGES)),
         ],
@@ -197,9 +200,9 @@ def usable(q: Tensor) -> bool:
 
 def tail(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
-    *, scale: float, causal: bool,
+    *, scale: float, causal: bool, mask: bool,
 ) -> None:  # fmt: skip
-    """As `tail.tail_of`, into out [heads, N, D] and lse [heads, N]."""
+    """As `tail.tail_of`, into out [heads, N, D] and lse [heads, N]. mask: by the bits of every row."""
     _, h, n, d = q.shape
     layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
     described = [TensorDescriptor(x, [x.shape[0] * x.shape[1], d], [d, 1], [KEYS, d], layout) for x in (mean_k, mean_v)]
@@ -208,5 +211,5 @@ def tail(
     _tail_hopper[(min(processors(q), work),)](
         q, *described, sel, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
         h, n, plan.chunks, plan.words, tiles, work, heads.start, scale,
-        D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, num_warps=4,
+        D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip

@@ -20,10 +20,20 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors
-from .hopper import BOTH, KEYS, ROWS, STAGES, rows_of
+from .hopper import BOTH, KEYS, ROWS, rows_of
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
 from .union import UnionLists
+
+STAGES = 3
+
+
+@gluon.jit
+def _pieces(desc, p_start, o_row, o_col, full, to, step, n_list, BN: gl.constexpr, CS: gl.constexpr):
+    for e in gl.static_range(BN // CS):
+        i_p = step * (BN // CS) + e
+        o_s = gl.load(p_start + i_p, mask=i_p < n_list, other=0)
+        tma.async_copy_global_to_shared(desc, [o_row + o_s, o_col], full, to.slice(e * CS, CS))
 
 
 @gluon.jit
@@ -43,24 +53,20 @@ def _fetch(
         n_seen = i_last - i_first
         for j in range(0, n_seen + gl.cdiv(n_list, BN // CS)):
             stage, phase = i % STAGES, (i // STAGES) & 1
+            k_to, v_to = k_smem.index(stage), v_smem.index(stage)
+            o_s = gl.load(block + 2 * (i_first + j), mask=j < n_seen, other=0)
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            if j < n_seen:
+                tma.async_copy_global_to_shared(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_to)
+            else:
+                _pieces(k_piece, p_start, o_k, c_k, k_full.index(stage), k_to, j - n_seen, n_list, BN, CS)
             mbarrier.wait(v_empty.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
             if j < n_seen:
-                o_s = gl.load(block + 2 * (i_first + j))
-                tma.async_copy_global_to_shared(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_smem.index(stage))
-                tma.async_copy_global_to_shared(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_smem.index(stage))
+                tma.async_copy_global_to_shared(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_to)
             else:
-                for e in gl.static_range(BN // CS):
-                    i_p = (j - n_seen) * (BN // CS) + e
-                    o_s = gl.load(p_start + i_p, mask=i_p < n_list, other=0)
-                    tma.async_copy_global_to_shared(
-                        k_piece, [o_k + o_s, c_k], k_full.index(stage), k_smem.index(stage).slice(e * CS, CS)
-                    )
-                    tma.async_copy_global_to_shared(
-                        v_piece, [o_v + o_s, c_v], v_full.index(stage), v_smem.index(stage).slice(e * CS, CS)
-                    )
+                _pieces(v_piece, p_start, o_v, c_v, v_full.index(stage), v_to, j - n_seen, n_list, BN, CS)
             i += 1
 
 

@@ -1,9 +1,9 @@
 """Turn the choice of every row into lists of rows per chunk, in time linear in the choices, without asking the host.
 
-bits -> the chunks of every row, in rising order -> how many rows chose a chunk before this one did -> places.
-Every chunk has SPREAD counters that its rows use in turn, because additions to one address wait for each other.
-Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows nowhere:
-what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and place.
+The chunks of every row, slot by slot, from `stream` or from `route`'s bits -> how many rows chose a chunk before this
+one did -> places. A chunk has SPREAD counters that its rows use in turn, because additions to one address wait for each
+other. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows
+nowhere: what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and slot.
 """
 
 from __future__ import annotations
@@ -18,35 +18,56 @@ from torch import Tensor
 from .common import ones
 from .plan import Plan
 
-SPREAD = 16
+SPREAD = 16  # at least
+RANKS = 2**16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chunks of every row, slot by slot; slots from the row's number on hold anything."""
+
+    pair: Tensor  # [heads, N, K] chunk * 2**16, and what its counter stood at, once `ranked`
+    number: Tensor  # [heads, N] slots in use
+    count: Tensor  # [heads, C, SPREAD]
+
+    def of(self, heads: slice) -> Choice:
+        return Choice(self.pair[heads], self.number[heads], self.count[heads])
+
+
+def new_choice(heads: int, plan: Plan) -> Choice:
+    how = dict(dtype=torch.int32, device=plan.device)
+    pair = torch.empty(heads, plan.length, plan.top_k, **how)
+    # a counter counts at most RANKS rows: table.length is below 2**31
+    spread = max(SPREAD, triton.next_power_of_2(-(-plan.length // RANKS)))
+    number = torch.empty(heads, plan.length, **how)
+    return Choice(pair, number, torch.zeros(heads, plan.chunks, spread, **how))
 
 
 @dataclass(frozen=True)
 class RowLists:
-    """Rows per (head, chunk), in tiles of at most `rows` rows. An entry is row * K + slot, slot = place in the row."""
+    """Rows per (head, chunk), in tiles of at most `rows` rows. An entry is row * K + slot."""
 
     entry: Tensor  # [pairs]
     tile: Tensor  # [3, most]: list (head * C + chunk, or -1 where there is none), first and last entry
     tiles: Tensor  # [1] how many there are
     number: Tensor  # [heads, N] chunks that the row chose
     most: int
-    rows: int
 
 
 @triton.jit(do_not_specialize=["W"])
-def _unpack(sel, choice, number, N, W, K: tl.constexpr, BR: tl.constexpr):
-    """Bits [heads, W, N] -> chunks [heads, N, K] in rising order; places beyond the row's number stay as they are."""
+def _unpack(sel, pair, number, N, W, K: tl.constexpr, BR: tl.constexpr):
+    """Bits [heads, W, N] -> chunks [heads, N, K] in rising order."""
     i_h = tl.program_id(1).to(tl.int64)
     o_n = tl.program_id(0) * BR + tl.arange(0, BR)
     m_n = o_n < N
     p_sel = sel + i_h * W * N + o_n
-    p_out = choice + (i_h * N + o_n) * K
+    p_out = pair + (i_h * N + o_n) * K
     b_at = tl.zeros([BR], tl.int32)
     for i in range(0, W):
         b_w = tl.load(p_sel, mask=m_n, other=0)
         while tl.max((b_w != 0).to(tl.int32), 0) > 0:
             b_c = i * 32 + ones((b_w & -b_w) - 1)
-            tl.store(p_out + b_at, b_c, mask=b_w != 0)
+            tl.store(p_out + b_at, b_c << 16, mask=b_w != 0)
             b_at += (b_w != 0).to(tl.int32)
             b_w = b_w & (b_w - 1)
         p_sel += N
@@ -54,23 +75,36 @@ def _unpack(sel, choice, number, N, W, K: tl.constexpr, BR: tl.constexpr):
 
 
 @triton.jit
-def _rank(choice, count, rank, size, C, N, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
-    """One more at the counter of every entry's chunk; what it stood at is the entry's number there."""
+def _choices(pair, number, N, K: tl.constexpr, B: tl.constexpr):
+    """B slots of a head -> (head, slot, row, chunk, what its counter stood at, whether the slot is in use)."""
+    i_h = tl.program_id(1).to(tl.int64)
     o = tl.program_id(0) * B + tl.arange(0, B)
-    b_c = tl.load(choice + o, mask=o < size, other=-1)
-    o_count = (o // (N * K) * C + b_c) * SPREAD + o // K % SPREAD
-    b_r = tl.atomic_add(count + o_count, 1, mask=b_c >= 0, sem="relaxed")
-    tl.store(rank + o, b_r, mask=b_c >= 0)
+    o_n = o // K
+    m = o % K < tl.load(number + i_h * N + o_n, mask=o_n < N, other=0)
+    b_x = tl.load(pair + i_h * N * K + o, mask=m, other=0)
+    return i_h, o, o_n, (b_x >> 16) & 0xFFFF, b_x & 0xFFFF, m
 
 
 @triton.jit
-def _place(choice, rank, end, entry, size, C, N, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
-    o = tl.program_id(0) * B + tl.arange(0, B)
-    b_c = tl.load(choice + o, mask=o < size, other=-1)
-    m = b_c >= 0
-    o_count = (o // (N * K) * C + b_c) * SPREAD + o // K % SPREAD
-    b_at = tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) + tl.load(rank + o, mask=m, other=0)
-    tl.store(entry + b_at, o % (N * K), mask=m)
+def _rank(pair, number, count, N, C, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
+    """One more at the counter of every choice's chunk."""
+    i_h, o, o_n, b_c, _, m = _choices(pair, number, N, K, B)
+    b_r = tl.atomic_add(count + (i_h * C + b_c) * SPREAD + o_n % SPREAD, 1, mask=m, sem="relaxed")
+    tl.store(pair + i_h * N * K + o, (b_c << 16) | b_r, mask=m)
+
+
+@triton.jit
+def _place(pair, number, end, entry, N, C, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
+    i_h, o, o_n, b_c, b_r, m = _choices(pair, number, N, K, B)
+    o_count = (i_h * C + b_c) * SPREAD + o_n % SPREAD
+    tl.store(entry + tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) + b_r, o, mask=m)
+
+
+@triton.jit
+def _set(pair, number, sel, N, W, K: tl.constexpr, B: tl.constexpr):
+    """Chunks -> bits [heads, W, N] that were zero."""
+    i_h, _, o_n, b_c, _, m = _choices(pair, number, N, K, B)
+    tl.atomic_or(sel + (i_h * W + (b_c >> 5)) * N + o_n, 1 << (b_c & 31), mask=m, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["lists", "most", "steps"])
@@ -94,24 +128,44 @@ def _cut(tile_end, end, tile, lists, most, steps, ROWS: tl.constexpr, BT: tl.con
     tl.store(tile + 2 * most + o_t, b_stop, mask=o_t < most)
 
 
-def row_lists(sel: Tensor, plan: Plan, slots: int, rows: int) -> RowLists:
-    """sel [heads, W, N] -> for every (head, chunk) the rows that chose it. slots: K of the entries."""
+def _every_slot(kernel, choice: Choice, *args, **kwargs) -> None:
+    heads, n, k = choice.pair.shape
+    kernel[(-(-n * k // 1024), heads)](choice.pair, choice.number, *args, K=k, B=1024, num_warps=4, **kwargs)
+
+
+def ranked(choice: Choice) -> Choice:
+    """Count all choices, in place."""
+    _, chunks, spread = choice.count.shape
+    _every_slot(_rank, choice, choice.count, choice.pair.shape[1], chunks, SPREAD=spread)
+    return choice
+
+
+def choice_of(sel: Tensor, plan: Plan) -> Choice:
+    """From bits [heads, W, N]."""
     heads, words, n = sel.shape
-    lists, pairs = heads * plan.chunks, heads * n * slots
-    number = torch.empty(heads, n, dtype=torch.int32, device=sel.device)
-    choice = torch.full((pairs,), -1, dtype=torch.int32, device=sel.device)
-    _unpack[(-(-n // 64), heads)](sel, choice, number, n, words, K=slots, BR=64, num_warps=2)
-    count = torch.zeros(lists * SPREAD, dtype=torch.int32, device=sel.device)
-    rank, entry = torch.empty_like(choice), torch.empty_like(choice)
-    grid = (-(-pairs // 1024),)
-    how = dict(K=slots, SPREAD=SPREAD, B=1024, num_warps=4)
-    _rank[grid](choice, count, rank, pairs, plan.chunks, n, **how)
-    end = torch.cumsum(count, 0, dtype=torch.int32)
-    _place[grid](choice, rank, end, entry, pairs, plan.chunks, n, **how)
-    end = end[SPREAD - 1 :: SPREAD].contiguous()
+    out = new_choice(heads, plan)
+    _unpack[(-(-n // 64), heads)](sel, out.pair, out.number, n, words, K=plan.top_k, BR=64, num_warps=1)
+    return ranked(out)
+
+
+def bits_of(choice: Choice, plan: Plan) -> Tensor:
+    """Bits [heads, W, N]: who watches wants them, the engine does not."""
+    sel = choice.pair.new_zeros(len(choice.pair), plan.words, plan.length)
+    _every_slot(_set, choice, sel, plan.length, plan.words)
+    return sel
+
+
+def row_lists(choice: Choice, plan: Plan, rows: int) -> RowLists:
+    """For every (head, chunk) the rows that chose it, in tiles of at most `rows`."""
+    pairs, (heads, chunks, spread) = choice.pair.numel(), choice.count.shape
+    lists = heads * chunks
+    end = torch.cumsum(choice.count.flatten(), 0, dtype=torch.int32)
+    entry = torch.empty(pairs, dtype=torch.int32, device=end.device)
+    _every_slot(_place, choice, end, entry, plan.length, chunks, SPREAD=spread)
+    end = end[spread - 1 :: spread].contiguous()
     length = torch.diff(end, prepend=end.new_zeros(1))
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
     most = pairs // rows + lists  # no list leaves more than one tile partly filled
-    tile = torch.empty(3, most, dtype=torch.int32, device=sel.device)
+    tile = torch.empty(3, most, dtype=torch.int32, device=end.device)
     _cut[(-(-most // 256),)](tile_end, end, tile, lists, most, lists.bit_length(), ROWS=rows, BT=256, num_warps=4)
-    return RowLists(entry, tile, tile_end[-1:], number, most, rows)
+    return RowLists(entry, tile, tile_end[-1:], choice.number, most)

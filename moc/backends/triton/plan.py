@@ -114,6 +114,7 @@ class Plan:
     def tiles(self, rows: int, which: str) -> Tiles:
         """Tiles of at most `rows` rows.
 
+        "all"                        all rows, across borders, without ranges
         "routed", "unrouted"         tiles of those groups, never across a border of groups, with their ranges
         "small"                      routed rows across borders, with the linked ranges only
         "shared"                     the table's query tiles, whose rows share a list
@@ -143,6 +144,8 @@ class Plan:
             for g in groups:
                 if low <= g.start and g.stop <= high:
                     add(g.start, g.stop, self.ranges(g, own=False))
+        elif which == "all":
+            add(0, self.length, [])
         elif which == "shared":
             for low, high in self.table.query_tiles():
                 add(low, high, [])

@@ -2,161 +2,45 @@
 
 A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
 the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
-neighbours in a group and twice the places. The very few for which it could be again go to `_repair`: it finds the
-threshold by counting, pass by pass, and is always right.
+neighbours in a group and twice the places; what is left is dealt a third time. The very few for which it could be
+even then go to `_repair`: it finds the threshold by counting, pass by pass, and is always right.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import HIGHEST, LOWEST, bounds, closed, flip, key_of, middle, open_to, pair_columns, signed, value_of
+from .common import bounds, closed, open_to, pair_columns, signed
 from .configs import Config, processors
+from .kept import bits, mark, settle, taken
+from .lists import Choice
 from .plan import Plan
+from .repair import _repair
+
+try:
+    from . import hopper_stream
+except ImportError:  # a Triton without Gluon
+    hopper_stream = None  # type: ignore[assignment]
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
-
-
-@triton.jit
-def _bits(b_x):
-    return b_x.to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr):
-    """How many kept numbers of every row reach t [M]."""
-    b_t = b_t[:, None]
-    b_n = tl.where(b_0 >= b_t, 1.0, 0.0) + tl.where(b_1 >= b_t, 1.0, 0.0)
-    b_n += tl.where(b_2 >= b_t, 1.0, 0.0) + tl.where(b_3 >= b_t, 1.0, 0.0)
-    if R > 4:
-        b_n += tl.where(b_4 >= b_t, 1.0, 0.0) + tl.where(b_5 >= b_t, 1.0, 0.0)
-        b_n += tl.where(b_6 >= b_t, 1.0, 0.0) + tl.where(b_7 >= b_t, 1.0, 0.0)
-    return tl.sum(b_n, 1).to(tl.int32)
-
-
-@triton.jit
-def _least(b_x, b_y):
-    """The smaller of two in which -inf stands for nothing."""
-    b_x = tl.where(b_x > float("-inf"), b_x, float("inf"))
-    return tl.minimum(b_x, tl.where(b_y > float("-inf"), b_y, float("inf")))
-
-
-@triton.jit
-def _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr, LOW: tl.constexpr):
-    """How many kept numbers of every row differ from t [M] in the low bits at most."""
-    b_c = (_bits(b_t) & ~LOW)[:, None]
-    b_n = ((_bits(b_0) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_1) & ~LOW) == b_c).to(tl.int32)
-    b_n += ((_bits(b_2) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_3) & ~LOW) == b_c).to(tl.int32)
-    if R > 4:
-        b_n += ((_bits(b_4) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_5) & ~LOW) == b_c).to(tl.int32)
-        b_n += ((_bits(b_6) & ~LOW) == b_c).to(tl.int32) + ((_bits(b_7) & ~LOW) == b_c).to(tl.int32)
-    return tl.sum(b_n, 1)
-
-
-@triton.jit
-def _chunk_of(b_x, o_g, turn, G: tl.constexpr, LOW: tl.constexpr):
-    """The chunk that a number of group g stands for."""
-    b_pass = LOW - (_bits(b_x) & LOW)
-    return b_pass * G + ((o_g[None, :] + b_pass * turn) & (G - 1))
-
-
-@triton.jit
-def _mark(b_x, b_t, b_cut, o_g, p_sel, N, m_row, turn, G: tl.constexpr, LOW: tl.constexpr):
-    """Set the bits of the chunks whose numbers are above t; of those that equal it, the chunks up to cut."""
-    b_c = _chunk_of(b_x, o_g, turn, G, LOW)
-    m_sel = (b_x > b_t[:, None]) | ((b_x == b_t[:, None]) & (b_c <= b_cut[:, None]))
-    m_sel = m_sel & (b_x > float("-inf")) & m_row[:, None]
-    tl.atomic_or(p_sel + (b_c >> 5).to(tl.int64) * N, 1 << (b_c & 31), mask=m_sel, sem="relaxed")
-
-
-@triton.jit
-def _settle(
-    b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
-    G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
-):  # fmt: skip
-    """Choose the k best of what the groups kept: set their bits, list the rows for which one may have been let go."""
-    # The k-th largest of what was kept (`common.least_chosen`, over places)
-    b_lo = tl.min(tl.where(b_0 > float("-inf"), b_0, float("inf")), 1)  # each group's best
-    b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-    if tl.sum((b_at < k).to(tl.int32), 0) > 0:  # groups are too few, or chunks: lower, down to all
-        b_low = tl.minimum(_least(b_0, b_1), _least(b_2, b_3))
-        if R > 4:
-            b_low = tl.minimum(b_low, tl.minimum(_least(b_4, b_5), _least(b_6, b_7)))
-        b_lo = tl.where(b_at < k, tl.min(b_low, 1), b_lo)
-        b_at = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
-    b_lo, b_hi = flip(_bits(b_lo)), flip(_bits(tl.max(b_0, 1)))
-    b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-    open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-    i_step = 0
-    while open_rows > 0:
-        b_open = (b_at > k) & (b_hi - 1 > b_lo)
-        b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-        b_n = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, value_of(b_mid), R)
-        b_up = b_open & (b_n >= k)
-        b_lo = tl.where(b_up, b_mid, b_lo)
-        b_at = tl.where(b_up, b_n, b_at)
-        b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
-        i_step += 1
-        if i_step % 4 == 0:  # all warps have to meet to see whether rows are left: not after every step
-            open_rows = tl.sum(((b_at > k) & (b_hi - 1 > b_lo)).to(tl.int32), 0)
-
-    # A group whose last place holds one of the chosen may have let one go
-    b_t = value_of(b_lo)
-    if R > 4:
-        b_end = b_7
-    else:
-        b_end = b_3
-    b_gone = tl.sum(((b_end >= b_t[:, None]) & (b_end > float("-inf"))).to(tl.int32), 1)
-    b_lost = tl.where(turns > R, b_gone, 0) > 0  # as many places as passes lose nothing
-    if tl.sum((b_lo < 0).to(tl.int32), 0) > 0:  # below zero the pass counts backwards: suspect equals
-        b_n = _alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R, LOW)
-        b_above = (_bits(b_t) & ~LOW).to(tl.float32, bitcast=True)
-        b_above = _reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_above, R)
-        b_lost = b_lost | ((b_lo < 0) & (b_above + b_n > k))
-    m_lost = b_lost & m_n
-    if tl.sum(m_lost.to(tl.int32), 0) > 0:  # which place of the list a row gets does not show
-        o_left = tl.atomic_add(left + i_local + o_n * 0, m_lost.to(tl.int32), mask=m_lost, sem="relaxed")
-        tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
-    m_row = m_n & (m_lost == 0)
-
-    # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
-    b_cut = b_lo * 0 + HIGHEST
-    b_tied = m_row & (b_at > k)
-    if tl.sum(b_tied.to(tl.int32), 0) > 0:
-        b_level = (b_0 == b_t[:, None]) | (b_1 == b_t[:, None]) | (b_2 == b_t[:, None]) | (b_3 == b_t[:, None])
-        if R > 4:
-            b_level = b_level | (b_4 == b_t[:, None]) | (b_5 == b_t[:, None])
-            b_level = b_level | (b_6 == b_t[:, None]) | (b_7 == b_t[:, None])
-        b_c = tl.where(b_level, _chunk_of(b_t[:, None], o_g, turn, G, LOW), HIGHEST)
-        b_need = tl.where(b_tied, k - b_at + tl.sum(b_level.to(tl.int32), 1), 0)
-        b_cut = tl.where(b_tied, -1, b_cut)
-        while tl.max(b_need, 0) > 0:
-            b_next = tl.min(tl.where(b_c > b_cut[:, None], b_c, HIGHEST), 1)
-            b_cut = tl.where(b_need > 0, b_next, b_cut)
-            b_need -= 1
-
-    p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
-    _mark(b_0, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-    _mark(b_1, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-    _mark(b_2, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-    _mark(b_3, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-    if R > 4:
-        _mark(b_4, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_5, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_6, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
-        _mark(b_7, b_t, b_cut, o_g, p_sel, N, m_row, turn, G, LOW)
+ROUNDS = 2  # of dealing again
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
 def _deal(
-    q, pair, chunk, row, keep, passes, sel, listed, waiting, left_row, left,
+    q, pair, chunk, row, keep, passes, sel, pairs, number, level, listed, waiting, left_row, left,
     s_bh, s_n, N, C, S, W, bh_first, k, turns, turn, share,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
-    AGAIN: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    AGAIN: tl.constexpr, BITS: tl.constexpr,
+    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """share programs a head. AGAIN: only the rows listed [heads, N], waiting [heads] of them; else all."""
+    """share programs a head. AGAIN: only the rows listed [heads, N], waiting [heads] of them; else all.
+
+    level [heads, N]: a score a little below the k-th best, for the rows that are left.
+    """
     i_local = tl.program_id(0) // share
     i_bh = bh_first + i_local
     o_g = tl.arange(0, G)
@@ -164,12 +48,11 @@ def _deal(
     o_q, o_p, m_k = pair_columns(o_k, D, DP)
     p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
     p_keep = keep + i_bh.to(tl.int64) * S * S
-    # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
-    b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
     if AGAIN:
         n_rows = tl.load(waiting + i_local)
     else:
         n_rows = N
+        b_typical = tl.load(pair + (i_bh.to(tl.int64) * C + C // 2) * 2 * D + o_p, mask=m_k, other=0.0).to(tl.float32)
     for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
         o_n = i_t * BM + tl.arange(0, BM)
         m_n = o_n < n_rows
@@ -181,7 +64,11 @@ def _deal(
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
         b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
-        b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
+        # Scores of a row have much in common; without it the digits that the keys keep are those that tell chunks apart
+        if AGAIN:  # the best lie above zero, where equal scores need no second look
+            b_common = tl.load(level + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0.0)
+        else:
+            b_common = tl.sum(b_q.to(tl.float32) * b_typical[None, :], 1)
 
         b_none = tl.full([BM, G], float("-inf"), tl.float32)
         b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7 = b_none, b_none, b_none, b_none, b_none, b_none, b_none, b_none
@@ -191,7 +78,7 @@ def _deal(
             b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
             b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
             # The low bits name the pass: scores that agree in all other digits are equal, and the lower chunk wins
-            b_new = ((_bits(b_s - b_common[:, None]) & ~LOW) | (LOW - i)).to(tl.float32, bitcast=True)
+            b_new = ((bits(b_s - b_common[:, None]) & ~LOW) | (LOW - i)).to(tl.float32, bitcast=True)
             if KEEP or closed(tl.load(passes + i), i * G, i * G + G, own_from, own_to, shot, CAUSAL):
                 b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
                 b_new = tl.where(b_cand, b_new, float("-inf"))
@@ -206,134 +93,65 @@ def _deal(
             b_1 = tl.maximum(b_1, tl.minimum(b_0, b_new))
             b_0 = tl.maximum(b_0, b_new)
 
-        _settle(
-            b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, o_g, o_n, m_n, sel, left_row, left, i_local, N, W, k, turns, turn,
-            G, R, LOW,
+        b_from, m_row = settle(
+            b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_common, o_g, o_n, m_n, level, left_row, left, i_local, N, k,
+            turns, turn, G, R, LOW,
         )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
-def _repair(
-    q, pair, chunk, row, keep, sel, listed, waiting,
-    s_bh, s_n, N, C, S, W, bh_first, k, share,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr,
-    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    i_local = tl.program_id(0) // share
-    i_bh = bh_first + i_local
-    n_rows = tl.load(waiting + i_local)
-    for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
-        o_e = i_t * BM + tl.arange(0, BM)
-        m_n = o_e < n_rows
-        o_n = tl.load(listed + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
-        b_first = tl.load(row + o_n, mask=m_n, other=0)
-        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-        o_g = tl.arange(0, G)
-        o_k = tl.arange(0, 2 * DP)
-        o_q, o_p, m_k = pair_columns(o_k, D, DP)
-        p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-        b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
-        p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
-        p_keep = keep + i_bh.to(tl.int64) * S * S
-        turns = tl.cdiv(C, G)
-        # Pass 0 finds the range; every further pass counts what reaches the middle; the last one writes
-        b_lo = tl.full([BM], HIGHEST, tl.int32)
-        b_hi = tl.full([BM], LOWEST, tl.int32)
-        b_at = tl.zeros([BM], tl.int32)
-        b_mid = tl.full([BM], LOWEST, tl.int32)
-        b_used = tl.zeros([BM], tl.int32)
-        b_free = tl.zeros([BM], tl.int32)
-        i_step = 0
-        state = 0  # 0 range, 1 search, 2 count what is above the border, 3 write
-        while state < 4:
-            b_n = tl.zeros([BM], tl.int32)
-            for i in range(0, turns):
-                o_c = i * G + o_g
-                b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
-                b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
-                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-                b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
-                if state == 0:
-                    b_lo = tl.minimum(b_lo, tl.min(tl.where(b_cand, b_key, HIGHEST), 1))
-                    b_hi = tl.maximum(b_hi, tl.max(b_key, 1))
-                    b_n += tl.sum(b_cand.to(tl.int32), 1)
-                elif state == 1:
-                    b_n += tl.sum((b_key >= b_mid[:, None]).to(tl.int32), 1)
-                elif state == 2:
-                    b_n += tl.sum((b_cand & (b_key > b_lo[:, None])).to(tl.int32), 1)
-                else:
-                    b_level = (b_cand & (b_key == b_lo[:, None])).to(tl.int32)
-                    b_rank = tl.cumsum(b_level, 1) + b_used[:, None]
-                    b_used += tl.sum(b_level, 1)
-                    b_sel = b_cand & ((b_key > b_lo[:, None]) | ((b_level > 0) & (b_rank <= b_free[:, None])))
-                    b_bits = tl.reshape(b_sel.to(tl.int32), [BM, G // 32, 32]) << tl.arange(0, 32)[None, None, :]
-                    o_w = i * (G // 32) + tl.arange(0, G // 32)
-                    p_sel = sel + (i_local.to(tl.int64) * W + o_w[None, :]) * N + o_n[:, None]
-                    tl.store(p_sel, tl.sum(b_bits, 2), mask=m_n[:, None] & (o_w < W)[None, :])
-            if state == 0:
-                b_at = b_n
-                b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
-                state = 1
-            elif state == 1:
-                b_open = (b_at > k) & (b_hi - 1 > b_lo)
-                b_up = b_open & (b_n >= k)
-                b_lo = tl.where(b_up, b_mid, b_lo)
-                b_at = tl.where(b_up, b_n, b_at)
-                b_hi = tl.where(b_open & (b_n < k), b_mid, b_hi)
-                i_step += 1
-            elif state == 2:
-                b_free = k - b_n
-                state = 3
-            else:
-                state = 4
-            if state == 1:
-                b_open = (b_at > k) & (b_hi - 1 > b_lo)
-                b_mid = middle(b_lo, tl.maximum(b_hi, b_lo + 2), i_step)
-                if tl.sum(b_open.to(tl.int32), 0) == 0:
-                    state = 2
+        i_h = i_local.to(tl.int64)
+        p_sel, p_slot = sel + i_h * W * N, pairs + i_h * N * k
+        if not BITS:  # slots in the order of groups
+            b_n = taken(b_0, b_1, b_2, b_3, b_from)
+            if R > 4:
+                b_n += taken(b_4, b_5, b_6, b_7, b_from)
+            tl.store(number + i_h * N + o_n, tl.sum(b_n, 1), mask=m_row)
+            p_slot += o_n[:, None] * k + tl.cumsum(b_n, 1) - b_n
+        mark(b_0, b_1, b_2, b_3, b_from, p_slot, 0, o_g, o_n[:, None], p_sel, N, turn, G, LOW, BITS)
+        if R > 4:
+            mark(b_4, b_5, b_6, b_7, b_from, p_slot, 4, o_g, o_n[:, None], p_sel, N, turn, G, LOW, BITS)
 
 
 def stream(
-    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    queries: Tensor, pair: Tensor, keep: Tensor | None, into: Tensor | Choice, plan: Plan, heads: range,
     *, split: bool, causal: bool, precision: str, config: Config,
 ) -> None:  # fmt: skip
-    """As `route`, for any number of chunks. sel [heads, W, N] is overwritten."""
-    try:
-        from . import hopper_stream
-    except ImportError:  # a Triton without Gluon
-        hopper_stream = None  # type: ignore[assignment]
+    """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice."""
     n, d = plan.length, pair.shape[-1]
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
-    sel.zero_()
-    listed = sel.new_empty(2, len(heads), n)
-    waiting = sel.new_zeros(2, len(heads))
+    if isinstance(into, Tensor):
+        out = into.zero_(), into, into
+    else:
+        out = into.pair, into.pair, into.number
+    listed = out[0].new_empty(ROUNDS + 1, len(heads), n)
+    waiting = out[0].new_zeros(ROUNDS + 1, len(heads))
+    level = torch.empty(len(heads), n, dtype=torch.float32, device=queries.device)
     again = min(tiles, max(1, 4 * processors(queries) // len(heads)))  # programs a head for the few that come again
-    inputs = queries, pair, plan.chunk, plan.row, sel if keep is None else keep
+    inputs = queries, pair, plan.chunk, plan.row, out[0] if keep is None else keep
     sizes = *queries.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, heads.start
     how = dict(
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=rows, G=groups, num_stages=config.stages,
-        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
+        D=d, DP=max(16, triton.next_power_of_2(d)), G=groups, BITS=isinstance(into, Tensor),
+        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision, num_stages=config.stages,
     )  # fmt: skip
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
     if hopper_stream is not None and first == PLACES and hopper_stream.usable(queries, pair):
         hopper_stream.deal(
-            queries, pair, keep, sel, listed[0], waiting[0], plan, heads,
-            split=split, causal=causal, turn=groups // 2 - 5, low=low,
+            queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads,
+            split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"],
         )  # fmt: skip
     else:
         _deal[(tiles * len(heads),)](
-            *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[0], waiting[0],
-            *sizes, plan.top_k, turns, groups // 2 - 5, tiles,
+            *inputs, plan.passes(groups), *out, level, listed[0], waiting[0], listed[0], waiting[0],
+            *sizes, plan.top_k, turns, groups // 2 - 5, tiles, BM=rows, maxnreg=config.registers,
             R=first, LOW=low, AGAIN=False, num_warps=config.warps, **how,
         )  # fmt: skip
-    _deal[(again * len(heads),)](
-        *inputs, plan.passes(groups), sel, listed[0], waiting[0], listed[1], waiting[1],
-        *sizes, plan.top_k, turns, groups // 4 + 3, again,
-        R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
-    )  # fmt: skip
+    for i in range(ROUNDS):
+        _deal[(again * len(heads),)](
+            *inputs, plan.passes(groups), *out, level, listed[i], waiting[i], listed[i + 1], waiting[i + 1],
+            *sizes, plan.top_k, turns, groups // 4 + 3 + 4 * i, again, BM=rows,
+            R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
+        )  # fmt: skip
     _repair[(again * len(heads),)](
-        *inputs, sel, listed[1], waiting[1], *sizes, plan.top_k, again, num_warps=4, **how | {"G": max(32, groups)}
-    )
+        *inputs, *out, level, listed[ROUNDS], waiting[ROUNDS], *sizes, plan.top_k, again,
+        BM=16, num_warps=4, **how | {"G": max(32, groups)},
+    )  # fmt: skip

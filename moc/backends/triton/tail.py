@@ -1,5 +1,10 @@
 """The pooled tail: every chunk that a row could have chosen and did not enters its softmax once, as mean key and mean
-value with the weight of its length (Sol-Attn's zeroth-order correction). Leaves one partial per row."""
+value with the weight of its length (Sol-Attn's zeroth-order correction). Leaves one partial per row.
+
+Chunk-major, chosen chunks are let in as well and `routed.py` takes each off again where it was chosen: looking at the
+bits of every score costs more. A summary weighs no more than the tokens that it stands for (exp is convex), so nothing
+large cancels. Tile-major, the bits mask them, of every row or, for shared lists, of the first row of a tile.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,12 @@ from torch import Tensor
 
 from .common import bounds, closed
 from .configs import Config
-from .plan import Plan
+from .plan import Plan, Tiles
 
 try:
     from . import hopper_tail
 except ImportError:  # a Triton without Gluon
     hopper_tail = None  # type: ignore[assignment]
-HOPPER = True
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,16 @@ class Tail:
 
 @triton.jit(do_not_specialize=["bh_first", "tiles"])
 def _tail(
-    q, mean_k, mean_v, sel, chunk, row, weight, passes, out, lse,
+    q, mean_k, mean_v, sel, chunk, row, weight, passes, first, stop, out, lse,
     s_b, s_h, s_n, H, N, C, W, bh_first, tiles, scale,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, MASK: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
-    o_n = i_t * BM + tl.arange(0, BM)
-    m_n = o_n < N
+    i_n = tl.load(first + i_t)
+    o_n = i_n + tl.arange(0, BM)
+    m_n = o_n < tl.load(stop + i_t)
     o_d, o_j = tl.arange(0, DP), tl.arange(0, BN)
     m_d = (o_d < D)[None, :]
     p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
@@ -51,33 +56,39 @@ def _tail(
     b_last = tl.load(row + N + o_n, mask=m_n, other=C)
     b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
-    p_sel = sel + i_local.to(tl.int64) * W * N + o_n[:, None]
+    p_sel = sel + i_local.to(tl.int64) * W * N
     p_mean = i_bh.to(tl.int64) * C * D + o_d[None, :]
     b_acc = tl.zeros([BM, DP], tl.float32)
     b_m = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
     for i in tl.range(0, C, BN, num_stages=STAGES):
         o_c = i + o_j
-        m_c = (o_c < C)[:, None] & m_d
-        b_k = tl.load(mean_k + p_mean + o_c[:, None] * D, mask=m_c, other=0.0)
-        b_v = tl.load(mean_v + p_mean + o_c[:, None] * D, mask=m_c, other=0.0)
+        o_r = tl.minimum(o_c, C - 1)[:, None] * D  # what is beyond the last chunk has no weight
+        if D == DP:
+            b_k, b_v = tl.load(mean_k + p_mean + o_r), tl.load(mean_v + p_mean + o_r)
+        else:
+            b_k = tl.load(mean_k + p_mean + o_r, mask=m_d, other=0.0)
+            b_v = tl.load(mean_v + p_mean + o_r, mask=m_d, other=0.0)
         b_bias = tl.load(weight + o_c, mask=o_c < C, other=float("-inf"))
-        b_w = tl.load(p_sel, mask=m_n[:, None], other=0)
-        if BN >= 64:
-            b_next = tl.load(p_sel + N, mask=m_n[:, None] & (i + 32 < C), other=0)
-            b_w = tl.where(o_j[None, :] < 32, b_w, b_next)
-        if BN >= 32:
-            p_sel += N * (BN // 32)
-        elif (i + BN) % 32 == 0:
-            p_sel += N
+        free = tl.load(passes + i // BN)
+        if MASK == "tile":
+            b_w = tl.load(p_sel + (o_c >> 5).to(tl.int64) * N + i_n, mask=o_c < C, other=0)
+            b_bias = tl.where((b_w >> (o_c & 31)) & 1 > 0, float("-inf"), b_bias)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
-        b_s = tl.where((b_w & (1 << (o_c & 31))[None, :]) == 0, b_s, float("-inf"))
-        if closed(tl.load(passes + i // BN), i, i + BN, own_from, own_to, shot, CAUSAL):
+        if MASK == "row":
+            p_w = p_sel + (o_n * 0 + i // 32).to(tl.int64)[:, None] * N + o_n[:, None]
+            b_w = tl.load(p_w, mask=m_n[:, None], other=0)
+            if BN >= 64:
+                b_next = tl.load(p_w + N, mask=m_n[:, None] & (i + 32 < C), other=0)
+                b_w = tl.where(o_j[None, :] < 32, b_w, b_next)
+            b_s = tl.where((b_w & (1 << (o_c & 31))[None, :]) == 0, b_s, float("-inf"))
+        if closed(free, i, i + BN, own_from, own_to, shot, CAUSAL):
             b_s = tl.where((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]), b_s, float("-inf"))
             if CAUSAL:
                 b_there = tl.load(chunk + 2 * C + o_c, mask=o_c < C, other=0)
                 b_s = tl.where(b_there[None, :] <= b_shot[:, None], b_s, float("-inf"))
-        b_top = tl.maximum(b_m, tl.max(b_s, 1))
+        # Whole powers of two: the weights that `routed.py` takes off are rounded just as these are
+        b_top = tl.maximum(b_m, tl.ceil(tl.max(b_s, 1)))
         b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
         b_p = tl.math.exp2(b_s - b_ref[:, None])
         b_alpha = tl.math.exp2(b_m - b_ref)
@@ -91,21 +102,23 @@ def _tail(
 
 
 def tail_of(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool,
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, tiles: Tiles, heads: range,
+    *, scale: float, config: Config, precision: str, causal: bool, mask: str,
 ) -> Tail:  # fmt: skip
-    """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf."""
+    """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
+
+    mask: chosen chunks are left out by the bits of every "row", by those of the first row of a "tile", or by "none".
+    """
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
-    if HOPPER and hopper_tail is not None and hopper_tail.usable(q):
-        hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal)
+    if hopper_tail is not None and hopper_tail.usable(q):
+        hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask != "none")
         return Tail(out, lse)
-    tiles = -(-n // config.rows)
-    _tail[(tiles * len(heads),)](
-        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), out, lse,
-        *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles, scale,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal,
+    _tail[(tiles.count * len(heads),)](
+        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), tiles.first, tiles.stop,
+        out, lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal, MASK=mask,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
     return Tail(out, lse)

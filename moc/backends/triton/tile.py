@@ -26,33 +26,36 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
-def _add(b_o, b_part, b_acc, b_m, b_l):
-    """Take a normalised partial and its log2-sum-exp2 into a running softmax."""
+def _add(b_o, b_part, b_rest, b_acc, b_m, b_l):
+    """Take a normalised partial and its log2-sum-exp2 into a running softmax. rest: share of the sum that counts."""
     b_top = tl.maximum(b_m, b_part)
     b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
     b_old, b_new = tl.math.exp2(b_m - b_ref), tl.math.exp2(b_part - b_ref)
     b_acc = b_acc * b_old[:, None] + b_o.to(tl.float32) * b_new[:, None]
-    return b_acc, b_top, b_l * b_old + b_new
+    return b_acc, b_top, b_l * b_old + b_new * b_rest
 
 
 @triton.jit
-def _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D: tl.constexpr):
+def _slot(part, lse, rest, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D: tl.constexpr, REST: tl.constexpr):
     """Add partial i of every row that has one."""
     m_s = m_n & (i < b_n)
     b_part = tl.load(lse + o_s + i, mask=m_s, other=float("-inf"))
     b_o = tl.load(part + (o_s + i)[:, None] * D + o_d[None, :], mask=m_s[:, None] & m_d, other=0.0)
-    return _add(b_o, b_part, b_acc, b_m, b_l)
+    b_rest = 1.0
+    if REST:
+        b_rest = tl.load(rest + o_s + i, mask=m_s, other=0.0)
+    return _add(b_o, b_part, b_rest, b_acc, b_m, b_l)
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "width", "own_first", "own_rows"])
 def _tile(
     q, k, v, out, first, stop, span, ranges, piece, low, high, count, piece_start, piece_len,
-    tail, tail_lse, part, lse, number, own, own_lse,
+    tail, tail_lse, part, lse, rest, number, own, own_lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, so_b, so_h, so_n, sw_g, sw_h, sw_n, sl_g, sl_h, sl_n,
     H, N, bh_first, tiles, width, own_first, own_rows, scale,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CS: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, RANGES: tl.constexpr, LISTS: tl.constexpr, SHARED: tl.constexpr, SLOTS: tl.constexpr,
-    TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    REST: tl.constexpr, TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -126,18 +129,18 @@ def _tile(
         o_t = i_local.to(tl.int64) * N + o_n
         b_part = tl.load(tail_lse + o_t, mask=m_n, other=float("-inf"))
         b_o = tl.load(tail + o_t[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
-        b_acc, b_m, b_l = _add(b_o, b_part, b_acc, b_m, b_l)
+        b_acc, b_m, b_l = _add(b_o, b_part, 1.0, b_acc, b_m, b_l)
 
     if SLOTS:
         o_s = (i_local.to(tl.int64) * N + o_n) * K
         b_n = tl.load(number + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0)
         if K <= 5:  # all in flight at once
             for i in tl.static_range(K):
-                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D)
+                b_acc, b_m, b_l = _slot(part, lse, rest, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D, REST)
         else:
             for i in range(0, tl.max(b_n, 0), 4):
                 for j in tl.static_range(4):
-                    b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D)
+                    b_acc, b_m, b_l = _slot(part, lse, rest, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D, REST)
 
     b_o = b_acc * (1.0 / tl.where(b_l == 0.0, 1.0, b_l))[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
@@ -148,10 +151,12 @@ def _tile(
 class Slots:
     part: Tensor  # [heads, N, K, D]
     lse: Tensor  # [heads, N, K], log2
+    rest: Tensor | None  # [heads, N, K] the share of the sum that is left where the chunk's summary was taken off
     number: Tensor  # [heads, N] slots that hold something
 
     def of(self, heads: slice) -> Slots:
-        return Slots(self.part[heads], self.lse[heads], self.number[heads])
+        rest = None if self.rest is None else self.rest[heads]
+        return Slots(self.part[heads], self.lse[heads], rest, self.number[heads])
 
 
 @dataclass(frozen=True)
@@ -175,11 +180,12 @@ def attend_tiles(
     _, h, n, d = q.shape
     none = plan.chunk  # stands where a part is left out; never read
     size = lists.pieces.size if lists else config.keys
+    rest = slots is not None and slots.rest is not None
     listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
     _tile[(tiles.count * len(heads),)](
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
         *(listed or [none] * 6), *((tail.out, tail.lse) if tail else (none, none)),
-        *((slots.part, slots.lse, slots.number) if slots else [none] * 3),
+        *((slots.part, slots.lse, slots.rest if rest else none, slots.number) if slots else [none] * 4),
         *((own.out, own.lse) if own else (none, none)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
@@ -188,14 +194,13 @@ def attend_tiles(
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=max(config.keys, size), CS=size,
         K=slots.part.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
-        TAIL=tail is not None, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+        REST=rest, TAIL=tail is not None,
+        STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
 
 
-def new_slots(x: Tensor, number: Tensor, places: int) -> Slots:
+def new_slots(x: Tensor, number: Tensor, places: int, rest: bool) -> Slots:
     shape = *number.shape, places
-    return Slots(
-        torch.empty(*shape, x.shape[-1], dtype=x.dtype, device=x.device),
-        torch.empty(shape, dtype=torch.float32, device=x.device),
-        number,
-    )
+    lse = torch.empty(shape, dtype=torch.float32, device=x.device)
+    part = torch.empty(*shape, x.shape[-1], dtype=x.dtype, device=x.device)
+    return Slots(part, lse, torch.empty_like(lse) if rest else None, number)
