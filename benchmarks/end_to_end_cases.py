@@ -85,7 +85,7 @@ RULES = {
         Rule("paper: own shot + 5 frames, causal", SHOT),
         Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL),
         Rule("fine: the same, union lists", UNION),
-        Rule("fine: own chunk + 16 of 450 tokens", OF_450, full=False),
+        Rule("fine: own chunk + 16 of 450 tokens", OF_450),
         Rule("fine: 8x8 union lists, independent tokens", UNION, full=False, white=True),
         CUDNN,
         DEFAULT,

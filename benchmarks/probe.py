@@ -80,6 +80,7 @@ class Studio:
         from moc.host import apply_moc
         from moc.trace import Trace
 
+        settings = settings.with_schedule(min_tokens=1)  # routes even where dense would be faster
         return self.sample(apply_moc(self.model, self.shots, settings, Trace()), seed)
 
 

@@ -121,7 +121,8 @@ class Schedule:
     start_percent, end_percent   part of the denoising (0 is the first, noisiest step)
     dense_first, dense_last      transformer blocks at either end that stay dense
     dense_blocks                 more blocks that stay dense, counted from 0
-    min_tokens                   shorter sequences stay dense: below it dense attention is faster
+    min_tokens                   shorter sequences stay dense; 0: on a GPU those where dense attention should be faster
+                                 (`break_even.py`), elsewhere none; 1: none
     """
 
     start_percent: float = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -83,13 +84,14 @@ class ChunkTable:
     identity: bool  # sorted order is the sequence's own order: nothing has to be moved
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
     _top_k: dict[tuple[float, bool], int] = field(default_factory=dict, repr=False)
+    _pairs: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def length(self) -> int:
         return self.layout.length
 
-    @property
+    @cached_property
     def mean_chunk(self) -> float:
         """Mean length of the chunks that can be chosen, in tokens."""
         lengths = [c.length for c in self.chunks if c.routable]
@@ -120,9 +122,15 @@ class ChunkTable:
 
     def density(self, top_k: int, causal: bool) -> float:
         """Kept share of all (query, key) pairs when every row takes top_k chunks of mean length."""
-        rows, mandatory, choices, tokens = self._totals(causal)
-        chosen = np.minimum(choices, top_k) * tokens / np.maximum(choices, 1)
-        return float((rows * (mandatory + chosen)).sum()) / self.length**2
+        return sum(self.pairs(top_k, causal)) / self.length**2
+
+    def pairs(self, top_k: int, causal: bool) -> tuple[float, float]:
+        """(query, key) pairs: those that are always seen, and those that rows choose by taking top_k chunks."""
+        if (top_k, causal) not in self._pairs:
+            rows, mandatory, choices, tokens = self._totals(causal)
+            chosen = np.minimum(choices, top_k) * tokens / np.maximum(choices, 1)
+            self._pairs[top_k, causal] = float((rows * mandatory).sum()), float((rows * chosen).sum())
+        return self._pairs[top_k, causal]
 
     def _totals(self, causal: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Per group [G]: rows, mandatory tokens, candidate chunks and their tokens."""

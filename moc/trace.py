@@ -27,7 +27,7 @@ class Reason(Enum):
 
     SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
     BLOCK = "block kept dense (dense first/last blocks)"
-    SHORT = "shorter than min_tokens, where dense attention is as fast"
+    SHORT = "so short that dense attention is as fast (min_tokens in MoC Routing; at 1 everything is routed)"
     ONE_FRAME = "a single latent frame: nothing to route"
     NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
     MASK = "the model passed an attention mask"
@@ -40,7 +40,7 @@ class Reason(Enum):
 SHORTLY = {
     Reason.SCHEDULE: "start/end percent",
     Reason.BLOCK: "dense first/last blocks",
-    Reason.SHORT: "shorter than min_tokens",
+    Reason.SHORT: "short, dense is as fast",
     Reason.ONE_FRAME: "a single frame",
     Reason.NO_CHOICE: "nothing to choose",
     Reason.MASK: "attention mask",

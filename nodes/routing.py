@@ -218,7 +218,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             default=0,
             min=0,
             max=10_000_000,
-            tooltip="Shorter sequences stay dense, since full attention is as fast there. Needs schedule custom.",
+            tooltip="Shorter sequences stay dense. 0: on a GPU, where that is faster; 1: none. Needs schedule custom.",
         ),
         io.Float.Input(
             "drop_off",

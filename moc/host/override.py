@@ -9,6 +9,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from .. import break_even
 from ..attention import moc_attention
 from ..layout import TokenLayout
 from ..trace import Reason
@@ -50,7 +51,7 @@ def attention_override(
             split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            out = _video_attention(forward, call, *split)
+            out = Reason.SHORT if _too_short(forward, call, split[0]) else _video_attention(forward, call, *split)
     if isinstance(out, Tensor):
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
     forward.ran_dense(out)
@@ -88,6 +89,16 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     if routing is None:
         return Reason.NO_CHOICE
     return Call(block, table, routing, unpadded, scale)
+
+
+def _too_short(forward: Forward, call: Call, q: Tensor) -> bool:
+    """Whether dense attention would be faster, where nobody has said what to do: no min_tokens, no backend."""
+    patch = forward.run.patch
+    if patch.backend != "auto" or patch.settings.schedule.min_tokens or not break_even.applies(q.device):
+        return False
+    if _is_training(q) or torch.is_grad_enabled():
+        return False  # who trains with MoC trains what it does on long films
+    return not break_even.pays(q, call.table, call.routing)
 
 
 def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor | Reason:

@@ -9,7 +9,7 @@ from benchmarks.capture import Call
 from benchmarks.cases import Case
 from benchmarks.coherence import RULES as RULES_OF_CAPTURES
 from benchmarks.coherence import choose, entropy, gini, measure, top_share
-from benchmarks.end_to_end import step_of, table_of
+from benchmarks.end_to_end import chosen, step_of, table_of
 from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
 from benchmarks.quality import decide, settle, sol_share
 from benchmarks.trace_gpu import spread
@@ -114,6 +114,12 @@ def test_every_film_has_a_dense_rule_to_be_compared_with_and_the_sizes_that_the_
     assert FILMS["720p"].tokens == 75_600
     assert FILMS["8shots"].tokens >= 150_000
     assert all(DENSE in [rule.name for rule in rules] for rules in RULES.values())
+
+
+def test_steps_are_run_in_the_order_that_was_asked_for_and_each_once():
+    found = chosen("8shots:450,720p:paper:,8shots:450")
+    assert [(film, rule.name.split(" ")[0]) for film, rule in found] == [("8shots", "fine:"), ("720p", "paper:")]
+    assert [rule for _, rule in chosen("")] == [rule for rules in RULES.values() for rule in rules]
 
 
 def test_of_nine_pairs_the_second_and_the_eighth_hold_the_median():

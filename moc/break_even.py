@@ -1,0 +1,118 @@
+"""Whether routing an attention call is worth it on a GPU: below some length dense attention is faster.
+
+A cost model, not a measurement at run time: the same film is always routed or always dense. Its constants were
+measured on an H100 by `benchmarks/break_even.py`, whose `--fit` prints them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .backends import triton
+from .chunks import ChunkTable
+from .config import RoutingConfig
+
+MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
+SMALL_CHUNK = 32  # tokens: up to here the kernels work tile by tile (`backends/triton/engine.py`)
+MEASURED_ON = 132  # multiprocessors
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do in one call, over its heads and channels.
+
+    dense    pairs of all tokens with all
+    own      pairs that are always seen
+    chosen   pairs that are chosen
+    choices  chunks that rows choose
+    scores   descriptors that rows are compared with
+    tail     summaries of chunks that rows read
+    rows     rows
+    """
+
+    dense: float
+    own: float
+    chosen: float
+    choices: float
+    scores: float
+    tail: float
+    rows: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a unit of `Work` takes, in femtoseconds; call: what a routed call takes at least, in ms (its launches)."""
+
+    call: float
+    dense: float
+    own: float
+    chosen: float
+    choices: float
+    scores: float
+    tail: float
+    rows: float
+
+
+# Not measured yet: taken from the stages in docs/kernels.md and rounded up, so that dense is favoured.
+COSTS = {
+    "large chunks": Costs(0.8, 7, 9, 9, 4_000, 60, 14, 10_000),
+    "small chunks": Costs(1.0, 7, 12, 60, 0, 12, 14, 20_000),
+    "plain torch": Costs(5.0, 7, 20, 80, 8_000, 100, 40, 40_000),
+}
+
+
+def work_of(table: ChunkTable, routing: RoutingConfig, heads: int, dim: int) -> Work:
+    """heads: over the batch."""
+    each, n, chunks, top_k = heads * dim, table.length, len(table.chunks), table.top_k(routing)
+    own, chosen = table.pairs(top_k, routing.causal)
+    return Work(
+        dense=each * n * n,
+        own=each * own,
+        chosen=each * chosen,
+        choices=each * n * min(top_k, chunks),
+        scores=each * n * chunks * (1 if routing.descriptor == "mean" else 2),
+        tail=each * n * chunks * (routing.tail == "pooled"),
+        rows=each * n,
+    )
+
+
+def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
+    """Key of COSTS."""
+    if not kernels:
+        return "plain torch"
+    return "small chunks" if routing.lists == "union" or table.mean_chunk <= SMALL_CHUNK else "large chunks"
+
+
+def estimate(work: Work, costs: Costs, speed: float = 1.0) -> tuple[float, float]:
+    """Milliseconds (dense, routed) on a GPU `speed` times as fast as the measured one."""
+    spent = {f.name: getattr(work, f.name) * getattr(costs, f.name) * 1e-12 / speed for f in fields(work)}
+    dense = spent.pop("dense")
+    return dense, max(costs.call, sum(spent.values()))
+
+
+def applies(device: torch.device) -> bool:
+    """Whether anything is known about a device."""
+    return device.type == "cuda"
+
+
+def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
+    """Whether routing is faster than dense attention. q [B, H, N, D].
+
+    Where nobody knows beforehand how much will be chosen, it is taken to be: who asks for such a rule wants to see it.
+    """
+    if routing.rule != "top-k" or routing.head_density:
+        return True
+    kernels = triton.supports(q, table, routing) is None
+    costs = COSTS[kind_of(table, routing, kernels)]
+    dense, routed = estimate(work_of(table, routing, q.shape[0] * q.shape[1], q.shape[-1]), costs, _speed(q.device))
+    return routed * MARGIN < dense
+
+
+def _speed(device: torch.device) -> float:
+    """By the number of multiprocessors. Older ones are slower each, so this errs on the side of dense."""
+    if device.type != "cuda":
+        return 1.0
+    return torch.cuda.get_device_properties(device).multi_processor_count / MEASURED_ON

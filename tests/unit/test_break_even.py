@@ -1,0 +1,120 @@
+"""When routing pays on a GPU: the estimate knows which way things go, whatever its constants are."""
+
+import pytest
+import torch
+
+from benchmarks.break_even import RULES, crossing, fit, plan
+from moc import break_even
+from moc.break_even import COSTS, MARGIN, Costs, Work, estimate, kind_of, pays, work_of
+from moc.chunks import ChunkTable, build_table
+from moc.config import PRESETS, RoutingConfig
+from moc.layout import TokenLayout
+
+FRAMES = RoutingConfig(top_k=3, own="chunk")
+ONE = Costs(call=0.0, dense=1, own=1, chosen=1, choices=1, scores=1, tail=1, rows=1)
+
+
+def film(routing: RoutingConfig, frames: int, shots: int = 1, frame: tuple[int, int] = (30, 52)) -> ChunkTable:
+    grid = (frames, *frame)
+    return build_table(
+        TokenLayout(frames * frame[0] * frame[1], grid), tuple(range(0, frames, frames // shots)), routing
+    )
+
+
+def query(heads: int, tokens: int) -> torch.Tensor:
+    return torch.empty(1, heads, tokens, 128, device="meta", dtype=torch.bfloat16)
+
+
+def test_pairs_are_those_of_the_density():
+    table = film(FRAMES, 6, frame=(4, 8))
+    own, chosen = table.pairs(3, False)
+    assert (own, chosen) == (6 * 32**2, 3 * 6 * 32**2)
+    assert table.density(3, False) == pytest.approx((own + chosen) / table.length**2)
+
+
+def test_work_is_what_the_table_says():
+    table = film(FRAMES, 6, frame=(4, 8))
+    n = table.length
+    work = work_of(table, FRAMES, heads=2, dim=8)
+    assert work == Work(16 * n * n, 16 * 6 * 32**2, 16 * 3 * 6 * 32**2, 16 * n * 3, 16 * n * 6, 0, 16 * n)
+    pooled = work_of(table, RoutingConfig(top_k=3, own="chunk", descriptor="minmax", tail="pooled"), 2, 8)
+    assert (pooled.scores, pooled.tail) == (2 * work.scores, work.scores)
+
+
+def test_a_call_takes_its_launches_at_least_and_a_faster_card_the_less_for_the_rest():
+    work = Work(1e12, 1e11, 0, 0, 0, 0, 0)
+    assert estimate(work, ONE) == pytest.approx((1.0, 0.1))
+    assert estimate(work, ONE, speed=2) == pytest.approx((0.5, 0.05))
+    assert estimate(work, Costs(3.0, 1, 1, 1, 1, 1, 1, 1))[1] == 3.0
+
+
+@pytest.mark.parametrize("heads", [12, 40])
+@pytest.mark.parametrize("name", [*PRESETS, "own chunk + 3 frames"])
+def test_every_preset_is_dense_on_a_short_film_and_routed_on_a_long_one(monkeypatch, name, heads):
+    monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
+    routing = PRESETS[name].routing if name in PRESETS else FRAMES
+    found = []
+    for frames, frame in ((4, (15, 26)), *((frames, (30, 52)) for frames in (4, 8, 12, 20, 40, 80))):
+        table = film(routing, frames, shots=4, frame=frame)
+        found.append(pays(query(heads, table.length), table, routing))
+    assert found == sorted(found), "once it pays, it pays for all longer films"
+    assert not found[0] and found[-1]
+
+
+def test_the_films_of_the_readme_are_routed(monkeypatch):
+    monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
+    for routing, frames, frame in ((FRAMES, 21, (30, 52)), (FRAMES, 21, (45, 80)), (RULES["fast"][0], 21, (30, 52))):
+        table = film(routing, frames, frame=frame)
+        assert pays(query(40, table.length), table, routing)
+
+
+def test_without_the_kernels_it_pays_later(monkeypatch):
+    table = film(FRAMES, 13)
+    q = query(40, table.length)
+    found = []
+    for reason in (None, "Triton is not installed"):
+        monkeypatch.setattr(break_even.triton, "supports", lambda *_, reason=reason: reason)
+        found.append(pays(q, table, FRAMES))
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize("routing", [RoutingConfig(rule="top-p"), RoutingConfig(head_density=(0.1, 0.2))])
+def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
+    table = film(FRAMES, 4, frame=(4, 8))
+    assert pays(query(2, table.length), table, routing)
+
+
+def test_nothing_is_known_of_a_cpu():
+    assert not break_even.applies(torch.device("cpu")) and break_even.applies(torch.device("cuda"))
+
+
+def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
+    pytest.importorskip("triton")
+    from moc.backends.triton import engine
+
+    assert break_even.SMALL_CHUNK == engine.SMALL_CHUNK
+    tiles = RoutingConfig(top_k=3, tile=(1, 4, 4), own="frame")
+    assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
+    assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
+
+
+def test_the_benchmark_finds_the_length_between_a_loss_and_a_gain():
+    rows = [{"tokens": n, "dense_ms": n * n, "routed_ms": 4000 * n} for n in (8000, 1000, 2000)]
+    assert crossing(rows) == "4,000"
+    assert crossing(rows[:1]) == "< 8,000" and crossing(rows[1:]) == "> 2,000"
+
+
+def test_the_benchmark_finds_the_constants_that_made_its_times(capsys):
+    rows = []
+    for row in plan({(8, 16): (4, 8, 16, 24), (16, 16): (8, 16)}):
+        routing, shots = RULES[row["rule"]]
+        t = row["grid"][0]
+        starts = tuple(t * s // shots for s in range(shots))
+        table = build_table(TokenLayout(t * row["grid"][1] * row["grid"][2], tuple(row["grid"])), starts, routing)
+        work = work_of(table, routing, row["heads"], row["dim"])
+        dense, routed = estimate(work, COSTS[kind_of(table, routing, row["backend"] == "triton")])
+        rows.append({**row, "tokens": table.length, "dense_ms": dense, "routed_ms": max(routed, 1e-9)})
+    fit(rows)
+    printed = capsys.readouterr().out
+    assert all(f'"{kind}": Costs(' in printed for kind in COSTS)
+    assert "wrongly" not in printed and MARGIN > 1
