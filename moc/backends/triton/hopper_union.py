@@ -23,7 +23,7 @@ from .configs import processors
 from .hopper import BOTH, KEYS, ROWS, rows_of
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
-from .union import UnionLists
+from .union import UnionLists, steps_of
 
 STAGES = 3
 
@@ -71,21 +71,19 @@ def _fetch(
 
 
 @gluon.jit
-def _limits(
-    block, length, who, j, i_first, n_seen, n_list,
-    GROUP: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr,
-):  # fmt: skip
-    """0 for the keys of step j that this warpgroup may see, -inf for the rest -> [BN]."""
+def _limit(block, step, j, i_first, n_seen, n_steps):
+    """What this warpgroup may see of step j: tokens of a range's step, and of listed pieces, 8 bits each."""
+    b_seen = gl.load(block + 2 * (i_first + j) + 1, mask=j < n_seen, other=0)
+    b_listed = gl.load(step + 2 * (j - n_seen), mask=(j >= n_seen) & (j < n_steps), other=0)
+    return b_seen, b_listed
+
+
+@gluon.jit
+def _bias(b_seen, b_listed, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr):
+    """0 for the keys that may be seen, -inf for the rest -> [BN]."""
     o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
-    b_bias = gl.full([BN], float("-inf"), gl.float32, gl.SliceLayout(0, layout))
-    seen = gl.load(block + 2 * (i_first + j) + 1, mask=j < n_seen, other=0)
-    for e in gl.static_range(BN // CS):
-        i_p = (j - n_seen) * (BN // CS) + e
-        listed = (j >= n_seen) & (i_p < n_list)
-        b_who = (gl.load(who + i_p, mask=listed, other=0) >> GROUP) & 1
-        b_len = gl.maximum(gl.load(length + i_p, mask=listed, other=0) * b_who, seen - e * CS)
-        b_bias = gl.where((o_j // CS == e) & (o_j - e * CS < b_len), 0.0, b_bias)
-    return b_bias
+    b_len = ((b_listed >> (8 * (o_j // CS))) & 255).to(gl.int32)
+    return gl.where((o_j % CS < b_len) | (o_j < b_seen), 0.0, float("-inf"))
 
 
 @gluon.jit
@@ -100,7 +98,7 @@ def _weigh(b_s, b_bias, b_m, b_l, scale):
 @gluon.jit
 def _rows(
     GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
-    length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
+    step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -126,21 +124,24 @@ def _rows(
         gl.thread_barrier()
         i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
         n_list, n_seen = gl.load(count + i_w), i_last - i_first
-        p_length, p_who = length + i_w.to(gl.int64) * width, who + i_w.to(gl.int64) * width
+        n_steps = n_seen + gl.cdiv(n_list, BN // CS)
+        p_step = step + i_w.to(gl.int64) * (gl.cdiv(width, BN // CS) * 2) + GROUP
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
         b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
-        b_bias = _limits(block, p_length, p_who, 0, i_first, n_seen, n_list, GROUP, BN, CS, s_layout)
+        b_seen, b_listed = _limit(block, p_step, 0, i_first, n_seen, n_steps)
+        n_next, l_next = _limit(block, p_step, 1, i_first, n_seen, n_steps)
         stage, phase = i % STAGES, (i // STAGES) & 1
         mbarrier.wait(k_full.index(stage), phase)
         b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
         b_s = warpgroup_mma_wait(0, deps=[b_s])
         mbarrier.arrive(k_empty.index(stage))
-        b_w, b_alpha, b_m, b_l = _weigh(b_s, b_bias, b_m, b_l, scale)
+        b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
-        for j in range(1, n_seen + gl.cdiv(n_list, BN // CS)):
-            b_bias = _limits(block, p_length, p_who, j, i_first, n_seen, n_list, GROUP, BN, CS, s_layout)
+        for j in range(1, n_steps):
+            b_seen, b_listed = n_next, l_next
+            n_next, l_next = _limit(block, p_step, j + 1, i_first, n_seen, n_steps)
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
@@ -150,7 +151,7 @@ def _rows(
             b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
             b_s = warpgroup_mma_wait(1, deps=[b_s])
             mbarrier.arrive(k_empty.index(stage))
-            b_w, b_alpha, b_m, b_l = _weigh(b_s, b_bias, b_m, b_l, scale)
+            b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
             b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
             mbarrier.arrive(v_empty.index(v_stage))
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
@@ -179,7 +180,7 @@ def _rows(
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "width"])
 def _union_hopper(
-    q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, length, who, count, out, tail, tail_lse,
+    q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, step, count, out, tail, tail_lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, width, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -201,10 +202,10 @@ def _union_hopper(
     gl.warp_specialize(
         [
             (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
-                     length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
+                     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
             (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
-                     length, who, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
+                     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
             (_fetch, (k_desc, v_desc, k_piece, v_piece, k_smem, v_smem, k_full, k_empty, v_full, v_empty, span, block,
                       start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first, BN, CS, STAGES)),
@@ -238,8 +239,8 @@ def attend(
         steps += step
     work = tiles.count * len(heads)
     _union_hopper[(min(processors(q), work),)](
-        q, *described, *pieces, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece, lists.high, lists.low,
-        lists.count, out, *((tail.out, tail.lse) if tail else (q, q)),
+        q, *described, *pieces, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece,
+        steps_of(lists, KEYS // lists.pieces.size), lists.count, out, *((tail.out, tail.lse) if tail else (q, q)),
         *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count, work, lists.width, heads.start, scale,
         D=d, BN=KEYS, CS=lists.pieces.size, TAIL=tail is not None, STAGES=STAGES, num_warps=4,
     )  # fmt: skip

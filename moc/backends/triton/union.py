@@ -68,6 +68,36 @@ def _union(
     tl.store(count + tl.program_id(0), n_found)
 
 
+@triton.jit(do_not_specialize=["width", "steps"])
+def _steps(low, high, count, step, width, steps, NP: tl.constexpr, B: tl.constexpr):
+    """NP pieces to a step: how many tokens of each the first query tile may see, 8 bits a piece, and the second one."""
+    i_l = tl.program_id(0).to(tl.int64)
+    n = tl.load(count + i_l)
+    for i in range(0, tl.cdiv(n, NP), B):
+        o_s = i + tl.arange(0, B)
+        b_first = tl.zeros([B], tl.int64)
+        b_second = tl.zeros([B], tl.int64)
+        for e in tl.static_range(NP):
+            o_p = o_s * NP + e
+            b_who = tl.load(low + i_l * width + o_p, mask=o_p < n, other=0)
+            b_len = tl.load(high + i_l * width + o_p, mask=o_p < n, other=0).to(tl.int64) << (8 * e)
+            b_first += tl.where((b_who & 1) > 0, b_len, 0)
+            b_second += tl.where((b_who & 2) > 0, b_len, 0)
+        p_step = step + (i_l * steps + o_s) * 2
+        tl.store(p_step, b_first, mask=o_s * NP < n)
+        tl.store(p_step + 1, b_second, mask=o_s * NP < n)
+
+
+def steps_of(lists: UnionLists, pieces_in_a_step: int) -> Tensor:
+    """Of lists made with `pairs`: [heads, T, steps, 2] int64, see `_steps`."""
+    steps = -(-lists.width // pieces_in_a_step)
+    step = torch.empty(*lists.count.shape, steps, 2, dtype=torch.int64, device=lists.count.device)
+    _steps[(lists.count.numel(),)](
+        lists.low, lists.high, lists.count, step, lists.width, steps, NP=pieces_in_a_step, B=64, num_warps=1
+    )
+    return step
+
+
 def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
     """Pieces that a list may have to hold: no host knows how alike rows choose, so the most there can be."""
     per_chunk = -(-plan.longest // pieces.size)
