@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from moc.attention import moc_attention
-from moc.trace import KEEP, Trace
+from moc.trace import Trace
 
 if TYPE_CHECKING:
     from benchmarks.trace import Case, Model
@@ -28,7 +28,7 @@ REPEATS = 10
 
 
 def measure(case: Case, model: Model, steps: int) -> dict:
-    traces = {keep: Trace(keep=keep) for keep in KEEP}
+    traces = {keep: Trace(keep=keep) for keep in ("off", "routing")}
     for trace in traces.values():
         trace.start(steps + 1)
     spent: dict[str, list[tuple[float, float]]] = {"off": [], "routing": []}
@@ -45,7 +45,7 @@ def measure(case: Case, model: Model, steps: int) -> dict:
         row["paired"][name] = spread([b / ((a + c) / 2) - 1 for a, b, c in zip(off, on, off[1:])])
         if steps > 1:
             row["noise"][name] = spread([b / ((a + c) / 2) - 1 for a, b, c in zip(off, off[1:], off[2:])])
-    row["own"] = {keep: own(case, model, keep, row["step_wall_s"]) for keep in KEEP}
+    row["own"] = {keep: own(case, model, keep, row["step_wall_s"]) for keep in ("off", "routing")}
     return row
 
 
@@ -92,7 +92,7 @@ def own(case: Case, model: Model, keep: str, step: float) -> dict:
     around, kernels = kernel_times(lambda: a_block(0, 0))
     moc_attention(q, k, v, table, routing, record=trace.counts(table, routing, q, k))
     counting = trace.counts(table, routing, q, k)
-    inside, _ = kernel_times(lambda: moc_attention(q, k, v, table, routing, record=counting), "_count_frames")
+    inside, _ = kernel_times(lambda: moc_attention(q, k, v, table, routing, record=counting), "_count_")
     flushes, messages = [], []
     model.forget()
     trace.start(3)
@@ -110,7 +110,7 @@ def own(case: Case, model: Model, keep: str, step: float) -> dict:
     a_step = statistics.median(flushes) + statistics.median(messages)
     return {
         "a_block": {
-            "_count_frames_us": round(inside, 1), "other_kernels_us": round(around, 1), "kernels": kernels,
+            "counting_us": round(inside, 1), "other_kernels_us": round(around, 1), "kernels": kernels,
             "python_us": round(python_us, 1),
         },
         "a_step": {

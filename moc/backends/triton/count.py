@@ -10,7 +10,6 @@ from .lists import Choice
 from .plan import Plan
 
 ROWS = 128  # times three at once
-MOST_BINS = 8192  # chunks that `_count_choices` counts in shared memory
 
 
 @triton.jit
@@ -94,42 +93,14 @@ def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: T
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["bh_first", "parts"])
-def _count_choices(
-    pair, number, part, rows, chunk, column, pairs, N, C, H, F, K, bh_first, parts,
-    SLOTS: tl.constexpr, BINS: tl.constexpr, B: tl.constexpr, IN_A_ROW: tl.constexpr, JOINED: tl.constexpr,
-):  # fmt: skip
-    i_p, i_local = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
-    first, stop, frame = tl.load(part + i_p), tl.load(part + parts + i_p), tl.load(part + 2 * parts + i_p)
-    b_n = tl.zeros([BINS], tl.int32)
-    for low in range(first * SLOTS, stop * SLOTS, B):
-        o = low + tl.arange(0, B)
-        o_n, m = o // SLOTS, o < stop * SLOTS
-        if not IN_A_ROW:
-            o_n = tl.load(rows + o_n, mask=m, other=0)
-        m = m & (o % SLOTS < tl.load(number + i_local * N + o_n, mask=m, other=0))
-        b_c = tl.load(pair + (i_local * N + o_n) * SLOTS + o % SLOTS, mask=m, other=0)
-        b_n += tl.histogram(tl.where(m, (b_c >> 16) & 0xFFFF, BINS - 1), BINS)  # the last bin is no chunk
-    o_c = tl.arange(0, BINS)
-    m_c = (o_c < C) & (b_n > 0)
-    b_pairs = b_n.to(tl.float32) * tl.load(chunk + C + o_c, mask=m_c, other=0).to(tl.float32)
-    o_k = o_c
-    if JOINED:
-        o_k = tl.load(column + o_c, mask=m_c, other=0)
-    p_pairs = pairs + (((bh_first + i_local) % H).to(tl.int64) * F + frame) * K
-    tl.atomic_add(p_pairs + o_k, b_pairs, mask=m_c, sem="relaxed")
-
-
-def counts_choices(plan: Plan) -> bool:
-    return plan.chunks < MOST_BINS
-
-
 def count_choices(choice: Choice, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
-    """As `count_frames`, from chunks slot by slot."""
-    frames = plan.frame_parts()
-    _count_choices[(frames.count * len(heads),)](
-        choice.pair, choice.number, frames.part, frames.rows, plan.chunk, choice.number if column is None else column,
-        pairs, plan.length, plan.chunks, *pairs.shape, heads.start, frames.count,
-        SLOTS=plan.top_k, BINS=triton.next_power_of_2(plan.chunks + 1), B=4096, IN_A_ROW=frames.in_a_row,
-        JOINED=column is not None, num_warps=8,
-    )  # fmt: skip
+    """As `count_frames`, from a choice, whose counters are by frame."""
+    count = choice.count[:, :, :-1].sum(-1).mT * plan.chunk[1].float()  # [heads, F, C]
+    if column is not None:
+        count = count.new_zeros(*count.shape[:2], pairs.shape[2]).index_add_(2, column, count)
+    low = 0
+    while low < len(heads):  # sample by sample
+        first = (heads.start + low) % pairs.shape[0]
+        some = min(pairs.shape[0] - first, len(heads) - low)
+        pairs[first : first + some] += count[low : low + some]
+        low += some

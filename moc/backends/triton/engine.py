@@ -14,7 +14,7 @@ from ...config import RoutingConfig
 from ...table import TILE_ROWS
 from . import dense
 from .configs import configs_of, scores_in_registers
-from .count import count_choices, count_frames, counts_choices
+from .count import count_choices, count_frames
 from .lists import Choice, bits_of, choice_of, new_choice, ranked, row_lists
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
@@ -74,7 +74,7 @@ def run(
             )  # fmt: skip
         if choice is not None:
             choice = ranked(choice)
-            if record is not None and (pairs is None or not counts_choices(plan)):
+            if record is not None and pairs is None:
                 sel = bits_of(choice, plan)
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)

@@ -1,8 +1,8 @@
 """Turn the choice of every row into lists of rows per chunk, in time linear in the choices, without asking the host.
 
 The chunks of every row, slot by slot, from `stream` or from `route`'s bits -> how many rows chose a chunk before this
-one did -> places. A chunk has SPREAD counters that its rows use in turn, because additions to one address wait for each
-other. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows
+one did -> places. A chunk has many counters, because additions to one address wait for each other: one for every frame
+of rows, which is what a trace wants to know, or several where frames are few. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows
 nowhere: what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and slot.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from .common import ones
 from .plan import Plan
 
-SPREAD = 16  # at least
-RANKS = 2**16
+SPREAD = 16  # counters of a chunk, at least
+RANKS = 2**16  # that one counter can give
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,20 @@ class Choice:
 
     pair: Tensor  # [heads, N, K] chunk * 2**16, and what its counter stood at, once `ranked`
     number: Tensor  # [heads, N] slots in use
-    count: Tensor  # [heads, C, SPREAD]
+    count: Tensor  # [heads, C, F + 1, turns]: rows by frame (last: not video), which take turns
+    frame: Tensor  # [N] frame of a row
 
     def of(self, heads: slice) -> Choice:
-        return Choice(self.pair[heads], self.number[heads], self.count[heads])
+        return Choice(self.pair[heads], self.number[heads], self.count[heads], self.frame)
 
 
 def new_choice(heads: int, plan: Plan) -> Choice:
     how = dict(dtype=torch.int32, device=plan.device)
     pair = torch.empty(heads, plan.length, plan.top_k, **how)
-    # a counter counts at most RANKS rows: table.length is below 2**31
-    spread = max(SPREAD, triton.next_power_of_2(-(-plan.length // RANKS)))
     number = torch.empty(heads, plan.length, **how)
-    return Choice(pair, number, torch.zeros(heads, plan.chunks, spread, **how))
+    frame, frames, most = plan.row_frames()
+    turns = triton.next_power_of_2(max(-(-SPREAD // frames), -(-most // RANKS)))
+    return Choice(pair, number, torch.zeros(heads, plan.chunks, frames, turns, **how), frame)
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,28 @@ def _choices(pair, number, N, K: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
-def _rank(pair, number, count, N, C, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
+def _counter(frame, o_n, b_c, m, i_h, C, F, TURNS: tl.constexpr):
+    """Where the counter of a row and a chunk stands."""
+    return ((i_h * C + b_c) * F + tl.load(frame + o_n, mask=m, other=0)) * TURNS + o_n % TURNS
+
+
+@triton.jit
+def _rank(pair, number, frame, count, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
     """One more at the counter of every choice's chunk."""
     i_h, o, o_n, b_c, _, m = _choices(pair, number, N, K, B)
-    b_r = tl.atomic_add(count + (i_h * C + b_c) * SPREAD + o_n % SPREAD, 1, mask=m, sem="relaxed")
+    b_r = tl.atomic_add(count + _counter(frame, o_n, b_c, m, i_h, C, F, TURNS), 1, mask=m, sem="relaxed")
     tl.store(pair + i_h * N * K + o, (b_c << 16) | b_r, mask=m)
 
 
 @triton.jit
-def _place(pair, number, end, entry, N, C, K: tl.constexpr, SPREAD: tl.constexpr, B: tl.constexpr):
+def _place(pair, number, frame, end, entry, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
     i_h, o, o_n, b_c, b_r, m = _choices(pair, number, N, K, B)
-    o_count = (i_h * C + b_c) * SPREAD + o_n % SPREAD
+    o_count = _counter(frame, o_n, b_c, m, i_h, C, F, TURNS)
     tl.store(entry + tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) + b_r, o, mask=m)
 
 
 @triton.jit
-def _set(pair, number, sel, N, W, K: tl.constexpr, B: tl.constexpr):
+def _set(pair, number, frame, sel, N, W, K: tl.constexpr, B: tl.constexpr):
     """Chunks -> bits [heads, W, N] that were zero."""
     i_h, _, o_n, b_c, _, m = _choices(pair, number, N, K, B)
     tl.atomic_or(sel + (i_h * W + (b_c >> 5)) * N + o_n, 1 << (b_c & 31), mask=m, sem="relaxed")
@@ -130,13 +137,15 @@ def _cut(tile_end, end, tile, lists, most, steps, ROWS: tl.constexpr, BT: tl.con
 
 def _every_slot(kernel, choice: Choice, *args, **kwargs) -> None:
     heads, n, k = choice.pair.shape
-    kernel[(-(-n * k // 1024), heads)](choice.pair, choice.number, *args, K=k, B=1024, num_warps=4, **kwargs)
+    kernel[(-(-n * k // 1024), heads)](
+        choice.pair, choice.number, choice.frame, *args, K=k, B=1024, num_warps=4, **kwargs
+    )
 
 
 def ranked(choice: Choice) -> Choice:
     """Count all choices, in place."""
-    _, chunks, spread = choice.count.shape
-    _every_slot(_rank, choice, choice.count, choice.pair.shape[1], chunks, SPREAD=spread)
+    _, chunks, frames, turns = choice.count.shape
+    _every_slot(_rank, choice, choice.count, choice.pair.shape[1], chunks, frames, TURNS=turns)
     return choice
 
 
@@ -157,12 +166,12 @@ def bits_of(choice: Choice, plan: Plan) -> Tensor:
 
 def row_lists(choice: Choice, plan: Plan, rows: int) -> RowLists:
     """For every (head, chunk) the rows that chose it, in tiles of at most `rows`."""
-    pairs, (heads, chunks, spread) = choice.pair.numel(), choice.count.shape
+    pairs, (heads, chunks, frames, turns) = choice.pair.numel(), choice.count.shape
     lists = heads * chunks
     end = torch.cumsum(choice.count.flatten(), 0, dtype=torch.int32)
     entry = torch.empty(pairs, dtype=torch.int32, device=end.device)
-    _every_slot(_place, choice, end, entry, plan.length, chunks, SPREAD=spread)
-    end = end[spread - 1 :: spread].contiguous()
+    _every_slot(_place, choice, end, entry, plan.length, chunks, frames, TURNS=turns)
+    end = end[frames * turns - 1 :: frames * turns].contiguous()
     length = torch.diff(end, prepend=end.new_zeros(1))
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
     most = pairs // rows + lists  # no list leaves more than one tile partly filled

@@ -32,6 +32,7 @@ class Pieces:
     start: Tensor  # [P]
     length: Tensor  # [P]
     chunk: Tensor  # [P]
+    of_chunk: Tensor | None  # [C] the piece that a chunk is, -1: none; None where some chunk is more than one
     size: int
     count: int
 
@@ -94,6 +95,7 @@ class Plan:
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
     _frame_parts: FrameParts | None = None
+    _row_frames: tuple[Tensor, int, int] | None = None
 
     @property
     def length(self) -> int:
@@ -202,7 +204,12 @@ class Plan:
             count = sum(map(len, start))
             flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
             starts, lengths, chunks = map(self._on, flat)
-            self._pieces[key] = Pieces(starts, lengths, chunks, size, count)
+            of_chunk = None
+            if all(len(x) == 1 for x in start):
+                of_chunk = np.full(self.chunks, -1)
+                of_chunk[flat[2][:count]] = np.arange(count)
+                of_chunk = self._on(of_chunk)
+            self._pieces[key] = Pieces(starts, lengths, chunks, of_chunk, size, count)
         return self._pieces[key]
 
     def passes(self, size: int) -> Tensor:
@@ -232,6 +239,14 @@ class Plan:
                 else:
                     self._runs.append(Run(g.start, length, 1, a, b - a))
         return self._runs
+
+    def row_frames(self) -> tuple[Tensor, int, int]:
+        """(grid frame of every row [N], the number of frames where it is no video; frames + 1, most rows of one)."""
+        if self._row_frames is None:
+            frames = self.table.layout.grid[0]
+            frame = np.where(self.table.frames < 0, frames, self.table.frames)
+            self._row_frames = self._on(frame), frames + 1, int(np.bincount(frame).max())
+        return self._row_frames
 
     def frame_parts(self) -> FrameParts:
         if self._frame_parts is None:

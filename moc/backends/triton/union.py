@@ -68,6 +68,53 @@ def _union(
     tl.store(count + tl.program_id(0), n_found)
 
 
+@triton.jit(do_not_specialize=["tiles", "width"])
+def _union_words(
+    sel, row, first, stop, piece_of, piece_start, piece_len, piece, low, high, count,
+    N, C, W, tiles, width,
+    BM: tl.constexpr, OWN: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """As `_union` where a chunk is one piece at most: word by word, and most words hold nothing."""
+    i_t, i_h = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
+    o_m, o_b = tl.arange(0, BM), tl.arange(0, 32)
+    if PAIRS:
+        o_n = tl.load(first + i_t) + o_m * 64
+    else:
+        o_n = tl.load(first + i_t) + o_m
+    m_n = o_n < tl.load(stop + i_t)
+    own_from, own_to = 0, 0
+    if OWN:
+        b_first = tl.load(row + o_n, mask=m_n, other=C)
+        b_last = tl.load(row + N + o_n, mask=m_n, other=0)
+        own_from, own_to = tl.min(b_first, 0), tl.max(b_last, 0)
+    p_sel = sel + i_h * W * N + o_n
+    p_out = (i_h * tiles + i_t) * width
+    n_found = 0
+    for w in range(0, W):
+        b_w = tl.load(p_sel, mask=m_n, other=0)
+        own = (w * 32 < own_to) & (w * 32 + 32 > own_from)
+        if (tl.max((b_w != 0).to(tl.int32), 0) > 0) | own:
+            o_c = w * 32 + o_b
+            b_on = (b_w[:, None] >> o_b[None, :]) & 1  # [BM, 32]
+            if OWN:
+                b_on = tl.where((o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None]), 1, b_on)
+            b_bit = b_on << (o_m & 31)[:, None]
+            b_low = tl.sum(tl.where(o_m[:, None] < 32, b_bit, 0), 0)
+            b_high = tl.sum(tl.where(o_m[:, None] < 32, 0, b_bit), 0)
+            b_p = tl.load(piece_of + o_c, mask=o_c < C, other=-1)
+            m_p = ((b_low | b_high) != 0) & (b_p >= 0)
+            o_out = p_out + n_found + tl.cumsum(m_p.to(tl.int32), 0) - 1
+            tl.store(low + o_out, b_low, mask=m_p)
+            if PAIRS:
+                b_high = tl.load(piece_len + b_p, mask=m_p, other=0)
+                b_p = tl.load(piece_start + b_p, mask=m_p, other=0)
+            tl.store(piece + o_out, b_p, mask=m_p)
+            tl.store(high + o_out, b_high, mask=m_p)
+            n_found += tl.sum(m_p.to(tl.int32), 0)
+        p_sel += N
+    tl.store(count + tl.program_id(0), n_found)
+
+
 @triton.jit(do_not_specialize=["width", "steps"])
 def _steps(low, high, count, step, width, steps, NP: tl.constexpr, B: tl.constexpr):
     """NP pieces to a step: how many tokens of each the first query tile may see, 8 bits a piece, and the second one."""
@@ -117,6 +164,13 @@ def union_lists(
     shape = heads, tiles.count, width
     piece, low, high = (torch.empty(shape, dtype=torch.int32, device=sel.device) for _ in range(3))
     count = torch.empty(shape[:2], dtype=torch.int32, device=sel.device)
+    if pieces.of_chunk is not None:
+        _union_words[(tiles.count * heads,)](
+            sel, plan.row, tiles.first, tiles.stop, pieces.of_chunk, pieces.start, pieces.length, piece, low, high,
+            count, n, plan.chunks, words, tiles.count, width,
+            BM=2 if pairs else rows, OWN=own, PAIRS=pairs, num_warps=1,
+        )  # fmt: skip
+        return UnionLists(piece, low, high, count, width, pieces)
     _union[(tiles.count * heads,)](
         sel, plan.row, tiles.first, tiles.stop, pieces.chunk, pieces.start, pieces.length, piece, low, high, count,
         n, words, pieces.count, tiles.count, width, BM=2 if pairs else rows, BP=64, OWN=own, PAIRS=pairs, num_warps=4,
