@@ -98,6 +98,29 @@ def scores_in_registers(x: torch.Tensor) -> bool:
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device)[0] != 10
 
 
+_no_gluon: dict[int, str] = {}  # devices where a kernel in Gluon failed once, and why
+
+
+def takes_gluon(x: torch.Tensor) -> bool:
+    """Whether the kernels for Hopper take queries like x [..., D]."""
+    if x.device.type != "cuda" or x.element_size() != 2 or x.shape[-1] not in (64, 128) or x.stride(-1) != 1:
+        return False
+    index = x.device.index or 0
+    if index in _no_gluon or torch.cuda.get_device_capability(index) != (9, 0):
+        return False
+    from .gluon_names import tested
+
+    return tested
+
+
+def without_gluon(x: torch.Tensor, reason: str) -> bool:
+    """Leave the kernels for Hopper out from now on; whether that changes anything for queries like x."""
+    if not takes_gluon(x):
+        return False
+    _no_gluon[x.device.index or 0] = reason
+    return True
+
+
 @cache
 def _processors(index: int) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count

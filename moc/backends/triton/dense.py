@@ -1,4 +1,5 @@
-"""The dense own part through the fastest attention at hand that returns its log-sum-exp: cuDNN on Hopper."""
+"""What rows see without choosing, their own part and what is linked, through the fastest attention at hand that returns
+its log-sum-exp: cuDNN on Hopper."""
 
 from __future__ import annotations
 
@@ -34,12 +35,13 @@ def own_parts(
     """For every run of groups and every stretch of heads within a sample: (run, first head, partial)."""
     h = q.shape[1]
     for run in plan.runs():
+        linked = linked_beside(plan, run) or []
         for b in range(heads.start // h, (heads.stop - 1) // h + 1):
             low, high = max(heads.start, b * h), min(heads.stop, (b + 1) * h)
             some = slice(low - b * h, high - b * h)
             rows = slice(run.first, run.first + run.length * run.groups)
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
-            keys, values = (_own(x[b, some], run) for x in (k, v))
+            keys, values = (_own(x[b, some], run, linked) for x in (k, v))
             try:
                 out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(
                     q_run, keys, values, None, True, 0.0, False, False, scale=scale
@@ -52,9 +54,21 @@ def own_parts(
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
 
 
-def _own(x: Tensor, run: Run) -> Tensor:
-    """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns."""
-    if run.groups == 1:
-        return x[None, :, run.start : run.start + run.tokens]
-    rows = x[:, run.first : run.first + run.length * run.groups]
-    return rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)
+def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
+    """Linked tokens that no group of a run owns; None where some are owned by one group of several."""
+    a, b = run.start, run.start + run.tokens * run.groups
+    if run.groups > 1 and any(low < b and a < high for low, high in plan.linked):
+        return None
+    parts = [part for low, high in plan.linked for part in ((low, min(high, a)), (max(low, b), high))]
+    return [(low, high) for low, high in parts if low < high]
+
+
+def _own(x: Tensor, run: Run, linked: list[tuple[int, int]]) -> Tensor:
+    """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns, and those that are linked."""
+    own = x[None, :, run.start : run.start + run.tokens]
+    if run.groups > 1:
+        rows = x[:, run.first : run.first + run.length * run.groups]
+        own = rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)
+    if not linked:
+        return own
+    return torch.cat([*(x[None, :, low:high].expand(run.groups, -1, -1, -1) for low, high in linked), own], 2)

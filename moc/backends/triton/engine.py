@@ -6,6 +6,8 @@ tile-major   many small chunks: a tile of rows meets the union of what its rows 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,53 +49,67 @@ def run(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
     precision = _precision(q)
-    minmax, tail = routing.descriptor == "minmax", routing.tail == "pooled"
+    minmax = routing.descriptor == "minmax"
     means = pool(k, plan, pair=routing.descriptor)
-    summary = (means["mean"], pool(v, plan)["mean"]) if tail else None
+    summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     keep = _kept_shots(q, k, plan, routing)
     union = routing.lists == "union" and plan.top_k > 0
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
-    kept: list[Tensor] = []
-    pairs = record.frame_pairs(q.shape[1]) if hasattr(record, "frame_pairs") else None
+    seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
-    direct = streamed and engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or not tail)
+    direct = streamed and engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
     for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
-        sel = choice = None
+        inputs = _queries(q, heads), means["pair"], keep
+        how: dict[str, Any] = dict(
+            split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router
+        )
         if direct:
             choice = new_choice(len(heads), plan)
-        else:
-            sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if plan.top_k == 0:
-            sel.zero_()
-        else:
-            (stream if streamed else route)(
-                _queries(q, heads), means["pair"], keep, choice if direct else sel, plan, heads,
-                split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router,
-            )  # fmt: skip
-        if choice is not None:
-            choice = ranked(choice)
-            if record is not None and pairs is None:
-                sel = bits_of(choice, plan)
+            stream(*inputs, choice, plan, heads, **how)
+            seen.choice(ranked(choice), heads)
+            for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
+                job.chunks(None, choice.of(part), some)
+            continue
+        sel = torch.zeros(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
+        if plan.top_k:
+            (stream if streamed else route)(*inputs, sel, plan, heads, **how)
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
-        if pairs is not None:
-            if sel is None:
-                count_choices(choice, plan, heads, *pairs)
-            else:
-                count_frames(sel, plan, heads, *pairs)
-        elif record is not None:
-            kept.append(sel)
-        for some in _split(heads, _bytes_a_head(q, plan, engine, union)):
-            part = slice(some.start - heads.start, some.stop - heads.start)
+        seen.bits(sel, heads)
+        for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
             if engine == "tiles":
                 job.tiles(sel[part], some)
             else:
-                job.chunks(sel if sel is None else sel[part], choice and choice.of(part), some)
-    if kept:
-        _record(record, torch.cat(kept), plan, q.shape[:2])
+                job.chunks(sel[part], choice_of(sel[part], plan) if plan.top_k else None, some)
+    seen.done()
     return out
+
+
+class _Seen:
+    """Hands what was chosen to who wants to know: counted by frame and chunk, or row by row."""
+
+    def __init__(self, record, plan: Plan, heads: tuple[int, ...]) -> None:
+        self.record, self.plan, self.heads = record, plan, heads
+        self.pairs = record.frame_pairs(heads[1]) if hasattr(record, "frame_pairs") else None
+        self.kept: list[Tensor] = []
+
+    def choice(self, choice: Choice, heads: range) -> None:
+        if self.pairs is not None:
+            count_choices(choice, self.plan, heads, *self.pairs)
+        elif self.record is not None:
+            self.kept.append(bits_of(choice, self.plan))
+
+    def bits(self, sel: Tensor, heads: range) -> None:
+        if self.pairs is not None:
+            count_frames(sel, self.plan, heads, *self.pairs)
+        elif self.record is not None:
+            self.kept.append(sel)
+
+    def done(self) -> None:
+        if self.kept:
+            _record(self.record, torch.cat(self.kept), self.plan, self.heads)
 
 
 def empty_output(q: Tensor) -> Tensor:
@@ -127,8 +143,9 @@ class _Job:
             return None
         shared = mask == "tile"
         config = self.configs.tile if shared else self.configs.tail
+        mean_k, mean_v = self.summary
         return tail_of(
-            self.q, *self.summary, self.plan.row if sel is None else sel, self.plan,
+            self.q, mean_k, mean_v, self.plan.row if sel is None else sel, self.plan,
             self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
             scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip
@@ -156,15 +173,13 @@ class _Job:
         self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
     def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range) -> None:
-        """From a choice, or from bits where there is none."""
+        """sel: bits, which the tail wants where chosen chunks are not taken off. choice: None where none is chosen."""
         plan, q = self.plan, self.q
         slots = None
         taken = self.summary if self.take_off else None
-        if plan.top_k:
+        if choice is not None:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(
-                choice or choice_of(sel, plan), plan, hopper.BOTH if self.on_hopper else config.rows * config.tiles
-            )
+            lists = row_lists(choice, plan, hopper.BOTH if self.on_hopper else config.rows * config.tiles)
             slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             if self.on_hopper:
                 hopper.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=self.scale * LOG2E)
@@ -180,9 +195,9 @@ class _Job:
             tiles = plan.tiles(config.rows, "routed")
             self._attend(tiles, heads, config, ranges=True, tail=tail, slots=slots)
             return
-        rest = bool(plan.linked)
-        config = self.configs.tile if rest else self.configs.merge
         for run_, first, own in dense.own_parts(q, self.k, self.v, plan, heads, self.scale):
+            rest = dense.linked_beside(plan, run_) is None
+            config = self.configs.tile if rest else self.configs.merge
             some = range(first, first + own.out.shape[1])
             part = slice(first - heads.start, first - heads.start + len(some))
             tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
@@ -236,6 +251,12 @@ def _split(heads: range, bytes_a_head: int) -> list[range]:
     groups = max(1, min(len(heads), -(-len(heads) * bytes_a_head // WORKSPACE)))
     edges = [heads.start + len(heads) * i // groups for i in range(groups + 1)]
     return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
+    """Runs of some heads that fit the workspace, and where they stand among them."""
+    runs = _split(heads, bytes_a_head)
+    return [(run_, slice(run_.start - heads.start, run_.stop - heads.start)) for run_ in runs]
 
 
 def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Tensor | None:

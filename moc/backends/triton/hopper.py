@@ -14,13 +14,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     async_copy,
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .configs import processors
+from .configs import processors, takes_gluon
+from .gluon_names import copy_block, copy_rows, thread_barrier
 from .lists import RowLists
 from .plan import Plan
 from .tile import Slots
@@ -58,17 +58,17 @@ def _produce(
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(k_desc, [o_k + j, i_h * k_c], k_full.index(stage), k_smem.index(stage))
+            copy_block(k_desc, [o_k + j, i_h * k_c], k_full.index(stage), k_smem.index(stage))
             mbarrier.wait(v_empty.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(v_desc, [o_v + j, i_h * v_c], v_full.index(stage), v_smem.index(stage))
+            copy_block(v_desc, [o_v + j, i_h * v_c], v_full.index(stage), v_smem.index(stage))
             i += 1
         if TAIL:
             mbarrier.wait(m_empty, turn ^ 1)
             mbarrier.expect(m_full, 2 * mk_desc.block_type.nbytes)
             o_m = (bh_first + i_local) * C + i_c
-            tma.async_copy_global_to_shared(mk_desc, [o_m, 0], m_full, m_smem.index(0))
-            tma.async_copy_global_to_shared(mv_desc, [o_m, 0], m_full, m_smem.index(1))
+            copy_block(mk_desc, [o_m, 0], m_full, m_smem.index(0))
+            copy_block(mv_desc, [o_m, 0], m_full, m_smem.index(1))
             turn ^= 1
 
 
@@ -86,7 +86,7 @@ def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.conste
     o_d = gl.arange(0, D, gl.SliceLayout(0, layout))
     b_row = (b_e // K).to(gl.int64)
     p_q = q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :]
-    async_copy.async_copy_global_to_shared(q_smem, p_q)
+    copy_rows(q_smem, p_q)
     async_copy.commit_group()
 
 
@@ -146,7 +146,7 @@ def _consume(
     while i_t < tiles:
         async_copy.wait_group(0)
         fence_async_shared()
-        gl.thread_barrier()
+        thread_barrier()
         b_q = q_smem.index(turn)
         _gather(q, q_smem.index(turn ^ 1), b_next, n_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
         l_local, l_c, l_from, l_to = _where(tile, tiles, most, i_t + 2 * step, C)
@@ -198,9 +198,9 @@ def _consume(
 
         # the query rows are read: their place serves to turn the output into whole rows
         b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
-        gl.thread_barrier()
+        thread_barrier()
         b_q.store(b_o.to(dtype))
-        gl.thread_barrier()
+        thread_barrier()
         o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
         o_out = i_local.to(gl.int64) * N * K + b_e
         gl.store(part + o_out[:, None] * D + o_d[None, :], b_q.load(by_row), mask=m_e[:, None])
@@ -282,11 +282,7 @@ def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
 
 def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
     """Whether this kernel takes the chunks of a plan: long enough, half precision, Hopper."""
-    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128):
-        return False
-    if torch.cuda.get_device_capability(q.device) != (9, 0) or plan.typical < SHORTEST:
-        return False
-    return q.stride(-1) == 1 and rows_of(k) is not None and rows_of(v) is not None
+    return takes_gluon(q) and plan.typical >= SHORTEST and rows_of(k) is not None and rows_of(v) is not None
 
 
 def routed(

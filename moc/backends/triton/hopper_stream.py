@@ -13,7 +13,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -21,6 +20,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common, kept
 from .configs import processors
+from .gluon_names import copy_block, thread_barrier
 from .plan import Plan
 
 ROWS = gl.constexpr(64)  # of a warpgroup
@@ -44,8 +44,8 @@ def _fetch(
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(empty.index(stage), phase ^ 1)
             mbarrier.expect(full.index(stage), 2 * pair_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(pair_desc, [o_c + j * G, 0], full.index(stage), high.index(stage))
-            tma.async_copy_global_to_shared(pair_desc, [o_c + j * G, D], full.index(stage), low.index(stage))
+            copy_block(pair_desc, [o_c + j * G, 0], full.index(stage), high.index(stage))
+            copy_block(pair_desc, [o_c + j * G, D], full.index(stage), low.index(stage))
             i += 1
 
 
@@ -118,7 +118,7 @@ def _deal(
             q_high.store(b_q)
         b_common = gl.convert_layout(b_common, rows)
         fence_async_shared()
-        gl.thread_barrier()
+        thread_barrier()
 
         b_0 = gl.full([ROWS, G], float("-inf"), gl.float32, layout)
         b_1, b_2, b_3 = b_0, b_0, b_0
@@ -200,12 +200,6 @@ def turned(pair: Tensor, turns: int, turn: int) -> Tensor:
     number = place // GROUPS
     index = number * GROUPS + (place % GROUPS + number * turn) % GROUPS
     return pair.index_select(1, index.clamp(max=pair.shape[1] - 1))
-
-
-def usable(q: Tensor, pair: Tensor) -> bool:
-    if q.device.type != "cuda" or q.element_size() != 2 or pair.shape[-1] not in (64, 128) or q.stride(-1) != 1:
-        return False
-    return torch.cuda.get_device_capability(q.device) == (9, 0)
 
 
 def deal(

@@ -9,7 +9,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -17,6 +16,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common
 from .configs import processors
+from .gluon_names import copy_block, thread_barrier
 from .plan import Plan
 
 ROWS = gl.constexpr(64)
@@ -38,10 +38,10 @@ def _fetch(
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(k_desc, [o_c + j, 0], k_full.index(stage), k_smem.index(stage))
+            copy_block(k_desc, [o_c + j, 0], k_full.index(stage), k_smem.index(stage))
             mbarrier.wait(v_empty.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(v_desc, [o_c + j, 0], v_full.index(stage), v_smem.index(stage))
+            copy_block(v_desc, [o_c + j, 0], v_full.index(stage), v_smem.index(stage))
             i += 1
 
 
@@ -95,10 +95,10 @@ def _rows(
         first = (i_t % tiles) * 2 * ROWS + GROUP * ROWS
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
         p_q = q + (i_bh // H).to(gl.int64) * s_b + (i_bh % H).to(gl.int64) * s_h + o_r.to(gl.int64)[:, None] * s_n
-        gl.thread_barrier()
+        thread_barrier()
         q_smem.store(gl.load(p_q + o_d[None, :], mask=(o_r < N)[:, None], other=0.0))
         fence_async_shared()
-        gl.thread_barrier()
+        thread_barrier()
 
         o_n = first + gl.arange(0, ROWS, s_rows)
         m_n = o_n < N
@@ -147,9 +147,9 @@ def _rows(
 
         b_l = gl.where(b_l == 0.0, 1.0, b_l)
         b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
-        gl.thread_barrier()
+        thread_barrier()
         q_smem.store(b_o.to(dtype))
-        gl.thread_barrier()
+        thread_barrier()
         o_out = i_local.to(gl.int64) * N
         gl.store(out + (o_out + o_r)[:, None] * D + o_d[None, :], q_smem.load(by_row), mask=(o_r < N)[:, None])
         gl.store(lse + o_out + o_n, b_m + gl.log2(b_l), mask=m_n)
@@ -190,12 +190,6 @@ def _tail_hopper(
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-def usable(q: Tensor) -> bool:
-    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128) or q.stride(-1) != 1:
-        return False
-    return torch.cuda.get_device_capability(q.device) == (9, 0)
 
 
 def tail(

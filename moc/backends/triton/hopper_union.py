@@ -13,13 +13,13 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .configs import processors
+from .configs import processors, takes_gluon
+from .gluon_names import copy_block, thread_barrier
 from .hopper import BOTH, KEYS, ROWS, rows_of
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
@@ -33,7 +33,7 @@ def _pieces(desc, p_start, o_row, o_col, full, to, step, n_list, BN: gl.constexp
     for e in gl.static_range(BN // CS):
         i_p = step * (BN // CS) + e
         o_s = gl.load(p_start + i_p, mask=i_p < n_list, other=0)
-        tma.async_copy_global_to_shared(desc, [o_row + o_s, o_col], full, to.slice(e * CS, CS))
+        copy_block(desc, [o_row + o_s, o_col], full, to.slice(e * CS, CS))
 
 
 @gluon.jit
@@ -49,7 +49,7 @@ def _fetch(
         o_k, o_v, c_k, c_v = i_b * k_b + i_h * k_h, i_b * v_b + i_h * v_h, i_h * k_c, i_h * v_c
         i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
         n_list = gl.load(count + i_w)
-        p_start = start + i_w.to(gl.int64) * width
+        p_start = start + gl.cast(i_w, gl.int64) * width
         n_seen = i_last - i_first
         for j in range(0, n_seen + gl.cdiv(n_list, BN // CS)):
             stage, phase = i % STAGES, (i // STAGES) & 1
@@ -58,13 +58,13 @@ def _fetch(
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
             if j < n_seen:
-                tma.async_copy_global_to_shared(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_to)
+                copy_block(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_to)
             else:
                 _pieces(k_piece, p_start, o_k, c_k, k_full.index(stage), k_to, j - n_seen, n_list, BN, CS)
             mbarrier.wait(v_empty.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
             if j < n_seen:
-                tma.async_copy_global_to_shared(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_to)
+                copy_block(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_to)
             else:
                 _pieces(v_piece, p_start, o_v, c_v, v_full.index(stage), v_to, j - n_seen, n_list, BN, CS)
             i += 1
@@ -118,14 +118,14 @@ def _rows(
         o_n = gl.load(first + i_t) + GROUP * ROWS + gl.arange(0, ROWS, rows)
         m_n = (o_n < gl.load(stop + i_t))[:, None]
         p_q = q + i_b * sq_b + i_h * sq_h + o_n.to(gl.int64)[:, None] * sq_n + o_d[None, :]
-        gl.thread_barrier()
+        thread_barrier()
         q_smem.store(gl.load(p_q, mask=m_n, other=0.0))
         fence_async_shared()
-        gl.thread_barrier()
+        thread_barrier()
         i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
         n_list, n_seen = gl.load(count + i_w), i_last - i_first
         n_steps = n_seen + gl.cdiv(n_list, BN // CS)
-        p_step = step + i_w.to(gl.int64) * (gl.cdiv(width, BN // CS) * 2) + GROUP
+        p_step = step + gl.cast(i_w, gl.int64) * (gl.cdiv(width, BN // CS) * 2) + GROUP
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
@@ -163,9 +163,9 @@ def _rows(
         i += 1
 
         b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]
-        gl.thread_barrier()
+        thread_barrier()
         q_smem.store(b_o.to(dtype))
-        gl.thread_barrier()
+        thread_barrier()
         b_o = q_smem.load(by_row)
         if TAIL:
             b_lse = gl.convert_layout(b_m + gl.log2(b_l), rows)
@@ -216,10 +216,7 @@ def _union_hopper(
 
 
 def usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    if q.device.type != "cuda" or q.element_size() != 2 or q.shape[-1] not in (64, 128) or q.stride(-1) != 1:
-        return False
-    on_hopper = torch.cuda.get_device_capability(q.device) == (9, 0)
-    return on_hopper and rows_of(k) is not None and rows_of(v) is not None
+    return takes_gluon(q) and rows_of(k) is not None and rows_of(v) is not None
 
 
 def attend(
@@ -230,7 +227,9 @@ def attend(
     units."""
     _, h, n, d = q.shape
     kind = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
-    described, pieces, steps = [], [], []
+    described: list[TensorDescriptor] = []
+    pieces: list[TensorDescriptor] = []
+    steps: list[int] = []
     for x in (k, v):
         shape, step = rows_of(x)  # type: ignore[misc]
         for keys, kept in ((KEYS, described), (lists.pieces.size, pieces)):

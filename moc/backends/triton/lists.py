@@ -2,8 +2,9 @@
 
 The chunks of every row, slot by slot, from `stream` or from `route`'s bits -> how many rows chose a chunk before this
 one did -> places. A chunk has many counters, because additions to one address wait for each other: one for every frame
-of rows, which is what a trace wants to know, or several where frames are few. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It shows
-nowhere: what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and slot.
+of rows, which is what a trace wants to know, or several where frames are few. Rows take their numbers by atomic
+additions, so that the order inside a list differs from run to run. It shows nowhere: what a row gets from a chunk does
+not depend on its neighbours in the list, and it is stored by row and slot.
 """
 
 from __future__ import annotations
@@ -36,12 +37,11 @@ class Choice:
 
 
 def new_choice(heads: int, plan: Plan) -> Choice:
-    how = dict(dtype=torch.int32, device=plan.device)
-    pair = torch.empty(heads, plan.length, plan.top_k, **how)
-    number = torch.empty(heads, plan.length, **how)
+    pair = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
+    number = pair.new_empty(heads, plan.length)
     frame, frames, most = plan.row_frames()
     turns = triton.next_power_of_2(max(-(-SPREAD // frames), -(-most // RANKS)))
-    return Choice(pair, number, torch.zeros(heads, plan.chunks, frames, turns, **how), frame)
+    return Choice(pair, number, pair.new_zeros(heads, plan.chunks, frames, turns), frame)
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,9 @@ class Plan:
         key = rows, which, size
         if key not in self._blocks:
             tiles = self.tiles(rows, which)
-            span, block, known = [], [], {}
+            span: list[tuple[int, int]] = []
+            block: list[tuple[int, int]] = []
+            known: dict[tuple[int, int], tuple[int, int]] = {}
             ranges = tiles.ranges.tolist()
             for a, b in tiles.span.tolist():
                 if (a, b) not in known:
@@ -204,12 +206,10 @@ class Plan:
             count = sum(map(len, start))
             flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
             starts, lengths, chunks = map(self._on, flat)
-            of_chunk = None
-            if all(len(x) == 1 for x in start):
-                of_chunk = np.full(self.chunks, -1)
-                of_chunk[flat[2][:count]] = np.arange(count)
-                of_chunk = self._on(of_chunk)
-            self._pieces[key] = Pieces(starts, lengths, chunks, of_chunk, size, count)
+            of_chunk = np.full(self.chunks, -1)
+            of_chunk[flat[2][:count]] = np.arange(count)
+            whole = all(len(x) == 1 for x in start)
+            self._pieces[key] = Pieces(starts, lengths, chunks, self._on(of_chunk) if whole else None, size, count)
         return self._pieces[key]
 
     def passes(self, size: int) -> Tensor:

@@ -164,9 +164,9 @@ def routed(
         K=slots.part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
     )  # fmt: skip
-    inputs = *inputs, slots.part, slots.lse, *strides, *sizes
+    arguments = *inputs, slots.part, slots.lse, *strides, *sizes
     if plan.longest <= config.keys:
         keys = max(16, triton.next_power_of_2(plan.longest))
-        _routed_short[(lists.most,)](*inputs, BN=keys, TILES=config.tiles, **how)
+        _routed_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
     else:
-        _routed[(lists.most,)](*inputs, BN=config.keys, **how)
+        _routed[(lists.most,)](*arguments, BN=config.keys, **how)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import bounds, closed, open_to, pair_columns, signed
-from .configs import Config, processors
+from .configs import Config, processors, takes_gluon
 from .kept import bits, mark, settle, taken
 from .lists import Choice
 from .plan import Plan
@@ -134,7 +134,7 @@ def stream(
     )  # fmt: skip
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
-    if hopper_stream is not None and first == PLACES and hopper_stream.usable(queries, pair):
+    if hopper_stream is not None and first == PLACES and takes_gluon(queries):
         hopper_stream.deal(
             queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads,
             split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"],

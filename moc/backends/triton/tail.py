@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import bounds, closed
-from .configs import Config
+from .configs import Config, takes_gluon
 from .plan import Plan, Tiles
 
 try:
@@ -112,7 +112,7 @@ def tail_of(
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
-    if hopper_tail is not None and hopper_tail.usable(q):
+    if hopper_tail is not None and takes_gluon(q):
         hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask != "none")
         return Tail(out, lse)
     _tail[(tiles.count * len(heads),)](

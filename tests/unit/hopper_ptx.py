@@ -1,0 +1,58 @@
+"""Compile the kernels for Hopper and print their PTX as JSON. A program of its own: the tests' own process has Triton's
+interpreter in the compiler's place."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from moc.backends.triton import hopper, hopper_stream, hopper_tail, hopper_union
+
+TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair": "*bf16", "lse": "*fp32",
+         "scale": "fp32", "weight": "*fp32", "level": "*fp32", "tail_lse": "*fp32", "step": "*i64"}  # fmt: skip
+INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row", "left", "entry", "tile", "tiles",
+           "first", "stop", "span", "block", "start", "count")  # fmt: skip
+RING = dict(D=128, BN=128, STAGES=2)
+KERNELS = {
+    "routed": (hopper._routed_hopper, RING | dict(K=5, TAIL=False), {}),
+    "routed, short chunks and tail": (hopper._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
+    "routed, head dim 64": (hopper._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
+    "tail": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK=True), {}),
+    "union": (hopper_union._union_hopper, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),
+    "stream": (
+        hopper_stream._deal_hopper,
+        dict(D=128, G=64, LOW=63, STAGES=3, BITS=False, SPLIT=True, CAUSAL=False, KEEP=False), {"tiles": "i32"},
+    ),
+}  # fmt: skip
+
+
+def compiled(kernel, constants: dict, types: dict) -> str:
+    """PTX for sm_90."""
+    types = TYPES | {name: "*i32" for name in INDICES} | types
+    if kernel is hopper_tail._tail_hopper:
+        types["tiles"] = "i32"
+    rows = {"k_desc": constants.get("BN"), "v_desc": constants.get("BN"), "pair_desc": constants.get("G"),
+            "mk_desc": 16, "mv_desc": 16, "k_piece": constants.get("CS"), "v_piece": constants.get("CS")}  # fmt: skip
+    signature, d = {}, constants["D"]
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in rows:
+            layout = gl.NVMMASharedLayout.get_default_for([rows[name], d], gl.bfloat16)
+            signature[name] = f"tensordesc<bf16[{rows[name]}, {d}],{layout!r}>"
+        else:
+            signature[name] = types.get(name, "i32")
+    places = {name: i for i, name in enumerate(kernel.arg_names)}
+    aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items()
+               if signature[name].startswith("*") or re.fullmatch(r"s[qo]?_(b|h|n|bh)", name)}  # fmt: skip
+    source = GluonASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: compiled(*how) for name, how in KERNELS.items()}))

@@ -1,0 +1,49 @@
+"""The kernels for Hopper compile with the Triton that is installed; no GPU is needed for that. What they compute is
+checked on one, by benchmarks/check_gpu.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if importlib.util.find_spec("triton.experimental.gluon") is None:
+    pytest.skip("this Triton has no Gluon", allow_module_level=True)
+
+REPO = Path(__file__).resolve().parents[2]
+NAMES = ("routed", "routed, short chunks and tail", "routed, head dim 64", "tail", "union", "stream")
+
+
+@pytest.fixture(scope="module")
+def ptx() -> dict[str, str]:
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"PYTHONPATH": str(REPO)}
+    program = [sys.executable, str(Path(__file__).with_name("hopper_ptx.py"))]
+    done = subprocess.run(program, env=env, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_all_are_compiled(ptx: dict[str, str]) -> None:
+    assert set(ptx) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uses_what_hopper_has(ptx: dict[str, str], name: str) -> None:
+    assert "wgmma.mma_async" in ptx[name] and "cp.async.bulk.tensor" in ptx[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_are_let_go_by_all_warps_together(ptx: dict[str, str], name: str) -> None:
+    """One thread tells the producer that a stage is free: only after a barrier of all the warps that read it."""
+    frees = [at.start() for at in re.finditer(r"mbarrier\.arrive(?!\.expect)", ptx[name])]
+    assert frees
+    for at in frees:
+        before = ptx[name][:at]
+        assert before.rfind("bar.sync") > before.rfind("wgmma.wait_group"), "a stage is let go without a barrier"
