@@ -31,6 +31,7 @@ from moc.attention import moc_attention
 from moc.chunks import ChunkTable
 
 STAGES = {  # kernel name -> stage; the first that fits
+    "_union_hopper": "tiles and merge",
     "_pool": "pooling",
     "_routed": "routed",
     "_route": "routing",
@@ -44,6 +45,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_place": "lists",
     "_cut": "lists",
     "_union": "lists",
+    "_steps": "lists",
     "cumsum": "lists",
     "Scan": "lists",
     "searchsorted": "lists",

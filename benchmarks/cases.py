@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from moc.chunks import ChunkTable, build_table
-from moc.config import RoutingConfig
+from moc.config import PRESETS, RoutingConfig
 from moc.layout import Span, TokenLayout
 
 CELL, CHANNELS, STRENGTH, NOISE = (3, 15, 16), 16, 2.7, 0.45  # of "trained" inputs
@@ -105,5 +105,7 @@ CASES = (
     Case("small tiles, coherent", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8, coherent="hard"),
     Case("small tiles, coherent, union", (120, 30, 50), 24, UNION, 10.0, 20.0, shots=8, coherent="hard"),
     Case("small tiles, random", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8),
+    Case("recommended, 720p", (21, 45, 80), 40, PRESETS["recommended"].routing, 0, 0, coherent="trained"),
+    Case("recommended, 8 shots", (120, 30, 50), 24, PRESETS["recommended"].routing, 0, 0, shots=8, coherent="trained"),
     Case("d=64", (31, 34, 60), 32, RoutingConfig(top_k=4, own="chunk"), 3.0, 4.0, dim=64),
 )
