@@ -56,11 +56,12 @@ class Costs:
     rows: float
 
 
-# Not measured yet: taken from the stages in docs/kernels.md and rounded up, so that dense is favoured.
+# From benchmarks/results/break_even_h100.json (`--fit`); scores, tail and own parts from the stages in
+# attention_h100.json, whose films are long enough for them to show
 COSTS = {
-    "large chunks": Costs(0.8, 7, 9, 9, 4_000, 60, 14, 10_000),
-    "small chunks": Costs(1.0, 7, 12, 60, 0, 12, 14, 20_000),
-    "plain torch": Costs(5.0, 7, 20, 80, 8_000, 100, 40, 40_000),
+    "large chunks": Costs(0.87, 6.4, 6.0, 6.4, 2_900, 7.2, 8.5, 16_000),
+    "small chunks": Costs(0.86, 6.3, 11, 11, 700, 6.0, 9.6, 45_000),
+    "plain torch": Costs(4.05, 6.9, 7, 7, 137_000, 1_470, 9.6, 304_000),
 }
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import engine, stream, supports
+from moc.backends.triton import dense, engine, stream, supports
 from moc.backends.triton.count import count_frames
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
@@ -184,6 +184,30 @@ def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, lim
     """Above and below the score that the streaming router takes as zero."""
     monkeypatch.setattr(engine, "IN_REGISTERS", limit)
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 2), own="chunk"), quantised=True)
+
+
+def plain_attention(q, k, v, scale):
+    scores = q @ k.mT * scale
+    return scores.softmax(-1) @ v, scores.logsumexp(-1)
+
+
+LIBRARY = {
+    "own shots, text": (WITH_TEXT, (0, 2, 3), R(top_k=1, causal=True), 2),
+    "own frames in one call, text": (WITH_TEXT, (0,), R(top_k=1, own="frame", tail="pooled"), 2),
+    "static memory inside an own shot": (WITH_TEXT, (0, 2), R(top_k=1, static="first frame"), 1),
+    "static memory inside one own frame of several": (PLAIN, (0,), R(top_k=1, own="frame", static="first tokens"), 1),
+    "references linked": (AROUND, (0, 2), R(top_k=1, own="frame", references="linked"), 1),
+    "nothing linked": (PLAIN, (0, 2), R(top_k=1, own="frame", window=1), 1),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_own_part_from_an_attention_library(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On a GPU cuDNN makes it; here plain torch does, from the same queries, keys and values."""
+    monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "_attention", plain_attention)
+    layout, starts, routing, batch = LIBRARY[name]
+    both(layout, starts, routing, batch, which="chunks")
 
 
 def test_odd_head_dim() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .order import moved
 from .plan import Plan, Run
 from .tile import Own
 
@@ -41,17 +42,21 @@ def own_parts(
             some = slice(low - b * h, high - b * h)
             rows = slice(run.first, run.first + run.length * run.groups)
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
-            keys, values = (_own(x[b, some], run, linked) for x in (k, v))
+            keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
             try:
-                out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(
-                    q_run, keys, values, None, True, 0.0, False, False, scale=scale
-                )[:2]
+                out, lse = _attention(q_run, keys, values, scale)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
                 _refused.add(q.device.index or 0)
                 raise
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(output, log-sum-exp of every row)."""
+    found = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
+    return found[0], found[1]
 
 
 def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
@@ -63,12 +68,13 @@ def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
     return [(low, high) for low, high in parts if low < high]
 
 
-def _own(x: Tensor, run: Run, linked: list[tuple[int, int]]) -> Tensor:
+def _seen(x: Tensor, plan: Plan, run: Run, linked: list[tuple[int, int]]) -> Tensor:
     """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns, and those that are linked."""
-    own = x[None, :, run.start : run.start + run.tokens]
-    if run.groups > 1:
-        rows = x[:, run.first : run.first + run.length * run.groups]
-        own = rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)
-    if not linked:
-        return own
-    return torch.cat([*(x[None, :, low:high].expand(run.groups, -1, -1, -1) for low, high in linked), own], 2)
+    if linked:
+        index = plan.joined(run, linked)
+        keys = x.new_empty(1, x.shape[0], len(index), x.shape[-1])
+        return moved(x[None], index, keys)[0].unflatten(1, (run.groups, -1)).transpose(0, 1)
+    if run.groups == 1:
+        return x[None, :, run.start : run.start + run.tokens]
+    rows = x[:, run.first : run.first + run.length * run.groups]
+    return rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)

@@ -33,6 +33,20 @@ SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
 
 @gluon.jit
+def ring(desc, STAGES: gl.constexpr):
+    """Places for STAGES blocks of a descriptor, a barrier each that says it is full, and one that says that both
+    warpgroups have done with it."""
+    bars: gl.constexpr = mbarrier.MBarrierLayout()
+    smem = gl.allocate_shared_memory(desc.dtype, [STAGES] + desc.block_type.shape, desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=2)
+    return smem, full, empty
+
+
+@gluon.jit
 def _where(tile, tiles, most, i_t, C):
     """(head, chunk, first and last entry) of a tile; nothing where there is no such tile."""
     there = i_t < tiles
@@ -44,10 +58,12 @@ def _where(tile, tiles, most, i_t, C):
 
 @gluon.jit
 def _produce(
-    k_desc, v_desc, mk_desc, mv_desc, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+    k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty,
     chunk, tile, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     i, turn = 0, 0
     for i_t in range(gl.program_id(0), tiles, gl.num_programs(0)):
         i_local, i_c, _, _ = _where(tile, tiles, most, i_t, C)
@@ -121,10 +137,12 @@ def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 
 @gluon.jit
 def _consume(
-    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
+    GROUP: gl.constexpr, q, q_smem, keys, values, m_smem, m_full, m_empty,
     weight, chunk, entry, tile, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])  # 16 bytes a thread
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -224,8 +242,7 @@ def _routed_hopper(
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_0 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     q_1 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
@@ -235,27 +252,15 @@ def _routed_hopper(
     m_empty = gl.allocate_shared_memory(gl.int64, [1], bars)
     mbarrier.init(m_full, count=1)
     mbarrier.init(m_empty, count=2)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)
-        mbarrier.init(v_empty.index(i), count=2)
     n_tiles = gl.load(tiles)
     gl.warp_specialize(
         [
-            (_consume, (0, q, q_0, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
-                        weight, chunk, entry, tile, n_tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first,
-                        scale, K, D, BN, STAGES, TAIL)),
-            (_consume, (1, q, q_1, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty, m_full, m_empty,
-                        weight, chunk, entry, tile, n_tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first,
-                        scale, K, D, BN, STAGES, TAIL)),
-            (_produce, (k_desc, v_desc, mk_desc, mv_desc, k_smem, v_smem, m_smem, k_full, k_empty, v_full, v_empty,
-                        m_full, m_empty, chunk, tile, n_tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
-                        BN, STAGES, TAIL)),
+            (_consume, (0, q, q_0, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tile, n_tiles, part,
+                        lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES, TAIL)),
+            (_consume, (1, q, q_1, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tile, n_tiles, part,
+                        lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES, TAIL)),
+            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty, chunk, tile, n_tiles,
+                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
         [240, 24],

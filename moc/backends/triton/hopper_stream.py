@@ -21,9 +21,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from . import common, kept
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
+from .hopper import ROWS, ring
 from .plan import Plan
 
-ROWS = gl.constexpr(64)  # of a warpgroup
 STAGES = 3
 GROUPS = 64
 
@@ -170,15 +170,10 @@ def _deal_hopper(
     BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    high = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
+    high, full, empty = ring(pair_desc, STAGES)
     low = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [4, ROWS, D], q_layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES):
-        mbarrier.init(full.index(i), count=1)
-        mbarrier.init(empty.index(i), count=2)
     gl.warp_specialize(
         [
             (_deal, (0, q, q_smem.index(0), q_smem.index(1 if SPLIT else 0), high, low, full, empty, pair, chunk, row,

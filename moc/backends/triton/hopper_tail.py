@@ -17,9 +17,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
+from .hopper import ROWS, ring
 from .plan import Plan
 
-ROWS = gl.constexpr(64)
 KEYS = 128
 STAGES = 3
 
@@ -28,9 +28,11 @@ bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
 
 @gluon.jit
 def _fetch(
-    k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, C, tiles, work, bh_first,
+    k_desc, v_desc, keys, values, C, tiles, work, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
         o_c = (bh_first + i_t // tiles) * C
@@ -75,10 +77,12 @@ def _weights(
 
 @gluon.jit
 def _rows(
-    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight, passes,
+    GROUP: gl.constexpr, q, q_smem, keys, values, sel, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -162,29 +166,18 @@ def _tail_hopper(
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
-    bars: gl.constexpr = mbarrier.MBarrierLayout()
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)
-        mbarrier.init(v_empty.index(i), count=2)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
+            (_rows, (0, q, q_smem.index(0), keys, values, sel, chunk, row, weight,
                      passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, sel, chunk, row, weight,
+            (_rows, (1, q, q_smem.index(1), keys, values, sel, chunk, row, weight,
                      passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_fetch, (k_desc, v_desc, k_smem, v_smem, k_full, k_empty, v_full, v_empty, C, tiles, work, bh_first,
+            (_fetch, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
                       BN, STAGES)),
         ],
         [4, 1],

@@ -20,7 +20,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, thread_barrier
-from .hopper import BOTH, KEYS, ROWS, rows_of
+from .hopper import BOTH, KEYS, ROWS, ring, rows_of
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
 from .union import UnionLists, steps_of
@@ -38,10 +38,12 @@ def _pieces(desc, p_start, o_row, o_col, full, to, step, n_list, BN: gl.constexp
 
 @gluon.jit
 def _fetch(
-    k_desc, v_desc, k_piece, v_piece, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
+    k_desc, v_desc, k_piece, v_piece, keys, values,
     span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first,
     BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     i = 0
     for i_w in range(gl.program_id(0), work, gl.num_programs(0)):
         i_t, i_bh = i_w % tiles, bh_first + i_w // tiles
@@ -97,10 +99,12 @@ def _weigh(b_s, b_bias, b_m, b_l, scale):
 
 @gluon.jit
 def _rows(
-    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+    GROUP: gl.constexpr, q, q_smem, keys, values, first, stop, span, block,
     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    k_smem, k_full, k_empty = keys
+    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -185,29 +189,18 @@ def _union_hopper(
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], k_desc.layout)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
+    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
-    bars: gl.constexpr = mbarrier.MBarrierLayout()
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)
-        mbarrier.init(v_empty.index(i), count=2)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+            (_rows, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, k_full, k_empty, v_full, v_empty, first, stop, span, block,
+            (_rows, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_fetch, (k_desc, v_desc, k_piece, v_piece, k_smem, v_smem, k_full, k_empty, v_full, v_empty, span, block,
+            (_fetch, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
                       start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first, BN, CS, STAGES)),
         ],
         [4, 1],

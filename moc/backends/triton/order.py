@@ -24,8 +24,8 @@ def _move(
 
 
 def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
-    """out[:, :, i] = x[:, :, index[i]] for x and out [B, H, N, D], index [N]."""
-    b, h, n, d = x.shape
+    """out[:, :, i] = x[:, :, index[i]] for x [B, H, N, D], out [B, H, M, D], index [M]."""
+    b, h, n, d = out.shape
     _move[(-(-n // 32) * b * h,)](
         x, out, index, *x.stride()[:3], *out.stride()[:3], h, n, b * h,
         D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4,

@@ -94,6 +94,7 @@ class Plan:
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
+    _joined: dict[Run, Tensor] = field(default_factory=dict)
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
 
@@ -239,6 +240,16 @@ class Plan:
                 else:
                     self._runs.append(Run(g.start, length, 1, a, b - a))
         return self._runs
+
+    def joined(self, run: Run, linked: list[tuple[int, int]]) -> Tensor:
+        """Tokens [groups * J] that the groups of a run see: what is linked beside it, then what each owns."""
+        if run not in self._joined:
+            beside = [np.arange(low, high) for low, high in linked]
+            first = [run.start + g * run.length for g in range(run.groups)]
+            self._joined[run] = self._on(
+                np.concatenate([part for low in first for part in (*beside, np.arange(low, low + run.tokens))])
+            )
+        return self._joined[run]
 
     def row_frames(self) -> tuple[Tensor, int, int]:
         """(grid frame of every row [N], the number of frames where it is no video; frames + 1, most rows of one)."""
