@@ -72,9 +72,11 @@ def run(
             for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
                 job.chunks(None, choice.of(part), some)
             continue
-        sel = torch.zeros(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
+        sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k:
             (stream if streamed else route)(*inputs, sel, plan, heads, **how)
+        else:
+            sel.zero_()
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
