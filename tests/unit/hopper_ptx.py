@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from moc.backends.triton import hopper, hopper_stream, hopper_tail, hopper_union
+from moc.backends.triton import hopper_routed, hopper_stream, hopper_tail, hopper_union
 
 TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair": "*bf16", "lse": "*fp32",
          "scale": "fp32", "weight": "*fp32", "level": "*fp32", "tail_lse": "*fp32", "step": "*i64"}  # fmt: skip
@@ -19,9 +19,9 @@ INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row
            "first", "stop", "span", "block", "start", "count")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
-    "routed": (hopper._routed_hopper, RING | dict(K=5, TAIL=False), {}),
-    "routed, short chunks and tail": (hopper._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
-    "routed, head dim 64": (hopper._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
+    "routed": (hopper_routed._routed_hopper, RING | dict(K=5, TAIL=False), {}),
+    "routed, short chunks and tail": (hopper_routed._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
+    "routed, head dim 64": (hopper_routed._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
     "tail": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK=True), {}),
     "union": (hopper_union._union_hopper, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),
     "stream": (

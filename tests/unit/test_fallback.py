@@ -6,8 +6,10 @@ from cases import qkv
 
 import moc.attention as attention
 from moc.attention import moc_attention
+from moc.backends import triton
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.counts import Counts
 from moc.layout import TokenLayout
 
 
@@ -48,3 +50,37 @@ def test_a_cpu_has_no_kernels_to_miss():
     routing = RoutingConfig(top_k=1, own="frame")
     moc_attention(*qkv(layout), build_table(layout, (0,), routing), routing, note=notes.append)
     assert notes == []
+
+
+def test_kernels_for_hopper_that_fail_give_way_to_the_others(monkeypatch):
+    """Nothing of the first try is left in what was counted, and the call is not tried twice again."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from moc.backends.triton import configs, op
+
+    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
+    table = build_table(layout, (0,), routing)
+    q, k, v = qkv(layout, dtype=torch.float32)
+    counts, tries, on = Counts(table, 2, q.device, 2), [], [True]
+
+    def engine(q, k, v, table, routing, scale, record):
+        tries.append(1)
+        record.frame_pairs(2)[0].add_(1)
+        if on[0]:
+            raise RuntimeError("ptxas failed")
+        return q
+
+    def without(x, reason):
+        was, on[0] = on[0], False
+        return was
+
+    monkeypatch.setattr(triton, "supports", lambda *_: None)
+    monkeypatch.setattr(configs, "without_gluon", without)
+    monkeypatch.setattr(op, "plain", engine)
+    out = triton.attend(q, k, v, table, routing, scale=1.0, training=False, record=counts)
+    assert out is q and len(tries) == 2
+    assert counts.frame_pairs(2)[0].unique().tolist() == [1]
+    on[0], tries[:] = True, []
+    monkeypatch.setattr(configs, "without_gluon", lambda *_: False)
+    with pytest.raises(RuntimeError, match="ptxas"):
+        triton.attend(q, k, v, table, routing, scale=1.0, training=False, record=counts)
+    assert len(tries) == 1

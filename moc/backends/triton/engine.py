@@ -29,9 +29,9 @@ from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
 try:
-    from . import hopper, hopper_union
+    from . import hopper_ring, hopper_routed, hopper_union
 except ImportError:  # a Triton without Gluon
-    hopper = None  # type: ignore[assignment]
+    hopper_routed = None  # type: ignore[assignment]
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
@@ -126,7 +126,7 @@ class _Job:
         self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.configs = configs_of(q)
-        self.on_hopper = hopper is not None and hopper.usable(q, k, v, plan)
+        self.on_hopper = hopper_routed is not None and hopper_routed.usable(q, k, v, plan)
         self.take_off = TAKE_OFF and summary is not None
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
@@ -160,12 +160,13 @@ class _Job:
         alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
         lists = None
         pieces = plan.pieces(piece_size(plan, config.keys), not alone)
-        if alike and alone and hopper is not None and hopper_union.usable(self.q, self.k, self.v):
-            tiles = plan.tiles(hopper.BOTH, "routed")
+        if alike and alone and hopper_routed is not None and hopper_union.usable(self.q, self.k, self.v):
+            rows = hopper_ring.BOTH
+            tiles, blocks = plan.tiles(rows, "routed"), plan.blocks(rows, "routed", hopper_ring.KEYS)
             lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
             hopper_union.attend(
-                self.q, self.k, self.v, self.out, plan, tiles, plan.blocks(hopper.BOTH, "routed", hopper.KEYS), lists,
-                heads, self.tail(sel, heads, "tile"), scale=self.scale * LOG2E,
+                self.q, self.k, self.v, self.out, plan, tiles, blocks, lists, heads, self.tail(sel, heads, "tile"),
+                scale=self.scale * LOG2E,
             )  # fmt: skip
             return
         if plan.top_k or not alone:
@@ -181,10 +182,10 @@ class _Job:
         taken = self.summary if self.take_off else None
         if choice is not None:
             config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(choice, plan, hopper.BOTH if self.on_hopper else config.rows * config.tiles)
+            lists = row_lists(choice, plan, hopper_ring.BOTH if self.on_hopper else config.rows * config.tiles)
             slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
             if self.on_hopper:
-                hopper.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=self.scale * LOG2E)
+                hopper_routed.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=self.scale * LOG2E)
             else:
                 routed(
                     q, self.k, self.v, taken, lists, plan, heads, slots,

@@ -1,6 +1,6 @@
 """`stream.py`'s first deal for Hopper, in Gluon: products of one pass run beside the comparisons of the one before.
 
-As in `hopper.py` a warp fetches what two warpgroups of 64 rows each share, here the descriptors of G chunks at a time.
+As in `hopper_ring.py` a warp fetches what two warpgroups share, here the descriptors of G chunks at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from . import common, kept
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper import ROWS, ring
+from .hopper_ring import ROWS, ring
 from .plan import Plan
 
 STAGES = 3

@@ -1,4 +1,4 @@
-"""`tail.py` for Hopper, in Gluon: as `hopper.py`, with rows as they stand and summaries of chunks as keys."""
+"""`tail.py` for Hopper, in Gluon: as in `hopper_ring.py`, with rows as they stand and summaries of chunks as keys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper import ROWS, ring
+from .hopper_ring import ROWS, added, first_scores, last_values, next_scores, ring
 from .plan import Plan
 
 KEYS = 128
@@ -81,8 +79,6 @@ def _rows(
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
-    k_smem, k_full, k_empty = keys
-    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -116,10 +112,7 @@ def _rows(
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
         b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
         stage, phase = i % STAGES, (i // STAGES) & 1
-        mbarrier.wait(k_full.index(stage), phase)
-        b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-        b_s = warpgroup_mma_wait(0, deps=[b_s])
-        mbarrier.arrive(k_empty.index(stage))
+        b_s = first_scores(q_smem, b_none, keys, stage, phase)
         b_w, b_alpha, b_m, b_l = _weights(
             b_s, 0, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
             own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
@@ -129,24 +122,15 @@ def _rows(
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
-            mbarrier.wait(k_full.index(stage), phase)
-            b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-            mbarrier.wait(v_full.index(v_stage), v_phase)
-            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
-            b_s = warpgroup_mma_wait(1, deps=[b_s])
-            mbarrier.arrive(k_empty.index(stage))
+            b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             b_w, b_alpha, b_m, b_l = _weights(
                 b_s, j, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
                 own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
             )  # fmt: skip
-            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = added(b_p, b_acc, values, v_stage)
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
             b_p = gl.convert_layout(b_w.to(dtype), p_layout)
-        mbarrier.wait(v_full.index(stage), phase)
-        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
-        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-        mbarrier.arrive(v_empty.index(stage))
+        b_acc = added(b_p, last_values(b_p, b_acc, values, stage, phase), values, stage)
         i += 1
 
         b_l = gl.where(b_l == 0.0, 1.0, b_l)

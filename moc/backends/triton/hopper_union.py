@@ -1,7 +1,7 @@
 """Tiles of rows that share their lists (`lists="union"`) for Hopper, in Gluon.
 
-As in `hopper.py`; here the two warpgroups are neighbouring query tiles. Keys that only one of them listed are hidden
-from the other, which costs it time and no error: neighbours list much the same.
+As in `hopper_ring.py`; here the two warpgroups are neighbouring query tiles. Keys that only one of them listed are
+hidden from the other, which costs it time and no error: neighbours list much the same.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, thread_barrier
-from .hopper import BOTH, KEYS, ROWS, ring, rows_of
+from .hopper_ring import BOTH, KEYS, ROWS, added, first_scores, last_values, next_scores, ring, rows_of
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
 from .union import UnionLists, steps_of
@@ -103,8 +101,6 @@ def _rows(
     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    k_smem, k_full, k_empty = keys
-    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -137,10 +133,7 @@ def _rows(
         b_seen, b_listed = _limit(block, p_step, 0, i_first, n_seen, n_steps)
         n_next, l_next = _limit(block, p_step, 1, i_first, n_seen, n_steps)
         stage, phase = i % STAGES, (i // STAGES) & 1
-        mbarrier.wait(k_full.index(stage), phase)
-        b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-        b_s = warpgroup_mma_wait(0, deps=[b_s])
-        mbarrier.arrive(k_empty.index(stage))
+        b_s = first_scores(q_smem, b_none, keys, stage, phase)
         b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
         for j in range(1, n_steps):
@@ -149,21 +142,12 @@ def _rows(
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
-            mbarrier.wait(k_full.index(stage), phase)
-            b_s = warpgroup_mma(q_smem, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-            mbarrier.wait(v_full.index(v_stage), v_phase)
-            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
-            b_s = warpgroup_mma_wait(1, deps=[b_s])
-            mbarrier.arrive(k_empty.index(stage))
+            b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
-            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = added(b_p, b_acc, values, v_stage)
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
             b_p = gl.convert_layout(b_w.to(dtype), p_layout)
-        mbarrier.wait(v_full.index(stage), phase)
-        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
-        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-        mbarrier.arrive(v_empty.index(stage))
+        b_acc = added(b_p, last_values(b_p, b_acc, values, stage, phase), values, stage)
         i += 1
 
         b_o = b_acc * (1.0 / gl.convert_layout(b_l, o_rows))[:, None]

@@ -1,8 +1,4 @@
-"""`routed.py` for Hopper, in Gluon: a warp fetches keys and values, two warpgroups of 64 rows each compute.
-
-The two read the same keys, so that the L2 cache is asked half as often as with tiles of 64 rows, and one's softmax runs
-beside the other's products. A program takes many tiles. While it computes one, the next one's query rows arrive.
-"""
+"""`routed.py` for Hopper, in Gluon (see `hopper_ring.py`). While a tile is computed, the query rows of the next arrive."""
 
 from __future__ import annotations
 
@@ -15,35 +11,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
     warpgroup_mma,
-    warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, copy_rows, thread_barrier
+from .hopper_ring import KEYS, ROWS, added, first_scores, last_values, next_scores, ring, rows_of
 from .lists import RowLists
 from .plan import Plan
 from .tile import Slots
 
-ROWS = gl.constexpr(64)  # of a warpgroup
-BOTH = 128
-KEYS = 128  # of a step
 STAGES = 2
 SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
-
-
-@gluon.jit
-def ring(desc, STAGES: gl.constexpr):
-    """Places for STAGES blocks of a descriptor, a barrier each that says it is full, and one that says that both
-    warpgroups have done with it."""
-    bars: gl.constexpr = mbarrier.MBarrierLayout()
-    smem = gl.allocate_shared_memory(desc.dtype, [STAGES] + desc.block_type.shape, desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(full.index(i), count=1)
-        mbarrier.init(empty.index(i), count=2)
-    return smem, full, empty
 
 
 @gluon.jit
@@ -141,8 +120,6 @@ def _consume(
     weight, chunk, entry, tile, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
-    k_smem, k_full, k_empty = keys
-    v_smem, v_full, v_empty = values
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])  # 16 bytes a thread
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -177,10 +154,7 @@ def _consume(
         o_j = gl.arange(0, BN, gl.SliceLayout(0, s_layout))[None, :]
 
         stage, phase = i % STAGES, (i // STAGES) & 1
-        mbarrier.wait(k_full.index(stage), phase)
-        b_s = warpgroup_mma(b_q, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-        b_s = warpgroup_mma_wait(0, deps=[b_s])
-        mbarrier.arrive(k_empty.index(stage))
+        b_s = first_scores(b_q, b_none, keys, stage, phase)
         if b_len < BN:
             b_s = gl.where(o_j < b_len, b_s, float("-inf"))
         b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
@@ -189,24 +163,16 @@ def _consume(
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
-            mbarrier.wait(k_full.index(stage), phase)
-            b_s = warpgroup_mma(b_q, k_smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-            mbarrier.wait(v_full.index(v_stage), v_phase)
-            b_acc = warpgroup_mma(b_p, v_smem.index(v_stage), b_acc, is_async=True)
-            b_s = warpgroup_mma_wait(1, deps=[b_s])
-            mbarrier.arrive(k_empty.index(stage))
+            b_s, b_acc = next_scores(b_q, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             if j + BN > b_len:
                 b_s = gl.where(o_j < b_len - j, b_s, float("-inf"))
             b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
-            b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-            mbarrier.arrive(v_empty.index(v_stage))
+            b_acc = added(b_p, b_acc, values, v_stage)
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
             b_p = gl.convert_layout(b_w.to(dtype), p_layout)
-        mbarrier.wait(v_full.index(stage), phase)
-        b_acc = warpgroup_mma(b_p, v_smem.index(stage), b_acc, is_async=True)
+        b_acc = last_values(b_p, b_acc, values, stage, phase)
         n2_e, m2_e = _entries(entry, l_from, l_to, GROUP, rows)
-        b_acc, b_p = warpgroup_mma_wait(0, deps=[b_acc, b_p])
-        mbarrier.arrive(v_empty.index(stage))
+        b_acc = added(b_p, b_acc, values, stage)
         i += 1
         if TAIL:
             mbarrier.wait(m_full, m_turn)
@@ -265,24 +231,6 @@ def _routed_hopper(
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
-    """x [B, H, N, D] as one matrix, because the copy engine wants one.
-
-    -> its shape and (rows from sample to sample, rows from head to head, columns from head to head), or None where
-    the strides do not allow it.
-    """
-    b, h, n, d = x.shape
-    s_b, s_h, s_n, s_d = x.stride()
-    s_b, s_h = s_b if b > 1 else 0, s_h if h > 1 else 0
-    if s_d != 1 or s_n < d or s_b % s_n or s_n * x.element_size() % 16 or x.data_ptr() % 16:
-        return None
-    if s_h % s_n == 0:
-        return [((b - 1) * s_b + (h - 1) * s_h) // s_n + n, d], (s_b // s_n, s_h // s_n, 0)
-    if (h - 1) * s_h + d <= s_n and s_h * x.element_size() % 16 == 0:
-        return [(b - 1) * s_b // s_n + n, (h - 1) * s_h + d], (s_b // s_n, 0, s_h)
-    return None
 
 
 def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
