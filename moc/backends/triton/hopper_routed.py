@@ -1,4 +1,4 @@
-"""`routed.py` for Hopper, in Gluon (`hopper_ring.py`). While a tile is computed, the query rows of the next one arrive."""
+"""`routed.py` for Hopper, in Gluon (`hopper_ring.py`). While a tile is computed, the query rows of the next arrive."""
 
 from __future__ import annotations
 
