@@ -64,8 +64,7 @@ def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
     a, b = run.start, run.start + run.tokens * run.groups
     if run.groups > 1 and any(low < b and a < high for low, high in plan.linked):
         return None
-    parts = [part for low, high in plan.linked for part in ((low, min(high, a)), (max(low, b), high))]
-    return [(low, high) for low, high in parts if low < high]
+    return plan.linked_beside(a, b)
 
 
 def _seen(x: Tensor, plan: Plan, run: Run, linked: list[tuple[int, int]]) -> Tensor:

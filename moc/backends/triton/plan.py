@@ -109,10 +109,12 @@ class Plan:
     def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
         """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
-        out = [(a, b)] if own else []
-        for low, high in self.linked:
-            out += [r for r in ((low, min(high, a)), (max(low, b), high)) if r[0] < r[1]]
-        return sorted(out)
+        return sorted([(a, b)] * own + self.linked_beside(a, b))
+
+    def linked_beside(self, a: int, b: int) -> list[tuple[int, int]]:
+        """Linked token ranges without what lies in [a, b)."""
+        parts = [part for low, high in self.linked for part in ((low, min(high, a)), (max(low, b), high))]
+        return [(low, high) for low, high in parts if low < high]
 
     def tiles(self, rows: int, which: str) -> Tiles:
         """Tiles of at most `rows` rows.
