@@ -32,6 +32,11 @@ from moc.chunks import ChunkTable
 
 STAGES = {  # kernel name -> stage; the first that fits
     "_union_hopper": "tiles and merge",
+    "_popular": "popular",
+    "_find": "lists",
+    "_join": "lists",
+    "_leave": "lists",
+    "_any": "tail",
     "_pool": "pooling",
     "_routed": "routed",
     "_route": "routing",

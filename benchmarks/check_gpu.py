@@ -56,6 +56,13 @@ CASES = {
         _layout((9, 30, 50)), (0, 4),
         R(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
     ),
+    "popular chunks, text, tail": (
+        _layout((12, 30, 50), 31), (0, 5),
+        R(top_k=60, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
+    ),
+    "popular chunks, batch of 2, head dim 64": (
+        _layout((11, 31, 47)), (0,), R(top_k=41, tile=(1, 8, 8), own="frame"), 2, 2, 64,
+    ),
     "large chunks, tail, window": (
         _layout((10, 16, 17), 9), (0, 5), R(top_k=3, own="frame", window=1, tail="pooled"), 1, 2, 128,
     ),
@@ -131,14 +138,15 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     everything = torch.arange(n, device=device)
     theirs, ours = Choice(), Choice()
     reference.attend(q.float(), k.float(), v.float(), table, routing, scale=scale, training=False, record=theirs)
-    poison(q)
-    out = engine.run(q, k, v, table, routing, scale, ours, engine=which)
+    engine.run(q, k, v, table, routing, scale, ours, engine=which)  # row by row, which is not how it runs otherwise
     plan_of(table, routing, q.device).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
-    again = engine.run(q, k, v, table, routing, scale, counted, engine=which)
+    out = engine.run(q, k, v, table, routing, scale, counted, engine=which)
+    poison(q)
+    again = engine.run(q, k, v, table, routing, scale, engine=which)
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("default")
     mine, want = torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2)

@@ -11,18 +11,21 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from moc.backends.triton import hopper_routed, hopper_stream, hopper_tail, hopper_union
+from moc.backends.triton import hopper_popular, hopper_routed, hopper_stream, hopper_tail, hopper_union
 
 TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair": "*bf16", "lse": "*fp32",
-         "scale": "fp32", "weight": "*fp32", "level": "*fp32", "tail_lse": "*fp32", "step": "*i64"}  # fmt: skip
+         "scale": "fp32", "weight": "*fp32", "level": "*fp32", "tail_lse": "*fp32", "step": "*i64", "mean_k": "*bf16",
+         "mean_v": "*bf16"}  # fmt: skip
 INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row", "left", "entry", "tile", "tiles",
-           "first", "stop", "span", "block", "start", "count")  # fmt: skip
+           "first", "stop", "span", "block", "start", "count", "some")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
     "routed": (hopper_routed._routed_hopper, RING | dict(K=5, TAIL=False), {}),
     "routed, short chunks and tail": (hopper_routed._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
     "routed, head dim 64": (hopper_routed._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
     "tail": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK=True), {}),
+    "popular": (hopper_popular._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=True), {"tiles": "i32"}),
+    "popular, no tail": (hopper_popular._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=False), {"tiles": "i32"}),
     "union": (hopper_union._union_hopper, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),
     "stream": (
         hopper_stream._deal_hopper,

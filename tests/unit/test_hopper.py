@@ -18,7 +18,10 @@ if importlib.util.find_spec("triton.experimental.gluon") is None:
     pytest.skip("this Triton has no Gluon", allow_module_level=True)
 
 REPO = Path(__file__).resolve().parents[2]
-NAMES = ("routed", "routed, short chunks and tail", "routed, head dim 64", "tail", "union", "stream")
+NAMES = (
+    "routed", "routed, short chunks and tail", "routed, head dim 64", "tail",
+    "popular", "popular, no tail", "union", "stream",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .lists import Choice
 from .plan import Plan
 
 ROWS = 128  # times three at once
@@ -93,9 +92,9 @@ def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: T
     )  # fmt: skip
 
 
-def count_choices(choice: Choice, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
-    """As `count_frames`, from a choice, whose counters are by frame."""
-    count = choice.count[:, :, :-1].sum(-1).mT * plan.chunk[1].float()  # [heads, F, C]
+def count_choices(count: Tensor, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
+    """As `count_frames`, from the counters of a choice, which are by frame."""
+    count = count[:, :, :-1].sum(-1).mT * plan.chunk[1].float()  # [heads, F, C]
     if column is not None:
         count = count.new_zeros(*count.shape[:2], pairs.shape[2]).index_add_(2, column, count)
     low = 0

@@ -20,6 +20,7 @@ from .count import count_choices, count_frames
 from .lists import Choice, bits_of, choice_of, new_choice, ranked, row_lists
 from .plan import Plan, Tiles, plan_of
 from .pool import pool
+from .popular import Popular, counted, popular_of
 from .route import route
 from .routed import routed
 from .share import share_lists
@@ -29,13 +30,14 @@ from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
 
 try:
-    from . import hopper_ring, hopper_routed, hopper_union
+    from . import hopper_popular, hopper_ring, hopper_routed, hopper_union
 except ImportError:  # a Triton without Gluon
     hopper_routed = None  # type: ignore[assignment]
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
 TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
+POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose together
 DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else bits, which are unpacked)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
@@ -68,9 +70,10 @@ def run(
         if direct:
             choice = new_choice(len(heads), plan)
             stream(*inputs, choice, plan, heads, **how)
-            seen.choice(ranked(choice), heads)
+            popular = popular_of(choice, plan) if job.by_popularity and not seen.row_by_row else None
+            seen.choice(ranked(choice), heads, popular)
             for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
-                job.chunks(None, choice.of(part), some)
+                job.chunks(None, choice.of(part), some, popular and popular.of(part))
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k:
@@ -95,11 +98,14 @@ class _Seen:
     def __init__(self, record, plan: Plan, heads: tuple[int, ...]) -> None:
         self.record, self.plan, self.heads = record, plan, heads
         self.pairs = record.frame_pairs(heads[1]) if hasattr(record, "frame_pairs") else None
+        self.row_by_row = record is not None and self.pairs is None
         self.kept: list[Tensor] = []
 
-    def choice(self, choice: Choice, heads: range) -> None:
+    def choice(self, choice: Choice, heads: range, popular: Popular | None) -> None:
         if self.pairs is not None:
-            count_choices(choice, self.plan, heads, *self.pairs)
+            count_choices(choice.count, self.plan, heads, *self.pairs)
+            if popular is not None:
+                count_choices(counted(popular, choice, self.plan), self.plan, heads, *self.pairs)
         elif self.record is not None:
             self.kept.append(bits_of(choice, self.plan))
 
@@ -127,6 +133,7 @@ class _Job:
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.configs = configs_of(q)
         self.on_hopper = hopper_routed is not None and hopper_routed.usable(q, k, v, plan)
+        self.by_popularity = POPULAR and hopper_routed is not None and hopper_popular.usable(q, k, v, plan)
         self.take_off = TAKE_OFF and summary is not None
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
@@ -175,8 +182,9 @@ class _Job:
         tail = self.tail(sel, heads, "tile" if alike else "row")
         self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
-    def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range) -> None:
-        """sel: bits, which the tail wants where chosen chunks are not taken off. choice: None where none is chosen."""
+    def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range, popular: Popular | None = None) -> None:
+        """sel: bits, which the tail wants where chosen chunks are not taken off. choice: None where none is chosen;
+        without what is in `popular`."""
         plan, q = self.plan, self.q
         slots = None
         taken = self.summary if self.take_off else None
@@ -193,6 +201,8 @@ class _Job:
                 )  # fmt: skip
             del lists
         tail = self.tail(sel, heads, "none" if self.take_off else "row")
+        if popular is not None:
+            tail = hopper_popular.attend(q, self.k, self.v, taken, popular, plan, heads, tail, scale=self.scale * LOG2E)
         if not dense.usable(q, plan):
             config = self.configs.keys_in_a_row(plan.group_rows)
             tiles = plan.tiles(config.rows, "routed")

@@ -34,12 +34,12 @@ cumsum = gluon.jit(tl.cumsum.fn)
 
 @gluon.jit
 def _fetch(
-    pair_desc, high, low, full, empty, N, C, tiles, work, bh_first, turns,
+    pair_desc, high, low, full, empty, tiles, work, turns,
     D: gl.constexpr, G: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
-        o_c = (bh_first + i_t // tiles) * turns * G
+        o_c = i_t // tiles * turns * G
         for j in range(0, turns):
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(empty.index(stage), phase ^ 1)
@@ -57,17 +57,33 @@ def _scores(q_high, q_low, high, low, b_none):
 
 
 @gluon.jit
+def _done(b_s, stage, i, full, empty, more, STAGES: gl.constexpr):
+    """The products of pass i, once they are there -> (products, stage of the next pass, i + 1).
+
+    Waiting for the next block comes first: it is a loop, across which nothing moves. Without it ptxas puts the
+    comparisons of the pass before behind the wait for these products, and they no longer run side by side.
+    """
+    i += 1
+    mbarrier.wait(full.index(i % STAGES), (i // STAGES) & 1, pred=more)
+    b_s = warpgroup_mma_wait(0, deps=[b_s])
+    mbarrier.arrive(empty.index(stage))
+    return b_s, i % STAGES, i
+
+
+@gluon.jit
 def _keep(
-    b_s, i, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
-    chunk, p_keep, passes, C, S, turn, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    b_s, i, free, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
+    chunk, p_keep, C, S, turn, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
-    """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best."""
+    """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best. free: see `closed`."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
-    free = gl.load(passes + i, mask=i * G < C, other=2**31 - 1)
     if KEEP or closed(free, i * G, i * G + G, own_from, own_to, shot, CAUSAL):
         o_c = i * G + ((o_g + i * turn) & (G - 1))
-        b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-        b_new = gl.where(b_cand, b_new, float("-inf"))
+        b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
+        b_new = gl.where(b_own, float("-inf"), b_new)
+        if KEEP or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
+            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+            b_new = gl.where(b_cand, b_new, float("-inf"))
     b_3 = gl.maximum(b_3, gl.minimum(b_2, b_new))
     b_2 = gl.maximum(b_2, gl.minimum(b_1, b_new))
     b_1 = gl.maximum(b_1, gl.minimum(b_0, b_new))
@@ -105,7 +121,7 @@ def _deal(
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
         p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
         b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
-        p_typical = pair + (i_bh.to(gl.int64) * turns * G + C // 2) * 2 * D + o_d
+        p_typical = pair + (i_local.to(gl.int64) * turns * G + C // 2) * 2 * D + o_d
         b_high, b_low = gl.load(p_typical).to(gl.float32)[None, :], gl.load(p_typical + D).to(gl.float32)[None, :]
         b_f = b_q.to(gl.float32)
         if SPLIT:
@@ -126,26 +142,20 @@ def _deal(
         mbarrier.wait(full.index(stage), phase)
         b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
         for j in range(0, turns, 2):  # turns is even: two sets of registers take turns
-            b_now = warpgroup_mma_wait(0, deps=[b_s])
-            mbarrier.arrive(empty.index(stage))
-            i += 1
-            stage, phase = i % STAGES, (i // STAGES) & 1
-            mbarrier.wait(full.index(stage), phase)
+            free = gl.load(passes + j)
+            free_2 = gl.load(passes + j + 1, mask=(j + 1) * G < C, other=2**31 - 1)
+            b_now, stage, i = _done(b_s, stage, i, full, empty, True, STAGES)
             b_next = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
             b_0, b_1, b_2, b_3 = _keep(
-                b_now, j, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
-                chunk, p_keep, passes, C, S, turn, G, LOW, CAUSAL, KEEP,
+                b_now, j, free, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
+                chunk, p_keep, C, S, turn, G, LOW, CAUSAL, KEEP,
             )  # fmt: skip
-            b_now = warpgroup_mma_wait(0, deps=[b_next])
-            mbarrier.arrive(empty.index(stage))
-            i += 1
-            stage, phase = i % STAGES, (i // STAGES) & 1
-            # the last one is for nothing: it reads what the next tile begins with, or what was there before
-            mbarrier.wait(full.index(stage), phase, pred=j + 2 < turns)
+            # the last products are for nothing: of what the next tile begins with, or of what was there before
+            b_now, stage, i = _done(b_next, stage, i, full, empty, j + 2 < turns, STAGES)
             b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
             b_0, b_1, b_2, b_3 = _keep(
-                b_now, j + 1, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
-                chunk, p_keep, passes, C, S, turn, G, LOW, CAUSAL, KEEP,
+                b_now, j + 1, free_2, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to,
+                shot, chunk, p_keep, C, S, turn, G, LOW, CAUSAL, KEEP,
             )  # fmt: skip
         warpgroup_mma_wait(0, deps=[b_s])
         b_from, m_row = settle(
@@ -182,7 +192,7 @@ def _deal_hopper(
             (_deal, (1, q, q_smem.index(2), q_smem.index(3 if SPLIT else 2), high, low, full, empty, pair, chunk, row,
                      keep, passes, sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work,
                      bh_first, k, turns, turn, D, G, LOW, STAGES, BITS, SPLIT, CAUSAL, KEEP)),
-            (_fetch, (pair_desc, high, low, full, empty, N, C, tiles, work, bh_first, turns, D, G, STAGES)),
+            (_fetch, (pair_desc, high, low, full, empty, tiles, work, turns, D, G, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -206,7 +216,7 @@ def deal(
     n, d = plan.length, pair.shape[-1]
     turns, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
     work = tiles * len(heads)
-    flat = turned(pair, turns, turn)
+    flat = turned(pair[heads.start : heads.stop], turns, turn)
     layout = gl.NVMMASharedLayout.get_default_for([GROUPS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
     described = TensorDescriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], [2 * d, 1], [GROUPS, d], layout)
     _deal_hopper[(min(processors(q), work),)](

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -16,9 +18,9 @@ from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
 from .hopper_ring import ROWS, added, first_scores, last_values, next_scores, ring
-from .plan import Plan
+from .plan import STEP, Plan
 
-KEYS = 128
+KEYS = STEP
 STAGES = 3
 
 bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
@@ -46,22 +48,32 @@ def _fetch(
 
 
 @gluon.jit
+def _ahead(weight, passes, p_any, j, o_j, BN: gl.constexpr, MASK: gl.constexpr):
+    """What `_weights` wants to know of a step, asked for before its products are sent off -> (log2 lengths, see `closed`,
+    a byte for every 32 summaries: whether any row chose one of them)."""
+    chose = gl.to_tensor(0)
+    if MASK:
+        chose = gl.load(p_any + j // BN)
+    return gl.load(weight + j + o_j), gl.load(passes + j // BN), chose
+
+
+@gluon.jit
 def _weights(
-    b_s, j, b_m, b_l, scale, p_sel, p_bias, chunk, passes, N, C, m_n, b_first, b_last, b_shot, own_from, own_to, shot,
-    BN: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr, layout: gl.constexpr,
+    b_s, b_bias, free, chose, j, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
+    own_from, own_to, shot, BN: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """A step of `tail._tail`: scores of summaries j to j + BN -> (weights, factor for what came before, max, sum)."""
     o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
     o_c = j + o_j
-    b_bias = gl.load(p_bias + o_c, mask=o_c < C, other=float("-inf"))
     b_s = b_s * scale + b_bias[None, :]
     if MASK:
         for w in gl.static_range(0, BN // 32):
-            b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n & (j + 32 * w < C), other=0)[:, None]
-            # two shifts: the first is the same for all of a thread's columns, the second a constant in each
-            b_on = ((b_w >> (o_j & 6)[None, :]) & (1 << (o_j & 25))[None, :]) != 0
-            b_s = gl.where(b_on & (o_j // 32 == w)[None, :], float("-inf"), b_s)
-    if closed(gl.load(passes + j // BN), j, j + BN, own_from, own_to, shot, CAUSAL):
+            if (chose >> (8 * w)) & 255 != 0:
+                b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n, other=0)[:, None]
+                # two shifts: the first is the same for all of a thread's columns, the second a constant in each
+                b_on = ((b_w >> (o_j & 6)[None, :]) & (1 << (o_j & 25))[None, :]) != 0
+                b_s = gl.where(b_on & (o_j // 32 == w)[None, :], float("-inf"), b_s)
+    if closed(free, j, j + BN, own_from, own_to, shot, CAUSAL):
         b_s = gl.where((o_c[None, :] < b_first[:, None]) | (o_c[None, :] >= b_last[:, None]), b_s, float("-inf"))
         if CAUSAL:
             b_there = gl.load(chunk + 2 * C + o_c, mask=o_c < C, other=0)
@@ -75,7 +87,7 @@ def _weights(
 
 @gluon.jit
 def _rows(
-    GROUP: gl.constexpr, q, q_smem, keys, values, sel, chunk, row, weight, passes,
+    GROUP: gl.constexpr, q, q_smem, keys, values, sel, some, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
@@ -87,6 +99,7 @@ def _rows(
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
     o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    o_j = gl.arange(0, BN, gl.SliceLayout(0, s_layout))
     b_none = gl.full([ROWS, BN], 0.0, gl.float32, s_layout)
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
@@ -107,14 +120,16 @@ def _rows(
         b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_sel = sel + i_local.to(gl.int64) * W * N + o_n
+        p_any = some + (i_t * 2 + GROUP) * gl.cdiv(C, BN)
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
         b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
         stage, phase = i % STAGES, (i // STAGES) & 1
+        b_bias, free, chose = _ahead(weight, passes, p_any, 0, o_j, BN, MASK)
         b_s = first_scores(q_smem, b_none, keys, stage, phase)
         b_w, b_alpha, b_m, b_l = _weights(
-            b_s, 0, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
+            b_s, b_bias, free, chose, 0, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
             own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
         )  # fmt: skip
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
@@ -122,9 +137,10 @@ def _rows(
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
+            b_bias, free, chose = _ahead(weight, passes, p_any, j, o_j, BN, MASK)
             b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             b_w, b_alpha, b_m, b_l = _weights(
-                b_s, j, b_m, b_l, scale, p_sel, weight, chunk, passes, N, C, m_n, b_first, b_last, b_shot,
+                b_s, b_bias, free, chose, j, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
                 own_from, own_to, shot, BN, CAUSAL, MASK, s_layout,
             )  # fmt: skip
             b_acc = added(b_p, b_acc, values, v_stage)
@@ -143,9 +159,22 @@ def _rows(
         gl.store(lse + o_out + o_n, b_m + gl.log2(b_l), mask=m_n)
 
 
+@triton.jit(do_not_specialize=["words", "W"])
+def _any(sel, some, N, W, words, BW: tl.constexpr):
+    """Whether 64 rows chose any of 32 chunks [heads, T, words], from bits [heads, W, N]."""
+    i_t, i_h = tl.program_id(0), tl.program_id(1)
+    o_n = i_t * 64 + tl.arange(0, 64)
+    p_sel = sel + i_h.to(tl.int64) * W * N + o_n[None, :]
+    for w in range(0, words, BW):
+        o_w = w + tl.arange(0, BW)
+        b_w = tl.load(p_sel + (o_w * N)[:, None], mask=(o_n < N)[None, :] & (o_w < W)[:, None], other=0)
+        b_any = tl.max((b_w != 0).to(tl.int32), 1)
+        tl.store(some + (i_h * tl.num_programs(0) + i_t) * words + o_w, b_any.to(tl.int8), mask=o_w < words)
+
+
 @gluon.jit(do_not_specialize=["bh_first", "work"])
 def _tail_hopper(
-    q, k_desc, v_desc, sel, chunk, row, weight, passes, out, lse,
+    q, k_desc, v_desc, sel, some, chunk, row, weight, passes, out, lse,
     s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
@@ -155,10 +184,10 @@ def _tail_hopper(
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, sel, chunk, row, weight,
+            (_rows, (0, q, q_smem.index(0), keys, values, sel, some, chunk, row, weight,
                      passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_rows, (1, q, q_smem.index(1), keys, values, sel, chunk, row, weight,
+            (_rows, (1, q, q_smem.index(1), keys, values, sel, some, chunk, row, weight,
                      passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
             (_fetch, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
@@ -179,8 +208,16 @@ def tail(
     described = [TensorDescriptor(x, [x.shape[0] * x.shape[1], d], [d, 1], [KEYS, d], layout) for x in (mean_k, mean_v)]
     tiles = -(-n // 128)
     work = tiles * len(heads)
+    some = plan.chunk
+    if mask:
+        some = torch.empty(len(heads), 2 * tiles, -(-plan.chunks // KEYS), 4, dtype=torch.int8, device=q.device)
+        words = some.shape[2] * 4
+        _any[(2 * tiles, len(heads))](
+            sel, some, n, plan.words, words, BW=triton.next_power_of_2(min(words, 64)), num_warps=4
+        )
+        some = some.view(torch.int32)
     _tail_hopper[(min(processors(q), work),)](
-        q, *described, sel, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
+        q, *described, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
         h, n, plan.chunks, plan.words, tiles, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip

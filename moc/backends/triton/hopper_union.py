@@ -71,26 +71,26 @@ def _fetch(
 
 
 @gluon.jit
-def _limit(block, step, j, i_first, n_seen, n_steps):
-    """What this warpgroup may see of step j: tokens of a range's step, and of listed pieces, 8 bits each."""
-    b_seen = gl.load(block + 2 * (i_first + j) + 1, mask=j < n_seen, other=0)
-    b_listed = gl.load(step + 2 * (j - n_seen), mask=(j >= n_seen) & (j < n_steps), other=0)
-    return b_seen, b_listed
+def _limit(block, step, j, i_first, n_seen, n_steps, BN: gl.constexpr, CS: gl.constexpr):
+    """How many tokens of every piece of step j this warpgroup may see, 8 bits a piece."""
+    limit = gl.load(step + 2 * (j - n_seen), mask=(j >= n_seen) & (j < n_steps), other=0)
+    if j < n_seen:  # a range's step
+        tokens = gl.load(block + 2 * (i_first + j) + 1)
+        for e in gl.static_range(BN // CS):
+            limit |= gl.minimum(gl.maximum(tokens - e * CS, 0), CS).to(gl.int64) << (8 * e)
+    return limit
 
 
 @gluon.jit
-def _bias(b_seen, b_listed, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr):
-    """0 for the keys that may be seen, -inf for the rest -> [BN]."""
-    o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
-    b_len = ((b_listed >> (8 * (o_j // CS))) & 255).to(gl.int32)
-    return gl.where((o_j % CS < b_len) | (o_j < b_seen), 0.0, float("-inf"))
-
-
-@gluon.jit
-def _weigh(b_s, b_bias, b_m, b_l, scale):
-    b_s = b_s * scale + b_bias[None, :]
-    b_top = gl.maximum(b_m, gl.max(b_s, 1))
-    b_p = gl.exp2(b_s - b_top[:, None])
+def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr):
+    """As `hopper_routed._softmax`, of what may be seen."""
+    whole: gl.constexpr = CS * (256 ** (BN // CS) - 1) // 255
+    if limit != whole:
+        o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
+        b_len = ((limit >> (8 * (o_j // CS))) & 255).to(gl.int32)
+        b_s = gl.where((o_j % CS < b_len)[None, :], b_s, float("-inf"))
+    b_top = gl.maximum(b_m, gl.max(b_s, 1) * scale)
+    b_p = gl.exp2(b_s * scale - b_top[:, None])
     b_alpha = gl.exp2(b_m - b_top)
     return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
 
@@ -130,20 +130,20 @@ def _rows(
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
         b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
-        b_seen, b_listed = _limit(block, p_step, 0, i_first, n_seen, n_steps)
-        n_next, l_next = _limit(block, p_step, 1, i_first, n_seen, n_steps)
+        limit = _limit(block, p_step, 0, i_first, n_seen, n_steps, BN, CS)
+        after = _limit(block, p_step, 1, i_first, n_seen, n_steps, BN, CS)
         stage, phase = i % STAGES, (i // STAGES) & 1
         b_s = first_scores(q_smem, b_none, keys, stage, phase)
-        b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
+        b_w, b_alpha, b_m, b_l = _weigh(b_s, limit, b_m, b_l, scale, BN, CS, s_layout)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
         for j in range(1, n_steps):
-            b_seen, b_listed = n_next, l_next
-            n_next, l_next = _limit(block, p_step, j + 1, i_first, n_seen, n_steps)
+            limit = after
+            after = _limit(block, p_step, j + 1, i_first, n_seen, n_steps, BN, CS)
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
             b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
-            b_w, b_alpha, b_m, b_l = _weigh(b_s, _bias(b_seen, b_listed, BN, CS, s_layout), b_m, b_l, scale)
+            b_w, b_alpha, b_m, b_l = _weigh(b_s, limit, b_m, b_l, scale, BN, CS, s_layout)
             b_acc = added(b_p, b_acc, values, v_stage)
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
             b_p = gl.convert_layout(b_w.to(dtype), p_layout)

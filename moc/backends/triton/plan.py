@@ -71,6 +71,7 @@ class FrameParts:
 
 
 FRAME_PART = 2048
+STEP = 128  # summaries that `tail` takes at a time, at most
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Plan:
     words: int  # 32 chunks a word
     chunk: Tensor  # [4, C]: start, length, shot, may be chosen
     row: Tensor  # [3, N]: own chunks [first, last), shot
-    weight: Tensor  # [C] log2 of the length, -inf where the chunk may not be chosen
+    weight: Tensor  # [C and up to a whole step more] log2 of the length, -inf where the chunk may not be chosen
     linked: list[tuple[int, int]]
     longest: int  # longest chunk that can be chosen
     typical: float  # mean length of the chunks that can be chosen
@@ -326,7 +327,8 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
     plan.chunk = plan._on(np.array(columns).T)
-    weight = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
-    plan.weight = torch.tensor(weight, dtype=torch.float32).to(device)
+    weight = np.full(-(-len(chunks) // STEP) * STEP, -np.inf, dtype=np.float32)
+    weight[: len(chunks)] = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
+    plan.weight = torch.from_numpy(weight).to(device)
     plan.row = plan._on(np.repeat(group, size, axis=0).T)
     return plan

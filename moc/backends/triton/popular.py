@@ -1,0 +1,206 @@
+"""Chunks that many neighbouring rows chose: a tile of rows meets them at once, instead of every row by itself.
+
+Chunk by chunk (`routed.py`) a partial per row and choice is written and read again. Where ENOUGH of 64 rows chose a
+chunk it costs less to let all of them meet it and to hide it from those that did not choose it (`hopper_popular.py`).
+Which chunks those are is looked up among the choices of a few rows of the tile: one that many chose is missed now and
+then, which costs time and changes no result. What is left of the choices goes the usual way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .common import ones
+from .lists import Choice
+from .plan import Plan
+
+ROWS = tl.constexpr(64)
+MOST = 64  # chunks of a tile of 64 rows
+ENOUGH = 16  # rows that chose a chunk
+LOOKED_AT = 128  # choices of a tile among which popular chunks are looked for
+LARGEST = 64  # most choices of a row
+
+
+@dataclass(frozen=True)
+class Popular:
+    """Lists of tiles of 128 rows, which are two of 64.
+
+    entry [heads, T, 2 * MOST, 8]: first token, tokens, chunk, -, and one bit for each of the 128 rows that chose it
+    count [heads, T]
+    """
+
+    entry: Tensor
+    count: Tensor
+
+    def of(self, heads: slice) -> Popular:
+        return Popular(self.entry[heads], self.count[heads])
+
+
+@triton.jit
+def _or(a, b):
+    return a | b
+
+
+@triton.jit
+def _who(p_pair, p_number, first, b_x, o_k, N, K: tl.constexpr, KP: tl.constexpr):
+    """Which of 32 rows from `first` on chose the chunks b_x [X, 1], as bits [X]."""
+    b_on = tl.zeros([b_x.shape[0], KP], tl.int32)
+    b_bit = (o_k >= 0).to(tl.int32)
+    for r in range(0, 32):
+        n_r = tl.load(p_number + first + r, mask=first + r < N, other=0)
+        b_c = (tl.load(p_pair + (first + r) * K + o_k, mask=o_k < n_r, other=-65536) >> 16) & 0xFFFF
+        b_on = tl.where(b_c == b_x, b_on | (b_bit << r), b_on)
+    return tl.reduce(b_on, 1, _or)
+
+
+@triton.jit(do_not_specialize=["enough"])
+def _find(
+    pair, number, found, count, taken, N, W, enough,
+    K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, MOST: tl.constexpr,
+):  # fmt: skip
+    """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks as bits."""
+    i_t, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_tile = i_h * tl.num_programs(0) + i_t
+    p_pair, p_number, first = pair + i_h * N * K, number + i_h * N, i_t * ROWS
+    o_x = tl.arange(0, S * KP)
+    i_s, i_k = o_x // KP, o_x % KP
+    # rows of all corners, should the tile be a square of tokens
+    o_s = first + (i_s * ROWS // S + ROWS // S // 2 + 2 + 3 * (i_s & 1)) % ROWS
+    m_x = i_k < tl.load(p_number + o_s, mask=o_s < N, other=0)
+    b_x = tl.where(m_x, (tl.load(p_pair + o_s * K + i_k, mask=m_x, other=0) >> 16) & 0xFFFF, -1)
+    b_again = ((b_x[:, None] == b_x[None, :]) & (o_x[:, None] < o_x[None, :])).to(tl.int32)
+    b_new = (b_x >= 0) & (tl.sum(b_again, 0) == 0)
+    o_out = tl.cumsum(b_new.to(tl.int32), 0) - 1
+    p_found = found + i_tile * 3 * MOST
+    tl.store(p_found + o_out, b_x, mask=b_new & (o_out < MOST))
+    tl.debug_barrier()
+    o_x = tl.arange(0, MOST)
+    b_x = tl.load(p_found + o_x, mask=o_x < tl.sum(b_new.to(tl.int32), 0), other=-1)
+    tl.debug_barrier()
+
+    o_k = tl.arange(0, KP)[None, :]
+    b_low = _who(p_pair, p_number, first, b_x[:, None], o_k, N, K, KP)
+    b_high = _who(p_pair, p_number, first + 32, b_x[:, None], o_k, N, K, KP)
+    b_keep = (ones(b_low) + ones(b_high) >= enough) & (b_x >= 0)
+    p_found += tl.cumsum(b_keep.to(tl.int32), 0) - 1
+    tl.store(p_found, b_x, mask=b_keep)
+    tl.store(p_found + MOST, b_low, mask=b_keep)
+    tl.store(p_found + 2 * MOST, b_high, mask=b_keep)
+    tl.store(count + i_tile, tl.sum(b_keep.to(tl.int32), 0))
+    tl.atomic_or(taken + i_tile * W + (b_x >> 5), 1 << (b_x & 31), mask=b_keep, sem="relaxed")
+
+
+@triton.jit
+def _put(p_entry, chunk, C, b_c, b_0, b_1, b_2, b_3, m):
+    tl.store(p_entry, tl.load(chunk + b_c, mask=m, other=0), mask=m)
+    tl.store(p_entry + 1, tl.load(chunk + C + b_c, mask=m, other=0), mask=m)
+    tl.store(p_entry + 2, b_c, mask=m)
+    tl.store(p_entry + 4, b_0, mask=m)
+    tl.store(p_entry + 5, b_1, mask=m)
+    tl.store(p_entry + 6, b_2, mask=m)
+    tl.store(p_entry + 7, b_3, mask=m)
+
+
+@triton.jit
+def _before(b_x, b_y, m_y):
+    """How many of y are less than x [X]."""
+    return tl.sum(((b_y[None, :] < b_x[:, None]) & m_y[None, :]).to(tl.int32), 1)
+
+
+@triton.jit
+def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
+    """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at about the same time."""
+    i_tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    o = tl.arange(0, MOST)
+    n_a, n_b = tl.load(found_count + 2 * i_tile), tl.load(found_count + 2 * i_tile + 1)
+    m_a, m_b = o < n_a, o < n_b
+    p_a = found + i_tile * 6 * MOST + o
+    p_b = p_a + 3 * MOST
+    b_a, b_b = tl.load(p_a, mask=m_a, other=-1), tl.load(p_b, mask=m_b, other=-2)
+    a_low, a_high = tl.load(p_a + MOST, mask=m_a, other=0), tl.load(p_a + 2 * MOST, mask=m_a, other=0)
+    b_low, b_high = tl.load(p_b + MOST, mask=m_b, other=0), tl.load(p_b + 2 * MOST, mask=m_b, other=0)
+    b_same = b_a[:, None] == b_b[None, :]
+    m_new = m_b & (tl.sum(b_same.to(tl.int32), 0) == 0)  # of the second tile only
+    p_entry = entry + i_tile * 16 * MOST
+    o_a = _before(b_a, b_a, m_a) + _before(b_a, b_b, m_new)
+    c_low, c_high = tl.sum(tl.where(b_same, b_low[None, :], 0), 1), tl.sum(tl.where(b_same, b_high[None, :], 0), 1)
+    _put(p_entry + o_a * 8, chunk, C, b_a, a_low, a_high, c_low, c_high, m_a)
+    o_b = _before(b_b, b_a, m_a) + _before(b_b, b_b, m_new)
+    _put(p_entry + o_b * 8, chunk, C, b_b, 0, 0, b_low, b_high, m_new)
+    tl.store(count + i_tile, n_a + tl.sum(m_new.to(tl.int32), 0))
+
+
+@triton.jit
+def _leave(pair, number, taken, N, W, tiles, K: tl.constexpr, KP: tl.constexpr, BR: tl.constexpr):
+    """Take popular chunks out of the choices of every row, in place."""
+    i_h = tl.program_id(1).to(tl.int64)
+    o_n = tl.program_id(0) * BR + tl.arange(0, BR)
+    o_k = tl.arange(0, KP)[None, :]
+    b_number = tl.load(number + i_h * N + o_n, mask=o_n < N, other=0)
+    m = o_k < b_number[:, None]
+    p_pair = pair + (i_h * N + o_n)[:, None] * K
+    b_p = tl.load(p_pair + o_k, mask=m, other=0)
+    b_c = (b_p >> 16) & 0xFFFF
+    b_w = tl.load(taken + ((i_h * tiles + o_n // ROWS) * W)[:, None] + (b_c >> 5), mask=m, other=0)
+    b_stay = m & (((b_w >> (b_c & 31)) & 1) == 0)
+    b_n = b_stay.to(tl.int32)
+    tl.store(p_pair + tl.cumsum(b_n, 1) - 1, b_p, mask=b_stay)
+    tl.store(number + i_h * N + o_n, tl.sum(b_n, 1), mask=o_n < N)
+
+
+@triton.jit
+def _count(entry, listed, frame, count, N, C, F, HALVES: tl.constexpr, MOST: tl.constexpr):
+    """Rows by frame [heads, C, F] that chose a popular chunk."""
+    i_half, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_tile = i_h * (tl.num_programs(0) // HALVES) + i_half // HALVES
+    o_m = tl.arange(0, ROWS)
+    o_n = i_half * ROWS + o_m
+    b_f = tl.load(frame + o_n, mask=o_n < N, other=-1)
+    o = tl.arange(0, 2 * MOST)
+    m = o < tl.load(listed + i_tile)
+    p_entry = entry + (i_tile * 2 * MOST + o) * 8
+    b_c = tl.load(p_entry + 2, mask=m, other=0)
+    p_rows = p_entry + 4 + (i_half % HALVES) * 2
+    b_low, b_high = tl.load(p_rows, mask=m, other=0), tl.load(p_rows + 1, mask=m, other=0)
+    i_f = tl.min(tl.where(b_f >= 0, b_f, F), 0)
+    while i_f < F:
+        b_here = (b_f == i_f).to(tl.int32) << (o_m & 31)
+        here_low, here_high = tl.sum(tl.where(o_m < 32, b_here, 0), 0), tl.sum(tl.where(o_m < 32, 0, b_here), 0)
+        n = ones(b_low & here_low) + ones(b_high & here_high)
+        tl.atomic_add(count + (i_h * C + b_c) * F + i_f, n, mask=m & (n > 0), sem="relaxed")
+        i_f = tl.min(tl.where(b_f > i_f, b_f, F), 0)
+
+
+def popular_of(choice: Choice, plan: Plan) -> Popular:
+    """Popular chunks, which leave the choice. To be called before it is `ranked`."""
+    heads, n, k = choice.pair.shape
+    tiles, places = -(-n // 128), triton.next_power_of_2(k)
+    like = choice.number
+    found = like.new_empty(heads, 2 * tiles, 3, MOST)
+    found_count = like.new_empty(heads, 2 * tiles)
+    taken = like.new_zeros(heads, 2 * tiles, plan.words)
+    _find[(2 * tiles, heads)](
+        choice.pair, choice.number, found, found_count, taken, n, plan.words, ENOUGH,
+        K=k, KP=max(8, places), S=max(1, LOOKED_AT // max(8, places)), MOST=MOST, num_warps=4,
+    )  # fmt: skip
+    out = Popular(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
+    _join[(tiles, heads)](found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4)
+    rows = max(1, 1024 // places)
+    _leave[(-(-n // rows), heads)](
+        choice.pair, choice.number, taken, n, plan.words, 2 * tiles, K=k, KP=places, BR=rows, num_warps=4
+    )
+    return out
+
+
+def counted(popular: Popular, choice: Choice, plan: Plan) -> Tensor:
+    """Rows by frame that chose a popular chunk, as the counters of the choice [heads, C, F + 1, 1]."""
+    heads, chunks, frames, _ = choice.count.shape
+    count = choice.count.new_zeros(heads, chunks, frames, 1)
+    _count[(2 * popular.count.shape[1], heads)](
+        popular.entry, popular.count, choice.frame, count, plan.length, chunks, frames, HALVES=2, MOST=MOST, num_warps=4
+    )
+    return count
