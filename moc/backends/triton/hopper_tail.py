@@ -49,8 +49,8 @@ def _fetch(
 
 @gluon.jit
 def _ahead(weight, passes, p_any, j, o_j, BN: gl.constexpr, MASK: gl.constexpr):
-    """What `_weights` wants to know of a step, asked for before its products are sent off -> (log2 lengths, see `closed`,
-    a byte for every 32 summaries: whether any row chose one of them)."""
+    """What `_weights` wants to know of a step, asked for before its products are sent off -> (log2 lengths, what
+    `closed` wants, a byte for every 32 summaries: whether any row chose one of them)."""
     chose = gl.to_tensor(0)
     if MASK:
         chose = gl.load(p_any + j // BN)

@@ -62,7 +62,7 @@ def _find(
     pair, number, found, count, taken, N, W, enough,
     K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks as bits."""
+    """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks' bits."""
     i_t, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_tile = i_h * tl.num_programs(0) + i_t
     p_pair, p_number, first = pair + i_h * N * K, number + i_h * N, i_t * ROWS
@@ -113,7 +113,7 @@ def _before(b_x, b_y, m_y):
 
 @triton.jit
 def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
-    """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at about the same time."""
+    """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at a time."""
     i_tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     o = tl.arange(0, MOST)
     n_a, n_b = tl.load(found_count + 2 * i_tile), tl.load(found_count + 2 * i_tile + 1)
