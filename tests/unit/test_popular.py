@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 hopper_popular = pytest.importorskip("moc.backends.triton.hopper_popular", reason="this Triton has no Gluon")
 
 from moc.backends import reference
-from moc.backends.triton import engine, popular
+from moc.backends.triton import engine, hopper_tail, popular
 from moc.backends.triton.lists import new_choice
 from moc.backends.triton.plan import plan_of
 from moc.backends.triton.tail import Tail
@@ -130,3 +130,18 @@ def test_a_trace_counts_popular_chunks_too(together: list, monkeypatch: pytest.M
         engine.run(q, k, v, table, ROUTING, 0.25, counts[-1], engine="chunks")
     assert together
     assert torch.equal(counts[0]._pairs, counts[1]._pairs)
+
+
+@pytest.mark.parametrize("words", [3, 5])
+def test_the_tail_is_told_which_words_hold_nothing(words: int) -> None:
+    """A byte for every word and 64 rows; words beyond the last one hold nothing."""
+    torch.manual_seed(words)
+    sel = torch.randint(1, 2**31, (2, words, 150), dtype=torch.int32, device=DEVICE)
+    sel *= torch.rand(sel.shape, device=DEVICE) < 0.01
+    some = torch.full((2, 3, 8), -1, dtype=torch.int8, device=DEVICE)
+    hopper_tail._any[(3, 2)](sel, some, 150, words, 8, BW=4)
+    want = torch.zeros_like(some)
+    for tile in range(3):
+        want[:, tile, :words] = (sel[:, :, tile * 64 : tile * 64 + 64] != 0).any(-1)
+    assert torch.equal(some, want)
+    assert 0 < want.sum() < want.numel()

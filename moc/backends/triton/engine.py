@@ -106,13 +106,13 @@ class _Seen:
             count_choices(choice.count, self.plan, heads, *self.pairs)
             if popular is not None:
                 count_choices(counted(popular, choice, self.plan), self.plan, heads, *self.pairs)
-        elif self.record is not None:
+        elif self.row_by_row:
             self.kept.append(bits_of(choice, self.plan))
 
     def bits(self, sel: Tensor, heads: range) -> None:
         if self.pairs is not None:
             count_frames(sel, self.plan, heads, *self.pairs)
-        elif self.record is not None:
+        elif self.row_by_row:
             self.kept.append(sel)
 
     def done(self) -> None:

@@ -16,11 +16,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     warpgroup_mma,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, copy_rows, thread_barrier
-from .hopper_ring import ROWS, ring, rows_of
+from .hopper_ring import ROWS, by_rows, described_heads, products, ring, rows_of
 from .plan import Plan
 from .popular import LARGEST, Popular
 from .tail import Tail
@@ -62,9 +61,9 @@ def _take_off(
     GROUP: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
     """Take the summaries of what a row chose off again, sixteen chunks at a time, as `routed._without` does."""
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    x_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 16, 16])
+    by_row: gl.constexpr = by_rows(D)
+    o_layout: gl.constexpr = products(D)
+    x_layout: gl.constexpr = products(16)
     rows: gl.constexpr = gl.SliceLayout(1, x_layout)
     o_r = gl.arange(0, ROWS, rows)[:, None]
     o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
@@ -104,9 +103,9 @@ def _rows(
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    by_row: gl.constexpr = by_rows(D)
+    s_layout: gl.constexpr = products(BN)
+    o_layout: gl.constexpr = products(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -231,17 +230,11 @@ def attend(
     assert (summary is None) == (tail is None)
     if tail is None:
         tail = Tail(q.new_empty(len(heads), n, d), q.new_empty(len(heads), n, dtype=torch.float32))
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    described: list[TensorDescriptor] = []
-    steps: list[int] = []
-    for x in (k, v):
-        shape, step = rows_of(x)  # type: ignore[misc]
-        described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [KEYS, d], layout))
-        steps += step
+    blocks, steps = described_heads(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)
     _popular_hopper[(min(processors(q), work),)](
-        q, *described, *(summary or (q, q)), plan.weight, popular.entry, popular.count, tail.out, tail.lse,
+        q, *blocks, *(summary or (q, q)), plan.weight, popular.entry, popular.count, tail.out, tail.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, tiles, work, popular.entry.shape[2], heads.start, scale,
         D=d, BN=KEYS, TAIL=summary is not None, STAGES=STAGES, num_warps=4,
     )  # fmt: skip

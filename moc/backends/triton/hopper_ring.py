@@ -8,14 +8,28 @@ values of the last one are added up.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128  # rows of a tile
 KEYS = 128  # of a step
+
+
+@gluon.constexpr_function
+def by_rows(d):
+    """Rows of d numbers over a warpgroup, 16 bytes a thread."""
+    return gl.BlockedLayout([1, 8], [32 * 8 // d, d // 8], [4, 1], [1, 0])
+
+
+@gluon.constexpr_function
+def products(n):
+    """What a warpgroup's matrix product [64, n] leaves in registers."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, n, 16])
 
 
 @gluon.jit
@@ -73,6 +87,19 @@ def added(b_p, b_acc, values, stage):
     return b_acc
 
 
+@gluon.jit
+def softmax(b_s, b_m, b_l, scale, WHOLE: gl.constexpr):
+    """Scores [64, BN] of one step -> (weights, factor for what came before, new max, new sum). WHOLE: max is a
+    whole power of two, see `tail`."""
+    b_top = gl.max(b_s, 1) * scale
+    if WHOLE:
+        b_top = gl.ceil(b_top)
+    b_top = gl.maximum(b_m, b_top)
+    b_p = gl.exp2(b_s * scale - b_top[:, None])
+    b_alpha = gl.exp2(b_m - b_top)
+    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
+
+
 def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
     """x [B, H, N, D] as one matrix, because the copy engine wants one.
 
@@ -89,3 +116,19 @@ def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
     if (h - 1) * s_h + d <= s_n and s_h * x.element_size() % 16 == 0:
         return [(b - 1) * s_b // s_n + n, (h - 1) * s_h + d], (s_b // s_n, 0, s_h)
     return None
+
+
+def described(x: Tensor, shape: list[int], pitch: int, rows: int) -> TensorDescriptor:
+    """x as a matrix of that shape and row pitch, for the copy engine to take `rows` rows of a vector x[..., :] from."""
+    width = x.shape[-1]
+    kind = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
+    layout = gl.NVMMASharedLayout.get_default_for([rows, width], kind)
+    return TensorDescriptor(x, shape, [pitch, 1], [rows, width], layout)
+
+
+def described_heads(k: Tensor, v: Tensor, *sizes: int) -> tuple[list[TensorDescriptor], list[int]]:
+    """k and v [B, H, N, D] for blocks of every size -> k and v for the first size, then for the next, and the steps of
+    `rows_of`, which takes them both."""
+    places = [(x, *rows_of(x)) for x in (k, v)]  # type: ignore[misc]
+    blocks = [described(x, shape, x.stride(2), rows) for rows in sizes for x, shape, _ in places]
+    return blocks, [step for _, _, steps in places for step in steps]

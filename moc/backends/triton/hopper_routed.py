@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -12,11 +11,24 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     warpgroup_mma,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, copy_rows, thread_barrier
-from .hopper_ring import KEYS, ROWS, added, first_scores, last_values, next_scores, ring, rows_of
+from .hopper_ring import (
+    KEYS,
+    ROWS,
+    added,
+    by_rows,
+    described,
+    described_heads,
+    first_scores,
+    last_values,
+    next_scores,
+    products,
+    ring,
+    rows_of,
+    softmax,
+)  # fmt: skip
 from .lists import RowLists
 from .plan import Plan
 from .tile import Slots
@@ -86,23 +98,11 @@ def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.conste
 
 
 @gluon.jit
-def _softmax(b_s, b_m, b_l, scale, WHOLE: gl.constexpr):
-    """Scores [64, BN] of one step -> (weights, factor for what came before, new max, new sum). WHOLE: see `tail`."""
-    b_top = gl.max(b_s, 1) * scale
-    if WHOLE:
-        b_top = gl.ceil(b_top)
-    b_top = gl.maximum(b_m, b_top)
-    b_p = gl.exp2(b_s * scale - b_top[:, None])
-    b_alpha = gl.exp2(b_m - b_top)
-    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
-
-
-@gluon.jit
 def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
     """`routed._without`. m_smem [2, 16, D]: mean keys and values of this chunk and of the 15 after it, which have no
     weight: sixteen rows are the fewest that a product takes."""
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    x_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 16, 16])
+    o_layout: gl.constexpr = products(D)
+    x_layout: gl.constexpr = products(16)
     b_x = gl.full([ROWS, 16], 0.0, gl.float32, x_layout)
     b_x = warpgroup_mma(b_q, m_smem.index(0).permute((1, 0)), b_x, use_acc=False)
     o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
@@ -121,9 +121,9 @@ def _consume(
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])  # 16 bytes a thread
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    by_row: gl.constexpr = by_rows(D)
+    s_layout: gl.constexpr = products(BN)
+    o_layout: gl.constexpr = products(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     rows: gl.constexpr = gl.SliceLayout(1, by_row)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -157,7 +157,7 @@ def _consume(
         b_s = first_scores(b_q, b_none, keys, stage, phase)
         if b_len < BN:
             b_s = gl.where(o_j < b_len, b_s, float("-inf"))
-        b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
+        b_w, b_alpha, b_m, b_l = softmax(b_s, b_m, b_l, scale, TAIL)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
         for j in range(BN, b_len, BN):
             v_stage, v_phase = stage, phase
@@ -166,7 +166,7 @@ def _consume(
             b_s, b_acc = next_scores(b_q, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             if j + BN > b_len:
                 b_s = gl.where(o_j < b_len - j, b_s, float("-inf"))
-            b_w, b_alpha, b_m, b_l = _softmax(b_s, b_m, b_l, scale, TAIL)
+            b_w, b_alpha, b_m, b_l = softmax(b_s, b_m, b_l, scale, TAIL)
             b_acc = added(b_p, b_acc, values, v_stage)
             b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
             b_p = gl.convert_layout(b_w.to(dtype), p_layout)
@@ -244,21 +244,13 @@ def routed(
 ) -> None:  # fmt: skip
     """As `routed.routed`; lists of BOTH rows."""
     _, h, n, d = q.shape
-    kind = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
     keys, stages = (KEYS // 2, 2 * STAGES) if plan.longest <= KEYS // 2 else (KEYS, STAGES)
-    layout = gl.NVMMASharedLayout.get_default_for([keys, d], kind)
-    described: list[TensorDescriptor] = []
-    steps: list[int] = []
-    for x in (k, v):
-        shape, step = rows_of(x)  # type: ignore[misc]
-        described.append(TensorDescriptor(x, shape, [x.stride(2), 1], [keys, d], layout))
-        steps += step
-    of_16 = gl.NVMMASharedLayout.get_default_for([16, d], kind)
+    blocks, steps = described_heads(k, v, keys)
     for x in summary or (k, v):  # without a tail they are not looked at
-        rows, columns = (x.shape[0] * x.shape[1], d) if summary else (16, d)
-        described.append(TensorDescriptor(x, [rows, columns], [d, 1], [16, d], of_16))
+        shape = [x.shape[0] * x.shape[1], d] if summary else [16, d]
+        blocks.append(described(x, shape, d, 16))
     _routed_hopper[(min(processors(q), lists.most),)](
-        q, *described, plan.weight, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse,
+        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, lists.most, heads.start, scale,
         K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
     )  # fmt: skip

@@ -16,12 +16,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common, kept
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper_ring import ROWS, ring
+from .hopper_ring import ROWS, by_rows, described, products, ring
 from .plan import Plan
 
 STAGES = 3
@@ -98,8 +97,8 @@ def _deal(
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
     BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, G, 16])
+    by_row: gl.constexpr = by_rows(D)
+    layout: gl.constexpr = products(G)
     by_group: gl.constexpr = gl.BlockedLayout([1, G // 4], [8, 4], [4, 1], [1, 0])  # in which sums run along a row
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
@@ -217,10 +216,9 @@ def deal(
     turns, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
     work = tiles * len(heads)
     flat = turned(pair[heads.start : heads.stop], turns, turn)
-    layout = gl.NVMMASharedLayout.get_default_for([GROUPS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    described = TensorDescriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], [2 * d, 1], [GROUPS, d], layout)
+    block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
     _deal_hopper[(min(processors(q), work),)](
-        q, flat, described, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(GROUPS), sel,
+        q, flat, block, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(GROUPS), sel,
         pairs, number, level, left_row, left, *q.stride()[:2], n, plan.chunks,
         0 if keep is None else keep.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, turns, turn,
         D=d, G=GROUPS, LOW=low, STAGES=STAGES, BITS=as_bits, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,

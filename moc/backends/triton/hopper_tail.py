@@ -12,12 +12,21 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper_ring import ROWS, added, first_scores, last_values, next_scores, ring
+from .hopper_ring import (
+    ROWS,
+    added,
+    by_rows,
+    described,
+    first_scores,
+    last_values,
+    next_scores,
+    products,
+    ring,
+)  # fmt: skip
 from .plan import STEP, Plan
 
 KEYS = STEP
@@ -92,9 +101,9 @@ def _rows(
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    by_row: gl.constexpr = by_rows(D)
+    s_layout: gl.constexpr = products(BN)
+    o_layout: gl.constexpr = products(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -167,7 +176,7 @@ def _any(sel, some, N, W, words, BW: tl.constexpr):
     p_sel = sel + i_h.to(tl.int64) * W * N + o_n[None, :]
     for w in range(0, words, BW):
         o_w = w + tl.arange(0, BW)
-        b_w = tl.load(p_sel + (o_w * N)[:, None], mask=(o_n < N)[None, :] & (o_w < W)[:, None], other=0)
+        b_w = tl.load(p_sel + (o_w.to(tl.int64) * N)[:, None], mask=(o_n < N)[None, :] & (o_w < W)[:, None], other=0)
         b_any = tl.max((b_w != 0).to(tl.int32), 1)
         tl.store(some + (i_h * tl.num_programs(0) + i_t) * words + o_w, b_any.to(tl.int8), mask=o_w < words)
 
@@ -204,8 +213,7 @@ def tail(
 ) -> None:  # fmt: skip
     """As `tail.tail_of`, into out [heads, N, D] and lse [heads, N]. mask: by the bits of every row."""
     _, h, n, d = q.shape
-    layout = gl.NVMMASharedLayout.get_default_for([KEYS, d], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    described = [TensorDescriptor(x, [x.shape[0] * x.shape[1], d], [d, 1], [KEYS, d], layout) for x in (mean_k, mean_v)]
+    blocks = [described(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
     tiles = -(-n // 128)
     work = tiles * len(heads)
     some = plan.chunk
@@ -217,7 +225,7 @@ def tail(
         )
         some = some.view(torch.int32)
     _tail_hopper[(min(processors(q), work),)](
-        q, *described, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
+        q, *blocks, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
         h, n, plan.chunks, plan.words, tiles, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip

@@ -6,7 +6,6 @@ hidden from the other, which costs it time and no error: neighbours list much th
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -14,11 +13,24 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, thread_barrier
-from .hopper_ring import BOTH, KEYS, ROWS, added, first_scores, last_values, next_scores, ring, rows_of
+from .hopper_ring import (
+    BOTH,
+    KEYS,
+    ROWS,
+    added,
+    by_rows,
+    described_heads,
+    first_scores,
+    last_values,
+    next_scores,
+    products,
+    ring,
+    rows_of,
+    softmax,
+)  # fmt: skip
 from .plan import Blocks, Plan, Tiles
 from .tail import Tail
 from .union import UnionLists, steps_of
@@ -83,16 +95,13 @@ def _limit(block, step, j, i_first, n_seen, n_steps, BN: gl.constexpr, CS: gl.co
 
 @gluon.jit
 def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layout: gl.constexpr):
-    """As `hopper_routed._softmax`, of what may be seen."""
+    """`softmax` of what may be seen."""
     whole: gl.constexpr = CS * (256 ** (BN // CS) - 1) // 255
     if limit != whole:
         o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
         b_len = ((limit >> (8 * (o_j // CS))) & 255).to(gl.int32)
         b_s = gl.where((o_j % CS < b_len)[None, :], b_s, float("-inf"))
-    b_top = gl.maximum(b_m, gl.max(b_s, 1) * scale)
-    b_p = gl.exp2(b_s * scale - b_top[:, None])
-    b_alpha = gl.exp2(b_m - b_top)
-    return b_p, b_alpha, b_top, b_l * b_alpha + gl.sum(b_p, 1)
+    return softmax(b_s, b_m, b_l, scale, False)
 
 
 @gluon.jit
@@ -102,9 +111,9 @@ def _rows(
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    by_row: gl.constexpr = by_rows(D)
+    s_layout: gl.constexpr = products(BN)
+    o_layout: gl.constexpr = products(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     rows: gl.constexpr = gl.SliceLayout(1, by_row)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -203,19 +212,10 @@ def attend(
     """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
     units."""
     _, h, n, d = q.shape
-    kind = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
-    described: list[TensorDescriptor] = []
-    pieces: list[TensorDescriptor] = []
-    steps: list[int] = []
-    for x in (k, v):
-        shape, step = rows_of(x)  # type: ignore[misc]
-        for keys, kept in ((KEYS, described), (lists.pieces.size, pieces)):
-            layout = gl.NVMMASharedLayout.get_default_for([keys, d], kind)
-            kept.append(TensorDescriptor(x, shape, [x.stride(2), 1], [keys, d], layout))
-        steps += step
+    sources, steps = described_heads(k, v, KEYS, lists.pieces.size)
     work = tiles.count * len(heads)
     _union_hopper[(min(processors(q), work),)](
-        q, *described, *pieces, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece,
+        q, *sources, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece,
         steps_of(lists, KEYS // lists.pieces.size), lists.count, out, *((tail.out, tail.lse) if tail else (q, q)),
         *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count, work, lists.width, heads.start, scale,
         D=d, BN=KEYS, CS=lists.pieces.size, TAIL=tail is not None, STAGES=STAGES, num_warps=4,

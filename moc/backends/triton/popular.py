@@ -153,10 +153,10 @@ def _leave(pair, number, taken, N, W, tiles, K: tl.constexpr, KP: tl.constexpr, 
 
 
 @triton.jit
-def _count(entry, listed, frame, count, N, C, F, HALVES: tl.constexpr, MOST: tl.constexpr):
+def _count(entry, listed, frame, count, N, C, F, MOST: tl.constexpr):
     """Rows by frame [heads, C, F] that chose a popular chunk."""
     i_half, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_tile = i_h * (tl.num_programs(0) // HALVES) + i_half // HALVES
+    i_tile = i_h * (tl.num_programs(0) // 2) + i_half // 2
     o_m = tl.arange(0, ROWS)
     o_n = i_half * ROWS + o_m
     b_f = tl.load(frame + o_n, mask=o_n < N, other=-1)
@@ -164,7 +164,7 @@ def _count(entry, listed, frame, count, N, C, F, HALVES: tl.constexpr, MOST: tl.
     m = o < tl.load(listed + i_tile)
     p_entry = entry + (i_tile * 2 * MOST + o) * 8
     b_c = tl.load(p_entry + 2, mask=m, other=0)
-    p_rows = p_entry + 4 + (i_half % HALVES) * 2
+    p_rows = p_entry + 4 + i_half % 2 * 2
     b_low, b_high = tl.load(p_rows, mask=m, other=0), tl.load(p_rows + 1, mask=m, other=0)
     i_f = tl.min(tl.where(b_f >= 0, b_f, F), 0)
     while i_f < F:
@@ -178,18 +178,18 @@ def _count(entry, listed, frame, count, N, C, F, HALVES: tl.constexpr, MOST: tl.
 def popular_of(choice: Choice, plan: Plan) -> Popular:
     """Popular chunks, which leave the choice. To be called before it is `ranked`."""
     heads, n, k = choice.pair.shape
-    tiles, places = -(-n // 128), triton.next_power_of_2(k)
+    tiles, places = -(-n // 128), max(8, triton.next_power_of_2(k))
     like = choice.number
     found = like.new_empty(heads, 2 * tiles, 3, MOST)
     found_count = like.new_empty(heads, 2 * tiles)
     taken = like.new_zeros(heads, 2 * tiles, plan.words)
     _find[(2 * tiles, heads)](
         choice.pair, choice.number, found, found_count, taken, n, plan.words, ENOUGH,
-        K=k, KP=max(8, places), S=max(1, LOOKED_AT // max(8, places)), MOST=MOST, num_warps=4,
+        K=k, KP=places, S=max(1, LOOKED_AT // places), MOST=MOST, num_warps=4,
     )  # fmt: skip
     out = Popular(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
     _join[(tiles, heads)](found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4)
-    rows = max(1, 1024 // places)
+    rows = 1024 // places
     _leave[(-(-n // rows), heads)](
         choice.pair, choice.number, taken, n, plan.words, 2 * tiles, K=k, KP=places, BR=rows, num_warps=4
     )
@@ -201,6 +201,6 @@ def counted(popular: Popular, choice: Choice, plan: Plan) -> Tensor:
     heads, chunks, frames, _ = choice.count.shape
     count = choice.count.new_zeros(heads, chunks, frames, 1)
     _count[(2 * popular.count.shape[1], heads)](
-        popular.entry, popular.count, choice.frame, count, plan.length, chunks, frames, HALVES=2, MOST=MOST, num_warps=4
+        popular.entry, popular.count, choice.frame, count, plan.length, chunks, frames, MOST=MOST, num_warps=4
     )
     return count
