@@ -41,6 +41,8 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_routed": "routed",
     "_route": "routing",
     "_deal": "routing",
+    "_sift": "routing",
+    "_best": "routing",
     "_share": "routing",
     "_split": "routing",
     "_move": "token order",

@@ -84,6 +84,15 @@ CASES = {
         _layout((8, 12, 14)), (0, 2, 4, 6),
         R(top_k=3, tile=(1, 4, 5), own="chunk", lists="union", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
     ),
+    "many chunks, text, tail": (
+        _layout((20, 24, 34), 13), (0, 6),
+        R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
+    ),
+    "many alike chunks": (_layout((24, 24, 34)), (0,), R(top_k=21, tile=(1, 4, 4), own="frame"), 1, 2, 128),
+    "many chunks, outer loop, causal": (
+        _layout((24, 18, 26)), (0, 5, 11, 18),
+        R(top_k=32, tile=(1, 3, 3), own="chunk", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
+    ),
     "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 
@@ -134,6 +143,8 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     # as a fused projection leaves them: strided, not contiguous
     q, k, v = torch.randn(b, n, 3, h, d, device=device).to(dtype).unbind(2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if "alike" in name:  # every chunk twice
+        k[:, :, n // 2 :] = k[:, :, : n - n // 2]
     scale = d**-0.5
     everything = torch.arange(n, device=device)
     theirs, ours = Choice(), Choice()

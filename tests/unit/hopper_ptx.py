@@ -11,13 +11,22 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from moc.backends.triton import hopper_popular, hopper_routed, hopper_stream, hopper_tail, hopper_union
+from moc.backends.triton import (
+    hopper_best,
+    hopper_popular,
+    hopper_routed,
+    hopper_sift,
+    hopper_stream,
+    hopper_tail,
+    hopper_union,
+)
 
 TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair": "*bf16", "lse": "*fp32",
          "scale": "fp32", "weight": "*fp32", "level": "*fp32", "tail_lse": "*fp32", "step": "*i64", "mean_k": "*bf16",
          "mean_v": "*bf16"}  # fmt: skip
 INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row", "left", "entry", "tile", "tiles",
-           "first", "stop", "span", "block", "start", "count", "some")  # fmt: skip
+           "free", "sample", "sample_range", "written", "first", "stop", "span", "block", "start", "count",
+           "some")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
     "routed": (hopper_routed._routed_hopper, RING | dict(K=5, TAIL=False), {}),
@@ -31,6 +40,13 @@ KERNELS = {
         hopper_stream._deal_hopper,
         dict(D=128, G=64, LOW=63, STAGES=3, BITS=False, SPLIT=True, CAUSAL=False, KEEP=False), {"tiles": "i32"},
     ),
+    "sift, best": (
+        hopper_best._best, dict(BM=8, G=64, SLOTS=64, X=32, BITS=False), {"written": "*i64"},
+    ),
+    "sift": (
+        hopper_sift._sift_hopper,
+        dict(D=128, G=64, SLOTS=64, STAGES=4, SPLIT=True, CAUSAL=False, KEEP=False), {"tiles": "i32"},
+    ),
 }  # fmt: skip
 
 
@@ -41,20 +57,23 @@ def compiled(kernel, constants: dict, types: dict) -> str:
         types["tiles"] = "i32"
     rows = {"k_desc": constants.get("BN"), "v_desc": constants.get("BN"), "pair_desc": constants.get("G"),
             "mk_desc": 16, "mv_desc": 16, "k_piece": constants.get("CS"), "v_piece": constants.get("CS")}  # fmt: skip
-    signature, d = {}, constants["D"]
+    signature, d = {}, constants.get("D")
     for name in kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
         elif name in rows:
-            layout = gl.NVMMASharedLayout.get_default_for([rows[name], d], gl.bfloat16)
-            signature[name] = f"tensordesc<bf16[{rows[name]}, {d}],{layout!r}>"
+            wide = 2 * d if kernel is hopper_sift._sift_hopper else d
+            layout = gl.NVMMASharedLayout.get_default_for([rows[name], wide], gl.bfloat16)
+            signature[name] = f"tensordesc<bf16[{rows[name]}, {wide}],{layout!r}>"
         else:
             signature[name] = types.get(name, "i32")
     places = {name: i for i, name in enumerate(kernel.arg_names)}
     aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items()
                if signature[name].startswith("*") or re.fullmatch(r"s[qo]?_(b|h|n|bh)", name)}  # fmt: skip
     source = GluonASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
+    return triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1 if kernel is hopper_best._best else 4}
+    ).asm["ptx"]
 
 
 if __name__ == "__main__":

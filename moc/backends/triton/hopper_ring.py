@@ -33,8 +33,8 @@ def products(n):
 
 
 @gluon.jit
-def ring(desc, STAGES: gl.constexpr):
-    """Places for STAGES blocks of a descriptor, a barrier each that says it is full, and one that says that both
+def ring(desc, STAGES: gl.constexpr, READERS: gl.constexpr = 2):
+    """Places for STAGES blocks of a descriptor, a barrier each that says it is full, and one that says that all
     warpgroups have done with it."""
     bars: gl.constexpr = mbarrier.MBarrierLayout()
     smem = gl.allocate_shared_memory(desc.dtype, [STAGES] + desc.block_type.shape, desc.layout)
@@ -42,7 +42,7 @@ def ring(desc, STAGES: gl.constexpr):
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], bars)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
-        mbarrier.init(empty.index(i), count=2)
+        mbarrier.init(empty.index(i), count=READERS)
     return smem, full, empty
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,7 @@ class Plan:
     _joined: dict[Run, Tensor] = field(default_factory=dict)
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
+    sample: Any = None  # of `hopper_sift`
 
     @property
     def length(self) -> int:
@@ -171,10 +173,10 @@ class Plan:
         join = np.concatenate(first) if first else np.zeros(0, int)
         ends = np.concatenate(stop) if stop else np.zeros(0, int)
         return Tiles(
-            self._on(join),
-            self._on(ends),
-            self._on(np.array(span).reshape(-1, 2)),
-            self._on(np.array(ranges or [(0, 0)])),
+            self.on_device(join),
+            self.on_device(ends),
+            self.on_device(np.array(span).reshape(-1, 2)),
+            self.on_device(np.array(ranges or [(0, 0)])),
             len(join),
         )
 
@@ -193,7 +195,9 @@ class Plan:
                     block += [(s, min(size, stop - s)) for first, stop in ranges[a:b] for s in range(first, stop, size)]
                     known[a, b] = low, len(block)
                 span.append(known[a, b])
-            self._blocks[key] = Blocks(self._on(np.array(span).reshape(-1, 2)), self._on(np.array(block or [(0, 0)])))
+            self._blocks[key] = Blocks(
+                self.on_device(np.array(span).reshape(-1, 2)), self.on_device(np.array(block or [(0, 0)]))
+            )
         return self._blocks[key]
 
     def pieces(self, size: int, own: bool) -> Pieces:
@@ -209,11 +213,13 @@ class Plan:
                     chunk.append(np.full(len(low), index))
             count = sum(map(len, start))
             flat = [np.concatenate(x) if count else np.zeros(1, int) for x in (start, length, chunk)]
-            starts, lengths, chunks = map(self._on, flat)
+            starts, lengths, chunks = map(self.on_device, flat)
             of_chunk = np.full(self.chunks, -1)
             of_chunk[flat[2][:count]] = np.arange(count)
             whole = all(len(x) == 1 for x in start)
-            self._pieces[key] = Pieces(starts, lengths, chunks, self._on(of_chunk) if whole else None, size, count)
+            self._pieces[key] = Pieces(
+                starts, lengths, chunks, self.on_device(of_chunk) if whole else None, size, count
+            )
         return self._pieces[key]
 
     def passes(self, size: int) -> Tensor:
@@ -225,7 +231,7 @@ class Plan:
                 some = chunks[low : low + size]
                 free = len(some) == size and all(c.routable and not c.linked for c in some)
                 out.append(max(c.shot for c in some) if free else 2**31 - 1)
-            self._passes[size] = self._on(np.array(out))
+            self._passes[size] = self.on_device(np.array(out))
         return self._passes[size]
 
     def runs(self) -> list[Run]:
@@ -249,7 +255,7 @@ class Plan:
         if run not in self._joined:
             beside = [np.arange(low, high) for low, high in linked]
             first = [run.start + g * run.length for g in range(run.groups)]
-            self._joined[run] = self._on(
+            self._joined[run] = self.on_device(
                 np.concatenate([part for low in first for part in (*beside, np.arange(low, low + run.tokens))])
             )
         return self._joined[run]
@@ -259,7 +265,7 @@ class Plan:
         if self._row_frames is None:
             frames = self.table.layout.grid[0]
             frame = np.where(self.table.frames < 0, frames, self.table.frames)
-            self._row_frames = self._on(frame), frames + 1, int(np.bincount(frame).max())
+            self._row_frames = self.on_device(frame), frames + 1, int(np.bincount(frame).max())
         return self._row_frames
 
     def frame_parts(self) -> FrameParts:
@@ -277,10 +283,10 @@ class Plan:
             part = np.array(cut).T
             if in_a_row:
                 part[:2] += (first - edge[:-1])[part[2]]
-            self._frame_parts = FrameParts(self._on(part), self._on(rows), in_a_row, part.shape[1])
+            self._frame_parts = FrameParts(self.on_device(part), self.on_device(rows), in_a_row, part.shape[1])
         return self._frame_parts
 
-    def _on(self, values: np.ndarray) -> Tensor:
+    def on_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(self.device)
 
 
@@ -326,9 +332,9 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
         group_rows=float(np.mean(routed_rows)) if routed_rows else 0.0,
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
-    plan.chunk = plan._on(np.array(columns).T)
+    plan.chunk = plan.on_device(np.array(columns).T)
     weight = np.full(-(-len(chunks) // STEP) * STEP, -np.inf, dtype=np.float32)
     weight[: len(chunks)] = [np.log2(c.length) if f else -np.inf for c, f in zip(chunks, free, strict=True)]
     plan.weight = torch.from_numpy(weight).to(device)
-    plan.row = plan._on(np.repeat(group, size, axis=0).T)
+    plan.row = plan.on_device(np.repeat(group, size, axis=0).T)
     return plan

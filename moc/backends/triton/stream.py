@@ -21,12 +21,13 @@ from .plan import Plan
 from .repair import _repair
 
 try:
-    from . import hopper_stream
+    from . import hopper_sift, hopper_stream
 except ImportError:  # a Triton without Gluon
     hopper_stream = None  # type: ignore[assignment]
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 ROUNDS = 2  # of dealing again
+SIFT = True  # on Hopper, among many chunks, in place of the first deal
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
@@ -135,10 +136,11 @@ def stream(
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
     if hopper_stream is not None and first == PLACES and takes_gluon(queries):
-        hopper_stream.deal(
-            queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads,
-            split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"],
-        )  # fmt: skip
+        args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
+        if SIFT and hopper_sift.usable(plan):
+            hopper_sift.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
+        else:
+            hopper_stream.deal(*args, split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"])
     else:
         _deal[(tiles * len(heads),)](
             *inputs, plan.passes(groups), *out, level, listed[0], waiting[0], listed[0], waiting[0],
