@@ -26,13 +26,14 @@ TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair":
          "mean_v": "*bf16"}  # fmt: skip
 INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row", "left", "entry", "tile", "tiles",
            "free", "sample", "sample_range", "written", "first", "stop", "span", "block", "start", "count",
-           "some")  # fmt: skip
+           "some", "tile_first", "tile_stop")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
     "routed": (hopper_routed._routed_hopper, RING | dict(K=5, TAIL=False), {}),
     "routed, short chunks and tail": (hopper_routed._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
     "routed, head dim 64": (hopper_routed._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
-    "tail": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK=True), {}),
+    "tail": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK="row"), {}),
+    "tail, rows alike": (hopper_tail._tail_hopper, RING | dict(STAGES=3, CAUSAL=False, MASK="tile"), {}),
     "popular": (hopper_popular._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=True), {"tiles": "i32"}),
     "popular, no tail": (hopper_popular._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=False), {"tiles": "i32"}),
     "union": (hopper_union._union_hopper, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),

@@ -17,6 +17,7 @@ from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
 from .hopper_ring import (
+    BOTH,
     ROWS,
     added,
     by_rows,
@@ -57,13 +58,20 @@ def _fetch(
 
 
 @gluon.jit
-def _ahead(weight, passes, p_any, j, o_j, BN: gl.constexpr, MASK: gl.constexpr):
+def _ahead(weight, passes, p_any, p_first, N, W, j, o_j, BN: gl.constexpr, MASK: gl.constexpr):
     """What `_weights` wants to know of a step, asked for before its products are sent off -> (log2 lengths, what
-    `closed` wants, a byte for every 32 summaries: whether any row chose one of them)."""
+    `closed` wants, a byte for every 32 summaries: whether any row chose one of them). p_first: the first row's bits."""
     chose = gl.to_tensor(0)
-    if MASK:
+    b_bias = gl.load(weight + j + o_j)
+    if MASK == "row":
         chose = gl.load(p_any + j // BN)
-    return gl.load(weight + j + o_j), gl.load(passes + j // BN), chose
+    if MASK == "tile":
+        b_w = o_j * 0
+        for w in gl.static_range(0, BN // 32):
+            i_w = j // 32 + w
+            b_w = gl.where(o_j // 32 == w, gl.load(p_first + i_w.to(gl.int64) * N, mask=i_w < W, other=0), b_w)
+        b_bias = gl.where(((b_w >> (o_j & 31)) & 1) > 0, float("-inf"), b_bias)
+    return b_bias, gl.load(passes + j // BN), chose
 
 
 @gluon.jit
@@ -75,7 +83,7 @@ def _weights(
     o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
     o_c = j + o_j
     b_s = b_s * scale + b_bias[None, :]
-    if MASK:
+    if MASK == "row":
         for w in gl.static_range(0, BN // 32):
             if (chose >> (8 * w)) & 255 != 0:
                 b_w = gl.load(p_sel + (j // 32 + w) * N, mask=m_n, other=0)[:, None]
@@ -96,7 +104,7 @@ def _weights(
 
 @gluon.jit
 def _rows(
-    GROUP: gl.constexpr, q, q_smem, keys, values, sel, some, chunk, row, weight, passes,
+    GROUP: gl.constexpr, q, q_smem, keys, values, tile_first, tile_stop, sel, some, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
@@ -114,28 +122,29 @@ def _rows(
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
         i_local = i_t // tiles
         i_bh = bh_first + i_local
-        first = (i_t % tiles) * 2 * ROWS + GROUP * ROWS
+        first, stop = gl.load(tile_first + i_t % tiles) + GROUP * ROWS, gl.load(tile_stop + i_t % tiles)
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
         p_q = q + (i_bh // H).to(gl.int64) * s_b + (i_bh % H).to(gl.int64) * s_h + o_r.to(gl.int64)[:, None] * s_n
         thread_barrier()
-        q_smem.store(gl.load(p_q + o_d[None, :], mask=(o_r < N)[:, None], other=0.0))
+        q_smem.store(gl.load(p_q + o_d[None, :], mask=(o_r < stop)[:, None], other=0.0))
         fence_async_shared()
         thread_barrier()
 
         o_n = first + gl.arange(0, ROWS, s_rows)
-        m_n = o_n < N
+        m_n = o_n < stop
         b_first = gl.load(row + o_n, mask=m_n, other=0)
         b_last = gl.load(row + N + o_n, mask=m_n, other=C)
         b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_sel = sel + i_local.to(gl.int64) * W * N + o_n
+        p_first = sel + i_local.to(gl.int64) * W * N + gl.minimum(first, N - 1)
         p_any = some + (i_t * 2 + GROUP) * gl.cdiv(C, BN)
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
         b_acc = gl.full([ROWS, D], 0.0, gl.float32, o_layout)
         stage, phase = i % STAGES, (i // STAGES) & 1
-        b_bias, free, chose = _ahead(weight, passes, p_any, 0, o_j, BN, MASK)
+        b_bias, free, chose = _ahead(weight, passes, p_any, p_first, N, W, 0, o_j, BN, MASK)
         b_s = first_scores(q_smem, b_none, keys, stage, phase)
         b_w, b_alpha, b_m, b_l = _weights(
             b_s, b_bias, free, chose, 0, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
@@ -146,7 +155,7 @@ def _rows(
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
-            b_bias, free, chose = _ahead(weight, passes, p_any, j, o_j, BN, MASK)
+            b_bias, free, chose = _ahead(weight, passes, p_any, p_first, N, W, j, o_j, BN, MASK)
             b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
             b_w, b_alpha, b_m, b_l = _weights(
                 b_s, b_bias, free, chose, j, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
@@ -164,7 +173,7 @@ def _rows(
         q_smem.store(b_o.to(dtype))
         thread_barrier()
         o_out = i_local.to(gl.int64) * N
-        gl.store(out + (o_out + o_r)[:, None] * D + o_d[None, :], q_smem.load(by_row), mask=(o_r < N)[:, None])
+        gl.store(out + (o_out + o_r)[:, None] * D + o_d[None, :], q_smem.load(by_row), mask=(o_r < stop)[:, None])
         gl.store(lse + o_out + o_n, b_m + gl.log2(b_l), mask=m_n)
 
 
@@ -181,9 +190,9 @@ def _any(sel, some, N, W, words, BW: tl.constexpr):
         tl.store(some + (i_h * tl.num_programs(0) + i_t) * words + o_w, b_any.to(tl.int8), mask=o_w < words)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "work"])
+@gluon.jit(do_not_specialize=["bh_first", "work", "tiles"])
 def _tail_hopper(
-    q, k_desc, v_desc, sel, some, chunk, row, weight, passes, out, lse,
+    q, k_desc, v_desc, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse,
     s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
@@ -193,11 +202,11 @@ def _tail_hopper(
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, sel, some, chunk, row, weight,
-                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+            (_rows, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_rows, (1, q, q_smem.index(1), keys, values, sel, some, chunk, row, weight,
-                     passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+            (_rows, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
             (_fetch, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
                       BN, STAGES)),
@@ -209,23 +218,23 @@ def _tail_hopper(
 
 def tail(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
-    *, scale: float, causal: bool, mask: bool,
+    *, scale: float, causal: bool, mask: str,
 ) -> None:  # fmt: skip
-    """As `tail.tail_of`, into out [heads, N, D] and lse [heads, N]. mask: by the bits of every row."""
+    """As `tail.tail_of`, into out [heads, N, D], lse [heads, N]. mask "tile": by the bits of the first of 64 rows."""
     _, h, n, d = q.shape
     blocks = [described(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
-    tiles = -(-n // 128)
-    work = tiles * len(heads)
+    tiles = plan.tiles(BOTH, "routed" if mask == "tile" else "all")
+    work = tiles.count * len(heads)
     some = plan.chunk
-    if mask:
-        some = torch.empty(len(heads), 2 * tiles, -(-plan.chunks // KEYS), 4, dtype=torch.int8, device=q.device)
+    if mask == "row":
+        some = torch.empty(len(heads), 2 * tiles.count, -(-plan.chunks // KEYS), 4, dtype=torch.int8, device=q.device)
         words = some.shape[2] * 4
-        _any[(2 * tiles, len(heads))](
+        _any[(2 * tiles.count, len(heads))](
             sel, some, n, plan.words, words, BW=triton.next_power_of_2(min(words, 64)), num_warps=4
         )
         some = some.view(torch.int32)
     _tail_hopper[(min(processors(q), work),)](
-        q, *blocks, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse, *q.stride()[:3],
-        h, n, plan.chunks, plan.words, tiles, work, heads.start, scale,
+        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse,
+        *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip

@@ -113,7 +113,7 @@ def tail_of(
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
     if hopper_tail is not None and takes_gluon(q):
-        hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask != "none")
+        hopper_tail.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
         return Tail(out, lse)
     _tail[(tiles.count * len(heads),)](
         q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), tiles.first, tiles.stop,
