@@ -88,6 +88,14 @@ def added(b_p, b_acc, values, stage):
 
 
 @gluon.jit
+def pass_by(blocks, stage, phase):
+    """A block that this warpgroup has no use for: it waits all the same, or it would be a round ahead of the other."""
+    _, full, empty = blocks
+    mbarrier.wait(full.index(stage), phase)
+    mbarrier.arrive(empty.index(stage))
+
+
+@gluon.jit
 def softmax(b_s, b_m, b_l, scale, WHOLE: gl.constexpr):
     """Scores [64, BN] of one step -> (weights, factor for what came before, new max, new sum). WHOLE: max is a
     whole power of two, see `tail`."""

@@ -1,7 +1,7 @@
 """Tiles of rows that share their lists (`lists="union"`) for Hopper, in Gluon.
 
-As in `hopper_ring.py`; here the two warpgroups are neighbouring query tiles. Keys that only one of them listed are
-hidden from the other, which costs it time and no error: neighbours list much the same.
+As in `hopper_ring.py`; here the two warpgroups are neighbouring query tiles, which list much the same. Steps that only
+one of them listed the other skips (`union.Steps`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .hopper_ring import (
     first_scores,
     last_values,
     next_scores,
+    pass_by,
     products,
     ring,
     rows_of,
@@ -39,17 +40,16 @@ STAGES = 3
 
 
 @gluon.jit
-def _pieces(desc, p_start, o_row, o_col, full, to, step, n_list, BN: gl.constexpr, CS: gl.constexpr):
+def _pieces(desc, p_start, o_row, o_col, full, to, step, BN: gl.constexpr, CS: gl.constexpr):
     for e in gl.static_range(BN // CS):
-        i_p = step * (BN // CS) + e
-        o_s = gl.load(p_start + i_p, mask=i_p < n_list, other=0)
+        o_s = gl.load(p_start + step * (BN // CS) + e)
         copy_block(desc, [o_row + o_s, o_col], full, to.slice(e * CS, CS))
 
 
 @gluon.jit
 def _fetch(
     k_desc, v_desc, k_piece, v_piece, keys, values,
-    span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first,
+    span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first,
     BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     k_smem, k_full, k_empty = keys
@@ -61,9 +61,9 @@ def _fetch(
         o_k, o_v, c_k, c_v = i_b * k_b + i_h * k_h, i_b * v_b + i_h * v_h, i_h * k_c, i_h * v_c
         i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
         n_list = gl.load(count + i_w)
-        p_start = start + gl.cast(i_w, gl.int64) * width
+        p_start = start + gl.cast(i_w, gl.int64) * (most * (BN // CS))
         n_seen = i_last - i_first
-        for j in range(0, n_seen + gl.cdiv(n_list, BN // CS)):
+        for j in range(0, n_seen + n_list):
             stage, phase = i % STAGES, (i // STAGES) & 1
             k_to, v_to = k_smem.index(stage), v_smem.index(stage)
             o_s = gl.load(block + 2 * (i_first + j), mask=j < n_seen, other=0)
@@ -72,13 +72,13 @@ def _fetch(
             if j < n_seen:
                 copy_block(k_desc, [o_k + o_s, c_k], k_full.index(stage), k_to)
             else:
-                _pieces(k_piece, p_start, o_k, c_k, k_full.index(stage), k_to, j - n_seen, n_list, BN, CS)
+                _pieces(k_piece, p_start, o_k, c_k, k_full.index(stage), k_to, j - n_seen, BN, CS)
             mbarrier.wait(v_empty.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
             if j < n_seen:
                 copy_block(v_desc, [o_v + o_s, c_v], v_full.index(stage), v_to)
             else:
-                _pieces(v_piece, p_start, o_v, c_v, v_full.index(stage), v_to, j - n_seen, n_list, BN, CS)
+                _pieces(v_piece, p_start, o_v, c_v, v_full.index(stage), v_to, j - n_seen, BN, CS)
             i += 1
 
 
@@ -107,7 +107,7 @@ def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layo
 @gluon.jit
 def _rows(
     GROUP: gl.constexpr, q, q_smem, keys, values, first, stop, span, block,
-    step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, width, bh_first,
+    step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, most, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -133,8 +133,8 @@ def _rows(
         thread_barrier()
         i_first, i_last = gl.load(span + 2 * i_t), gl.load(span + 2 * i_t + 1)
         n_list, n_seen = gl.load(count + i_w), i_last - i_first
-        n_steps = n_seen + gl.cdiv(n_list, BN // CS)
-        p_step = step + gl.cast(i_w, gl.int64) * (gl.cdiv(width, BN // CS) * 2) + GROUP
+        n_steps = n_seen + n_list
+        p_step = step + gl.cast(i_w, gl.int64) * (most * 2) + GROUP
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
         b_l = gl.full([ROWS], 0.0, gl.float32, s_rows)
@@ -145,17 +145,28 @@ def _rows(
         b_s = first_scores(q_smem, b_none, keys, stage, phase)
         b_w, b_alpha, b_m, b_l = _weigh(b_s, limit, b_m, b_l, scale, BN, CS, s_layout)
         b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+        idle = False
         for j in range(1, n_steps):
             limit = after
             after = _limit(block, p_step, j + 1, i_first, n_seen, n_steps, BN, CS)
             v_stage, v_phase = stage, phase
             i += 1
             stage, phase = i % STAGES, (i // STAGES) & 1
-            b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
-            b_w, b_alpha, b_m, b_l = _weigh(b_s, limit, b_m, b_l, scale, BN, CS, s_layout)
-            b_acc = added(b_p, b_acc, values, v_stage)
-            b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
-            b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+            if limit == 0:  # only the other's: from here on nothing waits to be added
+                pass_by(keys, stage, phase)
+                if idle:
+                    pass_by(values, v_stage, v_phase)
+                else:
+                    b_acc = added(b_p, last_values(b_p, b_acc, values, v_stage, v_phase), values, v_stage)
+                    b_p = gl.full([ROWS, BN], 0.0, dtype, p_layout)
+                idle = True
+            else:
+                b_s, b_acc = next_scores(q_smem, b_none, b_p, b_acc, keys, values, stage, phase, v_stage, v_phase)
+                b_w, b_alpha, b_m, b_l = _weigh(b_s, limit, b_m, b_l, scale, BN, CS, s_layout)
+                b_acc = added(b_p, b_acc, values, v_stage)
+                b_acc = b_acc * gl.convert_layout(b_alpha, o_rows)[:, None]
+                b_p = gl.convert_layout(b_w.to(dtype), p_layout)
+                idle = False
         b_acc = added(b_p, last_values(b_p, b_acc, values, stage, phase), values, stage)
         i += 1
 
@@ -175,10 +186,10 @@ def _rows(
         gl.store(p_out, b_o, mask=m_n)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "width"])
+@gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "most"])
 def _union_hopper(
     q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, step, count, out, tail, tail_lse,
-    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, width, bh_first, scale,
+    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, most, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -189,12 +200,12 @@ def _union_hopper(
         [
             (_rows, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
-                     width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
+                     most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
             (_rows, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
-                     width, bh_first, scale, D, BN, CS, TAIL, STAGES)),
+                     most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
             (_fetch, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
-                      start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width, bh_first, BN, CS, STAGES)),
+                      start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first, BN, CS, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -214,10 +225,11 @@ def attend(
     _, h, n, d = q.shape
     sources, steps = described_heads(k, v, KEYS, lists.pieces.size)
     work = tiles.count * len(heads)
+    listed = steps_of(lists, KEYS // lists.pieces.size)
     _union_hopper[(min(processors(q), work),)](
-        q, *sources, tiles.first, tiles.stop, blocks.span, blocks.block, lists.piece,
-        steps_of(lists, KEYS // lists.pieces.size), lists.count, out, *((tail.out, tail.lse) if tail else (q, q)),
-        *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count, work, lists.width, heads.start, scale,
+        q, *sources, tiles.first, tiles.stop, blocks.span, blocks.block, listed.start, listed.seen, listed.number, out,
+        *((tail.out, tail.lse) if tail else (q, q)), *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count,
+        work, listed.most, heads.start, scale,
         D=d, BN=KEYS, CS=lists.pieces.size, TAIL=tail is not None, STAGES=STAGES, num_warps=4,
     )  # fmt: skip
 

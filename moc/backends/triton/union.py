@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .plan import Pieces, Plan, Tiles
 
+RUN = 4  # steps that one query tile alone takes before the other takes its own
+
 
 @dataclass(frozen=True)
 class UnionLists:
@@ -115,34 +117,79 @@ def _union_words(
     tl.store(count + tl.program_id(0), n_found)
 
 
+@triton.jit
+def _counts(b_who):
+    """Pieces that both query tiles listed, that only the first did, and only the second."""
+    b_both, b_first = (b_who == 3).to(tl.int32), (b_who == 1).to(tl.int32)
+    return b_both, b_first, (b_who == 2).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["width", "steps"])
-def _steps(low, high, count, step, width, steps, NP: tl.constexpr, B: tl.constexpr):
-    """NP pieces to a step: how many tokens of each the first query tile may see, 8 bits a piece, and the second one."""
+def _steps(
+    piece, low, high, count, start, seen, number, width, steps,
+    NP: tl.constexpr, B: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Pieces put together in steps of NP: those of both query tiles, then RUN steps of the first one's alone and RUN of
+    the second one's in turn. start: first token of every piece; seen: as bytes, how many of its tokens either sees."""
     i_l = tl.program_id(0).to(tl.int64)
     n = tl.load(count + i_l)
-    for i in range(0, tl.cdiv(n, NP), B):
-        o_s = i + tl.arange(0, B)
-        b_first = tl.zeros([B], tl.int64)
-        b_second = tl.zeros([B], tl.int64)
-        for e in tl.static_range(NP):
-            o_p = o_s * NP + e
-            b_who = tl.load(low + i_l * width + o_p, mask=o_p < n, other=0)
-            b_len = tl.load(high + i_l * width + o_p, mask=o_p < n, other=0).to(tl.int64) << (8 * e)
-            b_first += tl.where((b_who & 1) > 0, b_len, 0)
-            b_second += tl.where((b_who & 2) > 0, b_len, 0)
-        p_step = step + (i_l * steps + o_s) * 2
-        tl.store(p_step, b_first, mask=o_s * NP < n)
-        tl.store(p_step + 1, b_second, mask=o_s * NP < n)
+    o = tl.arange(0, B)
+    n_both, n_first, n_second = 0, 0, 0
+    for i in range(0, n, B):
+        b_both, b_first, b_second = _counts(tl.load(low + i_l * width + i + o, mask=i + o < n, other=0))
+        n_both, n_first, n_second = n_both + tl.sum(b_both), n_first + tl.sum(b_first), n_second + tl.sum(b_second)
+    s_both, s_first, s_second = tl.cdiv(n_both, NP), tl.cdiv(n_first, NP), tl.cdiv(n_second, NP)
+    n_steps = s_both + s_first + s_second
+    p_start, p_seen = start + i_l * steps * NP, seen + i_l * steps * 16
+    for i in range(0, n_steps * 16, B):  # places that no piece fills: nobody sees them
+        tl.store(p_start + i + o, o * 0, mask=i + o < n_steps * NP)
+        tl.store(p_seen + i + o, (o * 0).to(tl.int8), mask=i + o < n_steps * 16)
+    tl.debug_barrier()
+    n_both, n_first, n_second = 0, 0, 0
+    for i in range(0, n, B):
+        o_p = i_l * width + i + o
+        b_both, b_first, b_second = _counts(tl.load(low + o_p, mask=i + o < n, other=0))
+        b_b, b_f = n_both + tl.cumsum(b_both) - 1, n_first + tl.cumsum(b_first) - 1
+        b_s = n_second + tl.cumsum(b_second) - 1
+        b_f += (s_both + tl.minimum(b_f // (NP * RUN) * RUN, s_second)) * NP
+        b_s += (s_both + tl.minimum((b_s // (NP * RUN) + 1) * RUN, s_first)) * NP
+        b_at = tl.where(b_both > 0, b_b, tl.where(b_first > 0, b_f, b_s))
+        tl.store(p_start + b_at, tl.load(piece + o_p, mask=i + o < n, other=0), mask=i + o < n)
+        b_len = tl.load(high + o_p, mask=i + o < n, other=0).to(tl.int8)
+        p_byte = p_seen + b_at // NP * 16 + b_at % NP
+        tl.store(p_byte, b_len, mask=(b_both | b_first) > 0)
+        tl.store(p_byte + 8, b_len, mask=(b_both | b_second) > 0)
+        n_both, n_first, n_second = n_both + tl.sum(b_both), n_first + tl.sum(b_first), n_second + tl.sum(b_second)
+    tl.store(number + i_l, n_steps)
 
 
-def steps_of(lists: UnionLists, pieces_in_a_step: int) -> Tensor:
-    """Of lists made with `pairs`: [heads, T, steps, 2] int64, see `_steps`."""
-    steps = -(-lists.width // pieces_in_a_step)
-    step = torch.empty(*lists.count.shape, steps, 2, dtype=torch.int64, device=lists.count.device)
+@dataclass(frozen=True)
+class Steps:
+    """What two query tiles meet, `lists` made with `pairs` in steps of some pieces.
+
+    start   [heads, T, steps * pieces] first tokens
+    seen    [heads, T, steps, 2] int64: how many tokens of each piece the first query tile sees, 8 bits a piece, and the
+            second one. Zero: it skips the step
+    number  [heads, T] steps in use
+    """
+
+    start: Tensor
+    seen: Tensor
+    number: Tensor
+    most: int
+
+
+def steps_of(lists: UnionLists, pieces: int) -> Steps:
+    most = -(-lists.width // pieces) + 2
+    shape, device = lists.count.shape, lists.count.device
+    start = torch.empty(*shape, most * pieces, dtype=torch.int32, device=device)
+    seen = torch.empty(*shape, most, 2, dtype=torch.int64, device=device)
+    number = torch.empty_like(lists.count)
     _steps[(lists.count.numel(),)](
-        lists.low, lists.high, lists.count, step, lists.width, steps, NP=pieces_in_a_step, B=64, num_warps=1
-    )
-    return step
+        lists.piece, lists.low, lists.high, lists.count, start, seen.view(torch.int8), number, lists.width, most,
+        NP=pieces, B=64, RUN=RUN, num_warps=1,
+    )  # fmt: skip
+    return Steps(start, seen, number, most)
 
 
 def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
