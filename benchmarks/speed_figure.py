@@ -64,7 +64,9 @@ def main() -> None:
         for case, (x, y) in zip(cases, points, strict=True):
             draw.ellipse((x - 6, y - 6, x + 6, y + 6), colour)
             if which == "moc_ms":
-                above = case in SERIES["MoC, fine tiles"][1]  # the two lines nearly meet
+                other = next((c for n, (w, cs, _) in SERIES.items() if w == which and n != name for c in cs
+                              if results[c]["tokens"] == results[case]["tokens"]), case)  # fmt: skip
+                above = per_head(results[case], which) > per_head(results[other], which)  # the two lines nearly meet
                 draw.text((x + 10, y - 28 if above else y + 8), f"{results[case]['ratio']:.1f}x", colour, font)
         y = TOP + 14 + 26 * number
         draw.line((LEFT + 20, y, LEFT + 50, y), colour, 3)

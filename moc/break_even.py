@@ -59,8 +59,8 @@ class Costs:
 # From benchmarks/results/break_even_h100.json (`--fit`); scores, tail and own parts from the stages in
 # attention_h100.json, whose films are long enough for them to show
 COSTS = {
-    "large chunks": Costs(0.87, 6.4, 6.0, 6.4, 2_900, 7.2, 8.5, 16_000),
-    "small chunks": Costs(0.86, 6.3, 11, 11, 700, 6.0, 9.6, 45_000),
+    "large chunks": Costs(0.87, 6.7, 6.2, 5.9, 3_300, 4.8, 7.5, 10_000),
+    "small chunks": Costs(0.75, 6.6, 11, 11, 700, 4.0, 8.5, 40_000),
     "plain torch": Costs(4.05, 6.9, 7, 7, 137_000, 1_470, 9.6, 304_000),
 }
 
