@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 hopper_sift = pytest.importorskip("moc.backends.triton.hopper_sift", reason="this Triton has no Gluon")
 
-from moc.backends.triton.hopper_best import WRITTEN
+from moc.backends.triton.hopper_best import SLOTS, WRITTEN
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -67,3 +67,9 @@ def test_every_pass_takes_its_own_chunks_once() -> None:
 @pytest.mark.parametrize(("frames", "top_k"), [(8, 20), (60, 41)])
 def test_few_chunks_and_many_choices_are_left_to_the_groups(frames: int, top_k: int) -> None:
     assert not hopper_sift.usable(plan(frames, top_k)[1])
+
+
+def test_threads_write_to_room_that_begins_at_a_multiple_of_its_size() -> None:
+    for threads in (1, 7):
+        room = hopper_sift.slots(threads, torch.device("cpu"))
+        assert room.numel() == threads * SLOTS and room.data_ptr() % (8 * SLOTS) == 0

@@ -113,7 +113,7 @@ def take_best(
     written: Tensor, count: Tensor, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor, left_row: Tensor,
     left: Tensor, plan: Plan, *, groups: int, turn: int, as_bits: bool,
 ) -> None:  # fmt: skip
-    """written [heads, N, 4, SLOTS]: score and place among passes of `groups` chunks; count [heads, N, 4]; level
+    """written, as [heads, N, 4, SLOTS]: score and place among passes of `groups` chunks; count [heads, N, 4]; level
     [heads, N]. Into what `stream` makes of some heads."""
     heads, n = level.shape
     _best[(-(-n // ROWS), heads)](

@@ -49,7 +49,8 @@ least_of_few = gluon.jit(common.least_of_few.fn)
 
 def _writing() -> tuple[str, str]:
     """PTX of a thread that looks at 8 x 4 scores, two neighbours each of two rows: those above the row's level go to
-    the row's place, which moves on by eight bytes. A row that is full goes on in the last slots over and over.
+    the row's place, which moves on by eight bytes. A row that is full goes on from slot WRITTEN over and over: one pass
+    writes 16 at most.
 
     Operands: 4 places out; 32 scores, 4 levels, 4 places in, 4 numbers of the first column.
     """
@@ -192,7 +193,7 @@ def _rows(
                 b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
                 b_s = gl.where(b_cand, b_s, float("-inf"))
             b_max = gl.maximum(b_max, b_s)
-        b_level, b_at = least_of_few(b_max, rank)
+        b_level, _ = least_of_few(b_max, rank)
         b_level = gl.where(m_n, gl.where(b_level == float("-inf"), -3.0e38, b_level), float("inf"))
         b_level_8 = gl.convert_layout(b_level, gl.SliceLayout(1, eight), assert_trivial=True)
         b_level_8 = gl.expand_dims(b_level_8, 1).broadcast_to([ROWS, 8])
@@ -289,6 +290,13 @@ def sample_of(plan: Plan) -> Sample:
     return plan.sample
 
 
+def slots(threads: int, device: torch.device) -> Tensor:
+    """Room for what so many threads write, int64. Each begins at a multiple of its size: an address tells the slot."""
+    space = torch.empty((threads + 1) * SLOTS, dtype=torch.int64, device=device)
+    skip = -(space.data_ptr() // space.element_size()) % SLOTS
+    return space[skip : skip + threads * SLOTS]
+
+
 def sift(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,
@@ -298,7 +306,7 @@ def sift(
     n, d = plan.length, pair.shape[-1]
     tiles, sample = -(-n // BOTH), sample_of(plan)
     some = max(1, min(len(heads), WORKSPACE // (n * 32 * SLOTS)))
-    written = torch.empty(some, n, 4, SLOTS, dtype=torch.int64, device=q.device)
+    written = slots(some * n * 4, q.device)
     count = torch.empty(some, n, 4, dtype=torch.int32, device=q.device)
     for first in range(0, len(heads), some):
         part = slice(first, min(first + some, len(heads)))
