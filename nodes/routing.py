@@ -283,7 +283,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "lists",
             LISTS,
             "token: every token reads exactly what it chose. union: 64 neighbouring tokens read all that any of them "
-            "chose, which is never less.",
+            "chose, which is never less, and with small tiles takes longer.",
         ),
         io.String.Input(
             "dense_blocks",
