@@ -15,6 +15,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from . import common
+
+bounds = gluon.jit(common.bounds.fn)
 ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128  # rows of a tile
 KEYS = 128  # of a step
@@ -30,6 +33,16 @@ def by_rows(d):
 def products(n):
     """What a warpgroup's matrix product [64, n] leaves in registers."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, n, 16])
+
+
+@gluon.jit
+def own_chunks(row, o_n, m_n, N, C):
+    """Of every row: its own chunks' first and last + 1, and its shot; of all of them: what `common.bounds` says."""
+    b_first = gl.load(row + o_n, mask=m_n, other=0)
+    b_last = gl.load(row + N + o_n, mask=m_n, other=C)
+    b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+    return b_first, b_last, b_shot, own_from, own_to, shot
 
 
 @gluon.jit

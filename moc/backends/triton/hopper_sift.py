@@ -31,7 +31,7 @@ from . import common
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
 from .hopper_best import SLOTS, WRITTEN, take_best
-from .hopper_ring import ROWS, by_rows, described, products, ring
+from .hopper_ring import ROWS, by_rows, described, own_chunks, products, ring
 from .plan import Plan
 
 CHUNKS = 64  # of a pass
@@ -43,7 +43,7 @@ MOST = 40  # chunks of a row that it pays for: more are written for more, and th
 LEAST = 768  # chunks among which it pays
 SHARE = 5  # one chunk of so many is in the sample
 
-bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
+closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
 least_of_few = gluon.jit(common.least_of_few.fn)
 
 
@@ -163,10 +163,7 @@ def _rows(
         first = (i_t % tiles) * 3 * ROWS + GROUP * ROWS
         o_n = first + gl.arange(0, ROWS, rows)
         m_n = o_n < N
-        b_first = gl.load(row + o_n, mask=m_n, other=0)
-        b_last = gl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
         p_keep = keep + i_bh.to(gl.int64) * S * S
 
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))

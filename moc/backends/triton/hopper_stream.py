@@ -20,13 +20,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from . import common, kept
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper_ring import ROWS, by_rows, described, products, ring
+from .hopper_ring import ROWS, by_rows, described, own_chunks, products, ring
 from .plan import Plan
 
 STAGES = 3
 GROUPS = 64
 
-bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
+closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
 settle, mark, taken = (gluon.jit(f.fn) for f in (kept.settle, kept.mark, kept.taken))
 cumsum = gluon.jit(tl.cumsum.fn)
 
@@ -111,10 +111,7 @@ def _deal(
         first = (i_t % tiles) * 2 * ROWS + GROUP * ROWS
         o_n = first + gl.arange(0, ROWS, rows)
         m_n = o_n < N
-        b_first = gl.load(row + o_n, mask=m_n, other=0)
-        b_last = gl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
         p_keep = keep + i_bh.to(gl.int64) * S * S
 
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))

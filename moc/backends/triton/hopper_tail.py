@@ -25,6 +25,7 @@ from .hopper_ring import (
     first_scores,
     last_values,
     next_scores,
+    own_chunks,
     products,
     ring,
 )  # fmt: skip
@@ -33,7 +34,7 @@ from .plan import STEP, Plan
 KEYS = STEP
 STAGES = 3
 
-bounds, closed = gluon.jit(common.bounds.fn), gluon.jit(common.closed.fn)
+closed = gluon.jit(common.closed.fn)
 
 
 @gluon.jit
@@ -132,10 +133,7 @@ def _rows(
 
         o_n = first + gl.arange(0, ROWS, s_rows)
         m_n = o_n < stop
-        b_first = gl.load(row + o_n, mask=m_n, other=0)
-        b_last = gl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
-        own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
         p_sel = sel + i_local.to(gl.int64) * W * N + o_n
         p_first = sel + i_local.to(gl.int64) * W * N + gl.minimum(first, N - 1)
         p_any = some + (i_t * 2 + GROUP) * gl.cdiv(C, BN)
