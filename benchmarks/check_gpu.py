@@ -93,6 +93,17 @@ CASES = {
         _layout((24, 18, 26)), (0, 5, 11, 18),
         R(top_k=32, tile=(1, 3, 3), own="chunk", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
     ),
+    "two hundred chunks, outer loop, causal, text": (
+        _layout((12, 16, 17), 40), (0, 3, 6, 9),
+        R(top_k=7, tile=(1, 4, 4), own="frame", shots_kept=2, causal=True), 2, 2, 128,
+    ),
+    "two hundred alike chunks, tail": (
+        _layout((24, 18, 24)), (0,), R(top_k=16, tile=(2, 6, 4), own="chunk", tail="pooled"), 1, 2, 128,
+    ),
+    "nearly four hundred chunks, min-max": (
+        _layout((15, 20, 20)), (0, 7),
+        R(top_k=48, tile=(1, 4, 4), own="frame", descriptor="minmax"), 1, 2, 64,
+    ),
     "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 

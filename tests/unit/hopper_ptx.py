@@ -13,6 +13,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from moc.backends.triton import (
     hopper_best,
+    hopper_few,
     hopper_popular,
     hopper_routed,
     hopper_sift,
@@ -44,6 +45,14 @@ KERNELS = {
     "sift, best": (
         hopper_best._best, dict(BM=8, G=64, SLOTS=64, X=32, BITS=False), {"written": "*i64"},
     ),
+    "few": (
+        hopper_few._few_hopper,
+        dict(D=128, G=64, GROUPS=3, PASSES=3, STAGES=4, SPLIT=False, CAUSAL=False, KEEP=False), {"tiles": "i32"},
+    ),
+    "few, not so few": (
+        hopper_few._few_hopper,
+        dict(D=128, G=64, GROUPS=2, PASSES=6, STAGES=4, SPLIT=True, CAUSAL=True, KEEP=False), {"tiles": "i32"},
+    ),
     "sift": (
         hopper_sift._sift_hopper,
         dict(D=128, G=64, SLOTS=64, STAGES=4, SPLIT=True, CAUSAL=False, KEEP=False), {"tiles": "i32"},
@@ -63,7 +72,7 @@ def compiled(kernel, constants: dict, types: dict) -> str:
         if name in constants:
             signature[name] = "constexpr"
         elif name in rows:
-            wide = 2 * d if kernel is hopper_sift._sift_hopper else d
+            wide = 2 * d if kernel in (hopper_sift._sift_hopper, hopper_few._few_hopper) else d
             layout = gl.NVMMASharedLayout.get_default_for([rows[name], wide], gl.bfloat16)
             signature[name] = f"tensordesc<bf16[{rows[name]}, {wide}],{layout!r}>"
         else:

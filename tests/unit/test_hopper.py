@@ -20,7 +20,7 @@ if importlib.util.find_spec("triton.experimental.gluon") is None:
 REPO = Path(__file__).resolve().parents[2]
 NAMES = (
     "routed", "routed, short chunks and tail", "routed, head dim 64", "tail", "tail, rows alike",
-    "popular", "popular, no tail", "union", "stream", "sift",
+    "popular", "popular, no tail", "union", "stream", "few", "few, not so few", "sift",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from .popular import Popular, counted, popular_of
 from .route import route
 from .routed import routed
 from .share import share_lists
-from .stream import stream
+from .stream import few, stream
 from .tail import Tail, tail_of
 from .tile import LOG2E, attend_tiles, new_slots
 from .union import union_lists, width_of
@@ -61,7 +61,8 @@ def run(
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
-    direct = streamed and engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
+    listed = engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
+    direct = listed and (streamed or few(q, plan))
     for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
         inputs = _queries(q, heads), means["pair"], keep
         how: dict[str, Any] = dict(

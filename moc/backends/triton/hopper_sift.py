@@ -40,8 +40,8 @@ TURN = CHUNKS // 2 - 5
 WORKSPACE = 2**30  # bytes written
 BOTH = 192  # rows of a tile: three warpgroups
 MOST = 40  # chunks of a row that it pays for: more are written for more, and threads run out of slots
-LEAST = 768  # chunks among which it pays
-SHARE = 5  # one chunk of so many is in the sample
+LEAST = 385  # chunks among which it pays; `hopper_few.py` takes fewer
+SHARE = 5  # one chunk of so many is in the sample, at least
 
 closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
 least_of_few = gluon.jit(common.least_of_few.fn)
@@ -84,7 +84,7 @@ WRITING, OPERANDS = (gl.constexpr(x) for x in _writing())
 
 
 @gluon.jit
-def _halves(b, N: gl.constexpr):
+def halves(b, N: gl.constexpr):
     """[64, 2 * N] -> left and right [64, N], as matrix products are laid out."""
     b_left, b_right = b.reshape([64, 2, N]).permute((0, 2, 1)).split()
     layout: gl.constexpr = products(N)
@@ -93,32 +93,33 @@ def _halves(b, N: gl.constexpr):
 
 
 @gluon.jit
-def _quarters(b, N: gl.constexpr):
-    b_left, b_right = _halves(b, 2 * N)
-    b_0, b_1 = _halves(b_left, N)
-    b_2, b_3 = _halves(b_right, N)
+def quarters(b, N: gl.constexpr):
+    b_left, b_right = halves(b, 2 * N)
+    b_0, b_1 = halves(b_left, N)
+    b_2, b_3 = halves(b_right, N)
     return b_0, b_1, b_2, b_3
 
 
 @gluon.jit
 def _write(b_s, b_level, b_place, b_at):
     """Scores [64, 64] above the level [64, 8] go to where b_place [64, 8] points, with b_at [64, 8] + column."""
-    b_left, b_right = _halves(b_s, 32)
-    b_0, b_1, b_2, b_3 = _quarters(b_left, 8)
-    b_4, b_5, b_6, b_7 = _quarters(b_right, 8)
+    b_left, b_right = halves(b_s, 32)
+    b_0, b_1, b_2, b_3 = quarters(b_left, 8)
+    b_4, b_5, b_6, b_7 = quarters(b_right, 8)
     args = [b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_level, b_place, b_at]
     return gl.inline_asm_elementwise(WRITING, OPERANDS, args, gl.int64, False, 4)
 
 
 @gluon.jit
-def _fetch(
-    pair_desc, blocks, tiles, work, passes,
+def fetch(
+    pair_desc, blocks, tiles, work, head, chunks, passes,
     G: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    """The descriptors that tiles meet, `passes` times G from `head` on, each head having `chunks` of them."""
     smem, full, empty = blocks
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
-        o_c = i_t // tiles * passes * G
+        o_c = (head + i_t // tiles) * chunks
         for j in range(0, passes):
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(empty.index(stage), phase ^ 1)
@@ -128,7 +129,7 @@ def _fetch(
 
 
 @gluon.jit
-def _scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
+def scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
     """Scores [64, G] of pass i."""
     smem, full, empty = blocks
     stage = i % STAGES
@@ -184,7 +185,7 @@ def _rows(
         for j in range(0, seen):
             low, high = gl.load(sample_range + 3 * j), gl.load(sample_range + 3 * j + 1)
             shut = gl.load(sample_range + 3 * j + 2)
-            b_s, i = _scores(q_smem, blocks, i, b_none, STAGES)
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
             if KEEP or closed(shut, low, high, own_from, own_to, shot, CAUSAL):
                 o_c = gl.load(sample + j * G + o_g)
                 b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
@@ -200,7 +201,7 @@ def _rows(
         b_place = p_first.to(gl.int64, bitcast=True)
         for j in range(0, turns):
             shut = gl.load(free + j)
-            b_s, i = _scores(q_smem, blocks, i, b_none, STAGES)
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
             if KEEP or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
                 o_c = j * G + ((o_g + j * turn) & (G - 1))
                 b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
@@ -235,7 +236,7 @@ def _sift_hopper(
             (_rows, (2, q, q_smem.index(2), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
                      N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
                      D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
-            (_fetch, (pair_desc, blocks, tiles, work, seen + turns, G, STAGES)),
+            (fetch, (pair_desc, blocks, tiles, work, 0, (seen + turns) * G, seen + turns, G, STAGES)),
         ],
         [4, 4, 1],
         [160, 160, 24],
@@ -273,7 +274,7 @@ def sample_of(plan: Plan) -> Sample:
     frame apart do not always meet the same thread."""
     if plan.sample is None:
         free = np.array([i for i, c in enumerate(plan.table.chunks) if c.routable and not c.linked])
-        passes = round(len(free) / (SHARE * CHUNKS)) if len(free) >= LEAST else 0
+        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= LEAST else 0
         chunk = free[np.arange(passes * CHUNKS) * len(free) // (passes * CHUNKS)].reshape(passes, CHUNKS)
         shot = np.array([c.shot for c in plan.table.chunks])[chunk].max(1)
         turns = -(-plan.chunks // CHUNKS)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .common import ones
 from .plan import Plan
 
-SPREAD = 16  # counters of a chunk, at least
+EACH = 16  # rows that a counter is for, were all chunks alike: more wait for each other
 RANKS = 2**16  # that one counter can give
 
 
@@ -40,7 +40,8 @@ def new_choice(heads: int, plan: Plan) -> Choice:
     pair = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
     number = pair.new_empty(heads, plan.length)
     frame, frames, most = plan.row_frames()
-    turns = triton.next_power_of_2(max(-(-SPREAD // frames), -(-most // RANKS)))
+    rows = plan.length * plan.top_k // plan.chunks
+    turns = triton.next_power_of_2(max(-(-rows // (frames * EACH)), -(-most // RANKS)))
     return Choice(pair, number, pair.new_zeros(heads, plan.chunks, frames, turns), frame)
 
 

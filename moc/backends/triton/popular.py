@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .common import ones
+from .configs import processors
 from .lists import Choice
 from .plan import Plan
 
@@ -22,6 +24,7 @@ ROWS = tl.constexpr(64)
 MOST = 64  # chunks of a tile of 64 rows
 ENOUGH = 16  # rows that chose a chunk
 LOOKED_AT = 128  # choices of a tile among which popular chunks are looked for
+AT_ONCE = 12  # programs of a multiprocessor that look for them
 LARGEST = 64  # most choices of a row
 
 
@@ -41,57 +44,72 @@ class Popular:
 
 
 @triton.jit
-def _or(a, b):
-    return a | b
+def _seen(b_x, b_low, b_high, o_r):
+    """Which of some rows have bit x [X, 1] of their 64 -> bits [X]. o_r: the rows' places among 32."""
+    b_word = tl.where(b_x < 32, b_low[None, :], b_high[None, :])
+    return tl.sum(((b_word >> (b_x & 31)) & 1) << o_r[None, :], 1)
 
 
 @triton.jit
-def _who(p_pair, p_number, first, b_x, o_k, N, K: tl.constexpr, KP: tl.constexpr):
-    """Which of 32 rows from `first` on chose the chunks b_x [X, 1], as bits [X]."""
-    b_on = tl.zeros([b_x.shape[0], KP], tl.int32)
-    b_bit = (o_k >= 0).to(tl.int32)
-    for r in range(0, 32):
-        n_r = tl.load(p_number + first + r, mask=first + r < N, other=0)
-        b_c = (tl.load(p_pair + (first + r) * K + o_k, mask=o_k < n_r, other=-65536) >> 16) & 0xFFFF
-        b_on = tl.where(b_c == b_x, b_on | (b_bit << r), b_on)
-    return tl.reduce(b_on, 1, _or)
+def _rows(p_pair, p_number, p_place, first, o_k, N, K: tl.constexpr):
+    """Which of the chunks that have a place, one to MOST, 32 rows from `first` on chose -> 64 bits of every row."""
+    o_n = first + tl.arange(0, 32)
+    b_n = tl.load(p_number + o_n, mask=o_n < N, other=0)
+    m = o_k[None, :] < b_n[:, None]
+    b_c = (tl.load(p_pair + o_n[:, None] * K + o_k[None, :], mask=m, other=0) >> 16) & 0xFFFF
+    b_at = tl.load(p_place + b_c, mask=m, other=0).to(tl.int32) - 1
+    b_bit = tl.where(b_at >= 0, 1 << (b_at & 31), 0)
+    return tl.sum(tl.where(b_at < 32, b_bit, 0), 1), tl.sum(tl.where(b_at < 32, 0, b_bit), 1)
 
 
-@triton.jit(do_not_specialize=["enough"])
+@triton.jit(do_not_specialize=["enough", "tiles", "work"])
 def _find(
-    pair, number, found, count, taken, N, W, enough,
+    pair, number, found, count, taken, place, N, C, W, enough, tiles, work,
     K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks' bits."""
-    i_t, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_tile = i_h * tl.num_programs(0) + i_t
-    p_pair, p_number, first = pair + i_h * N * K, number + i_h * N, i_t * ROWS
-    o_x = tl.arange(0, S * KP)
-    i_s, i_k = o_x // KP, o_x % KP
-    # rows of all corners, should the tile be a square of tokens
-    o_s = first + (i_s * ROWS // S + ROWS // S // 2 + 2 + 3 * (i_s & 1)) % ROWS
-    m_x = i_k < tl.load(p_number + o_s, mask=o_s < N, other=0)
-    b_x = tl.where(m_x, (tl.load(p_pair + o_s * K + i_k, mask=m_x, other=0) >> 16) & 0xFFFF, -1)
-    b_again = ((b_x[:, None] == b_x[None, :]) & (o_x[:, None] < o_x[None, :])).to(tl.int32)
-    b_new = (b_x >= 0) & (tl.sum(b_again, 0) == 0)
-    o_out = tl.cumsum(b_new.to(tl.int32), 0) - 1
-    p_found = found + i_tile * 3 * MOST
-    tl.store(p_found + o_out, b_x, mask=b_new & (o_out < MOST))
-    tl.debug_barrier()
-    o_x = tl.arange(0, MOST)
-    b_x = tl.load(p_found + o_x, mask=o_x < tl.sum(b_new.to(tl.int32), 0), other=-1)
-    tl.debug_barrier()
+    """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks' bits.
 
-    o_k = tl.arange(0, KP)[None, :]
-    b_low = _who(p_pair, p_number, first, b_x[:, None], o_k, N, K, KP)
-    b_high = _who(p_pair, p_number, first + 32, b_x[:, None], o_k, N, K, KP)
-    b_keep = (ones(b_low) + ones(b_high) >= enough) & (b_x >= 0)
-    p_found += tl.cumsum(b_keep.to(tl.int32), 0) - 1
-    tl.store(p_found, b_x, mask=b_keep)
-    tl.store(p_found + MOST, b_low, mask=b_keep)
-    tl.store(p_found + 2 * MOST, b_high, mask=b_keep)
-    tl.store(count + i_tile, tl.sum(b_keep.to(tl.int32), 0))
-    tl.atomic_or(taken + i_tile * W + (b_x >> 5), 1 << (b_x & 31), mask=b_keep, sem="relaxed")
+    place [programs, C], zeros: a program's table of the chunks that it looks for.
+    """
+    i_tile = tl.program_id(0).to(tl.int64)
+    p_place = place + i_tile * C
+    while i_tile < work:
+        i_t, i_h = (i_tile % tiles).to(tl.int32), i_tile // tiles
+        p_pair, p_number, first = pair + i_h * N * K, number + i_h * N, i_t * ROWS
+        o_x = tl.arange(0, S * KP)
+        i_s, i_k = o_x // KP, o_x % KP
+        # rows of all corners, should the tile be a square of tokens
+        o_s = first + (i_s * ROWS // S + ROWS // S // 2 + 2 + 3 * (i_s & 1)) % ROWS
+        m_x = i_k < tl.load(p_number + o_s, mask=o_s < N, other=0)
+        b_x = tl.where(m_x, (tl.load(p_pair + o_s * K + i_k, mask=m_x, other=0) >> 16) & 0xFFFF, -1)
+        b_again = ((b_x[:, None] == b_x[None, :]) & (o_x[:, None] < o_x[None, :])).to(tl.int32)
+        b_new = (b_x >= 0) & (tl.sum(b_again, 0) == 0)
+        o_out = tl.cumsum(b_new.to(tl.int32), 0) - 1
+        b_new = b_new & (o_out < MOST)
+        p_found = found + i_tile * 3 * MOST
+        tl.store(p_found + o_out, b_x, mask=b_new)
+        tl.store(p_place + b_x, (o_out + 1).to(tl.int8), mask=b_new)
+        tl.debug_barrier()
+        o_x = tl.arange(0, MOST)
+        m_x = o_x < tl.sum(b_new.to(tl.int32), 0)
+        b_x = tl.load(p_found + o_x, mask=m_x, other=0)
+        o_k = tl.arange(0, KP)
+        a_low, a_high = _rows(p_pair, p_number, p_place, first, o_k, N, K)
+        b_low, b_high = _rows(p_pair, p_number, p_place, first + 32, o_k, N, K)
+        tl.debug_barrier()
+        tl.store(p_place + b_x, tl.zeros([MOST], tl.int8), mask=m_x)
+
+        o_r = tl.arange(0, 32)
+        b_low, b_high = _seen(o_x[:, None], a_low, a_high, o_r), _seen(o_x[:, None], b_low, b_high, o_r)
+        b_keep = (ones(b_low) + ones(b_high) >= enough) & m_x
+        p_found += tl.cumsum(b_keep.to(tl.int32), 0) - 1
+        tl.store(p_found, b_x, mask=b_keep)
+        tl.store(p_found + MOST, b_low, mask=b_keep)
+        tl.store(p_found + 2 * MOST, b_high, mask=b_keep)
+        tl.store(count + i_tile, tl.sum(b_keep.to(tl.int32), 0))
+        tl.atomic_or(taken + i_tile * W + (b_x >> 5), 1 << (b_x & 31), mask=b_keep, sem="relaxed")
+        tl.debug_barrier()
+        i_tile += tl.num_programs(0)
 
 
 @triton.jit
@@ -112,26 +130,36 @@ def _before(b_x, b_y, m_y):
 
 
 @triton.jit
-def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
-    """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at a time."""
-    i_tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    o = tl.arange(0, MOST)
-    n_a, n_b = tl.load(found_count + 2 * i_tile), tl.load(found_count + 2 * i_tile + 1)
+def _joined(p_found, n_a, n_b, chunk, p_entry, C, MOST: tl.constexpr, X: tl.constexpr):
+    """`_join` for two tiles with at most X chunks each -> how many they are together."""
+    o = tl.arange(0, X)
     m_a, m_b = o < n_a, o < n_b
-    p_a = found + i_tile * 6 * MOST + o
+    p_a = p_found + o
     p_b = p_a + 3 * MOST
     b_a, b_b = tl.load(p_a, mask=m_a, other=-1), tl.load(p_b, mask=m_b, other=-2)
     a_low, a_high = tl.load(p_a + MOST, mask=m_a, other=0), tl.load(p_a + 2 * MOST, mask=m_a, other=0)
     b_low, b_high = tl.load(p_b + MOST, mask=m_b, other=0), tl.load(p_b + 2 * MOST, mask=m_b, other=0)
     b_same = b_a[:, None] == b_b[None, :]
     m_new = m_b & (tl.sum(b_same.to(tl.int32), 0) == 0)  # of the second tile only
-    p_entry = entry + i_tile * 16 * MOST
     o_a = _before(b_a, b_a, m_a) + _before(b_a, b_b, m_new)
     c_low, c_high = tl.sum(tl.where(b_same, b_low[None, :], 0), 1), tl.sum(tl.where(b_same, b_high[None, :], 0), 1)
     _put(p_entry + o_a * 8, chunk, C, b_a, a_low, a_high, c_low, c_high, m_a)
     o_b = _before(b_b, b_a, m_a) + _before(b_b, b_b, m_new)
     _put(p_entry + o_b * 8, chunk, C, b_b, 0, 0, b_low, b_high, m_new)
-    tl.store(count + i_tile, n_a + tl.sum(m_new.to(tl.int32), 0))
+    return n_a + tl.sum(m_new.to(tl.int32), 0)
+
+
+@triton.jit
+def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
+    """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at a time."""
+    i_tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    n_a, n_b = tl.load(found_count + 2 * i_tile), tl.load(found_count + 2 * i_tile + 1)
+    p_found, p_entry = found + i_tile * 6 * MOST, entry + i_tile * 16 * MOST
+    if tl.maximum(n_a, n_b) <= MOST // 2:
+        n = _joined(p_found, n_a, n_b, chunk, p_entry, C, MOST, MOST // 2)
+    else:
+        n = _joined(p_found, n_a, n_b, chunk, p_entry, C, MOST, MOST)
+    tl.store(count + i_tile, n)
 
 
 @triton.jit
@@ -183,9 +211,12 @@ def popular_of(choice: Choice, plan: Plan) -> Popular:
     found = like.new_empty(heads, 2 * tiles, 3, MOST)
     found_count = like.new_empty(heads, 2 * tiles)
     taken = like.new_zeros(heads, 2 * tiles, plan.words)
-    _find[(2 * tiles, heads)](
-        choice.pair, choice.number, found, found_count, taken, n, plan.words, ENOUGH,
-        K=k, KP=places, S=max(1, LOOKED_AT // places), MOST=MOST, num_warps=4,
+    work = 2 * tiles * heads
+    programs = min(work, AT_ONCE * processors(like))
+    place = torch.zeros(programs, plan.chunks, dtype=torch.int8, device=like.device)
+    _find[(programs,)](
+        choice.pair, choice.number, found, found_count, taken, place, n, plan.chunks, plan.words, ENOUGH,
+        2 * tiles, work, K=k, KP=places, S=max(1, LOOKED_AT // places), MOST=MOST, num_warps=4,
     )  # fmt: skip
     out = Popular(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
     _join[(tiles, heads)](found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4)

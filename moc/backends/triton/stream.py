@@ -22,12 +22,13 @@ from .plan import Plan
 from .repair import _repair
 
 try:
-    from . import hopper_sift, hopper_stream
+    from . import hopper_few, hopper_sift, hopper_stream
 except ImportError:  # a Triton without Gluon
     hopper_stream = None  # type: ignore[assignment]
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 ROUNDS = 2  # of dealing again
+FEW = True  # on Hopper, among few chunks, in place of all deals
 SIFT = True  # on Hopper, among many chunks, in place of the first deal
 
 
@@ -112,6 +113,11 @@ def _deal(
             mark(b_4, b_5, b_6, b_7, b_from, p_slot, 4, o_g, o_n[:, None], p_sel, N, turn, G, LOW, BITS)
 
 
+def few(x: Tensor, plan: Plan) -> bool:
+    """Whether a choice among so few chunks is made in registers: no row is dealt again."""
+    return FEW and hopper_stream is not None and takes_gluon(x) and hopper_few.usable(plan)
+
+
 def stream(
     queries: Tensor, pair: Tensor, keep: Tensor | None, into: Tensor | Choice, plan: Plan, heads: range,
     *, split: bool, causal: bool, precision: str, config: Config,
@@ -136,7 +142,13 @@ def stream(
     )  # fmt: skip
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
-    if hopper_stream is not None and first == PLACES and takes_gluon(queries):
+    rounds = ROUNDS
+    if isinstance(into, Choice) and few(queries, plan):
+        hopper_few.choose(
+            queries, pair, keep, *out[1:], level, listed[0], waiting[0], plan, heads, split=split, causal=causal
+        )
+        rounds = 0
+    elif hopper_stream is not None and first == PLACES and takes_gluon(queries):
         args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
         if SIFT and hopper_sift.usable(plan):
             hopper_sift.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
@@ -148,13 +160,13 @@ def stream(
             *sizes, plan.top_k, turns, groups // 2 - 5, tiles, BM=rows, maxnreg=config.registers,
             R=first, LOW=low, AGAIN=False, num_warps=config.warps, **how,
         )  # fmt: skip
-    for i in range(ROUNDS):
+    for i in range(rounds):
         _deal[(again * len(heads),)](
             *inputs, plan.passes(groups), *out, level, listed[i], waiting[i], listed[i + 1], waiting[i + 1],
             *sizes, plan.top_k, turns, groups // 4 + 3 + 4 * i, again, BM=rows,
             R=2 * PLACES, LOW=low, AGAIN=True, num_warps=2 * config.warps, **how,
         )  # fmt: skip
     _repair[(again * len(heads),)](
-        *inputs, *out, level, listed[ROUNDS], waiting[ROUNDS], *sizes, plan.top_k, again,
+        *inputs, *out, level, listed[rounds], waiting[rounds], *sizes, plan.top_k, again,
         BM=16, num_warps=4, **how | {"G": max(32, groups)},
     )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Top-k of every row among few chunks for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
+
+As in `hopper_ring.py` a warp fetches what the warpgroups share, here descriptors. What a warp does with the scores of
+its 16 rows is in `hopper_few_ptx.py`. Rows whose k best it cannot tell, for equal scores at the border, are listed.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
+
+from . import common
+from .configs import processors
+from .gluon_names import thread_barrier
+from .hopper_few_ptx import choosing
+from .hopper_ring import ROWS, by_rows, described, own_chunks, products, ring
+from .hopper_sift import fetch, halves, quarters, scores
+from .plan import Plan
+
+CHUNKS = 64  # of a pass
+MOST = 6  # passes: scores and all else then fit into 240 registers
+STAGES = 4
+
+closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
+CHOOSING = tuple(choosing(p) for p in range(1, MOST + 1))
+CHOOSE, OPERANDS = (tuple(x) for x in zip(*CHOOSING, strict=True))
+CHOOSE, OPERANDS = gl.constexpr(CHOOSE), gl.constexpr(OPERANDS)
+
+
+@gluon.jit
+def _eights(b_s):
+    """Scores [64, 64] -> eight times [64, 8]."""
+    b_left, b_right = halves(b_s, 32)
+    return quarters(b_left, 8) + quarters(b_right, 8)
+
+
+@gluon.jit
+def _rows(
+    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, pairs, number, level, left_row, left,
+    s_bh, s_n, N, C, S, tiles, work, bh_first, k,
+    D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    by_row: gl.constexpr = by_rows(D)
+    layout: gl.constexpr = products(G)
+    eight: gl.constexpr = products(8)
+    rows: gl.constexpr = gl.SliceLayout(1, layout)
+    rows_8: gl.constexpr = gl.SliceLayout(1, eight)
+    o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    o_m = gl.arange(0, ROWS, rows_8)
+    o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
+    b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
+    b_zero = gl.full([ROWS, 8], 0, gl.int32, eight)
+    chunk, row, keep, free = rules
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_local = i_t // tiles
+        i_bh = bh_first + i_local
+        first = (i_t % tiles) * GROUPS * ROWS + GROUP * ROWS
+        o_n = first + gl.arange(0, ROWS, rows)
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, o_n < N, N, C)
+        p_keep = keep + i_bh.to(gl.int64) * S * S
+
+        o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
+        p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
+        b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
+        thread_barrier()
+        if SPLIT:
+            b_f = b_q.to(gl.float32)
+            q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
+            q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
+        else:
+            q_smem.slice(0, D, 1).store(b_q)
+            q_smem.slice(D, D, 1).store(b_q)
+        fence_async_shared()
+        thread_barrier()
+
+        args = ()
+        for j in gl.static_range(PASSES):
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
+            shut = gl.load(free + j)
+            if KEEP or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
+                o_c = j * G + o_g
+                b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
+                b_s = gl.where(b_own, float("-inf"), b_s)
+                if KEEP or CAUSAL or shut == 2**31 - 1:  # else nothing but own chunks is shut, and none is looked up
+                    b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                    b_s = gl.where(b_cand, b_s, float("-inf"))
+            args = args + _eights(b_s)
+        o_row = i_local.to(gl.int64) * N + first + o_m
+        b_place = (pairs + o_row * k).to(gl.int64, bitcast=True)[:, None] + b_zero.to(gl.int64)
+        b_there = (first + o_m < N).to(gl.int32)[:, None] + b_zero
+        args = args + (b_place, b_there, b_zero + k, o_e[None, :] // 2 * 2 + b_zero)
+        b_t, b_n = gl.inline_asm_elementwise(
+            CHOOSE[PASSES - 1], OPERANDS[PASSES - 1], args, (gl.float32, gl.int32), False, 4
+        )
+        b_t, b_n = gl.max(b_t, 1), gl.max(b_n, 1)
+        o_n8 = first + o_m
+        gl.store(number + o_row, b_n, mask=o_n8 < N)
+        m_lost = (b_n != k) & (b_t > -2.9e38) & (o_n8 < N)
+        if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show
+            o_left = gl.atomic_add(left + i_local + o_n8 * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
+            gl.store(left_row + i_local.to(gl.int64) * N + o_left, o_n8, mask=m_lost)
+            gl.store(level + o_row, b_t, mask=m_lost)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "S", "k", "work", "tiles"])
+def _few_hopper(
+    q, pair_desc, chunk, row, keep, free, pairs, number, level, left_row, left,
+    s_bh, s_n, N, C, S, tiles, work, bh_first, k,
+    D: gl.constexpr, G: gl.constexpr, GROUPS: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    blocks = ring(pair_desc, STAGES, GROUPS)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], pair_desc.dtype)
+    q_smem = gl.allocate_shared_memory(pair_desc.dtype, [GROUPS, ROWS, 2 * D], q_layout)
+    rules = chunk, row, keep, free
+    if GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
+                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
+                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (2, GROUPS, q, q_smem.index(2), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
+                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24],
+        )  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
+                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
+                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+            ],
+            [4, 1],
+            [240, 24],
+        )  # fmt: skip
+
+
+def usable(plan: Plan) -> bool:
+    return CHUNKS < plan.chunks <= MOST * CHUNKS
+
+
+def choose(
+    q: Tensor, pair: Tensor, keep: Tensor | None, pairs: Tensor, number: Tensor, level: Tensor,
+    left_row: Tensor, left: Tensor, plan: Plan, heads: range, *, split: bool, causal: bool,
+) -> None:  # fmt: skip
+    """The choice of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
+    n, d, passes = plan.length, pair.shape[-1], -(-plan.chunks // CHUNKS)
+    groups = 3 if passes <= 3 else 2
+    tiles = -(-n // (groups * 64))
+    work = tiles * len(heads)
+    # the last pass of a head reaches into the next one: those chunks are shut
+    block = described(pair.flatten(2), [pair.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
+    _few_hopper[(min(processors(q), work),)](
+        q, block, plan.chunk, plan.row, pairs if keep is None else keep, plan.passes(CHUNKS), pairs, number, level,
+        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], tiles, work,
+        heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,
+        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
+    )  # fmt: skip
