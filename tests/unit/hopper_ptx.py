@@ -27,7 +27,7 @@ TYPES = {"q": "*bf16", "out": "*bf16", "part": "*bf16", "tail": "*bf16", "pair":
          "mean_v": "*bf16"}  # fmt: skip
 INDICES = ("chunk", "row", "keep", "passes", "sel", "pairs", "number", "left_row", "left", "entry", "tile", "tiles",
            "free", "sample", "sample_range", "written", "first", "stop", "span", "block", "start", "count",
-           "some", "tile_first", "tile_stop")  # fmt: skip
+           "some", "tile_first", "tile_stop", "border")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
     "routed": (hopper_routed._routed_hopper, RING | dict(K=5, TAIL=False), {}),

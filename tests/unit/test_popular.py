@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 hopper_popular = pytest.importorskip("moc.backends.triton.hopper_popular", reason="this Triton has no Gluon")
 
 from moc.backends import reference
-from moc.backends.triton import engine, hopper_tail, popular
+from moc.backends.triton import engine, hopper_tail, job, popular
 from moc.backends.triton.lists import new_choice
 from moc.backends.triton.plan import plan_of
 from moc.backends.triton.tail import Tail
@@ -125,7 +125,7 @@ def test_a_trace_counts_popular_chunks_too(together: list, monkeypatch: pytest.M
     q, k, v = coherent(1)
     counts = []
     for on in (True, False):
-        monkeypatch.setattr(engine, "POPULAR", on)
+        monkeypatch.setattr(job, "POPULAR", on)
         counts.append(Counts(table, 1, q.device))
         engine.run(q, k, v, table, ROUTING, 0.25, counts[-1], engine="chunks")
     assert together

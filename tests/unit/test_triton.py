@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import dense, engine, stream, supports
+from moc.backends.triton import dense, engine, job, stream, supports
 from moc.backends.triton.count import count_frames
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
@@ -173,7 +173,7 @@ def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
 
 def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "IN_REGISTERS", 0)
-    monkeypatch.setattr(engine, "WORKSPACE", 1)
+    monkeypatch.setattr(job, "WORKSPACE", 1)
     for direct in (True, False):
         monkeypatch.setattr(engine, "DIRECT", direct)
         both(WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled"), 2, which="chunks")
@@ -214,9 +214,16 @@ def test_odd_head_dim() -> None:
     both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), dim=20)
 
 
-def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "WORKSPACE", 1)
-    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame"), batch=2)
+@pytest.mark.parametrize("row_partials", [1, 2**14, 2**30])
+@pytest.mark.parametrize("library", [False, True])
+def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row_partials: int) -> None:
+    """Partials of slots one head at a time; those of rows for one, for some, or for all of both samples."""
+    monkeypatch.setattr(job, "WORKSPACE", 1)
+    monkeypatch.setattr(job, "ROW_PARTIALS", row_partials)
+    if library:
+        monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+        monkeypatch.setattr(dense, "_attention", plain_attention)
+    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), batch=2)
 
 
 def test_compiled_as_one_operator() -> None:

@@ -13,31 +13,18 @@ from torch import Tensor
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
-from ...table import TILE_ROWS
-from . import dense
-from .configs import configs_of, scores_in_registers
+from .configs import scores_in_registers
 from .count import count_choices, count_frames
-from .lists import Choice, bits_of, choice_of, new_choice, ranked, row_lists
-from .plan import Plan, Tiles, plan_of
+from .job import Job, bytes_a_head, parts, split
+from .lists import Choice, bits_of, choice_of, new_choice, ranked
+from .plan import Plan, plan_of
 from .pool import pool
 from .popular import Popular, counted, popular_of
 from .route import route
-from .routed import routed
 from .share import share_lists
 from .stream import few, stream
-from .tail import Tail, tail_of
-from .tile import LOG2E, attend_tiles, new_slots
-from .union import union_lists, width_of
 
-try:
-    from . import hopper_popular, hopper_ring, hopper_routed, hopper_union
-except ImportError:  # a Triton without Gluon
-    hopper_routed = None  # type: ignore[assignment]
-
-WORKSPACE = 2**30  # bytes that lists and partials may take
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
-TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
-POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose together
 DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else bits, which are unpacked)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
@@ -57,13 +44,13 @@ def run(
     keep = _kept_shots(q, k, plan, routing)
     union = routing.lists == "union" and plan.top_k > 0
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
-    job = _Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
+    job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
-    listed = engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
-    direct = listed and (streamed or few(q, plan))
-    for heads in _split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
+    as_chunks = engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
+    direct = as_chunks and (streamed or few(q, plan))
+    for heads in split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
         inputs = _queries(q, heads), means["pair"], keep
         how: dict[str, Any] = dict(
             split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router
@@ -71,10 +58,13 @@ def run(
         if direct:
             choice = new_choice(len(heads), plan)
             stream(*inputs, choice, plan, heads, **how)
-            popular = popular_of(choice, plan) if job.by_popularity and not seen.row_by_row else None
-            seen.choice(ranked(choice), heads, popular)
-            for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
-                job.chunks(None, choice.of(part), some, popular and popular.of(part))
+            popular = None
+            if job.by_popularity and not seen.row_by_row:
+                popular = popular_of(choice, plan)
+            else:
+                ranked(choice)
+            seen.choice(choice, heads, popular)
+            job.chunks(None, job.listed(choice), heads, popular)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k:
@@ -84,11 +74,11 @@ def run(
         if union:
             share_lists(sel, keep, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
-        for some, part in _parts(heads, _bytes_a_head(q, plan, engine, union)):
+        for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
             if engine == "tiles":
                 job.tiles(sel[part], some)
             else:
-                job.chunks(sel[part], choice_of(sel[part], plan) if plan.top_k else None, some)
+                job.chunks(sel[part], job.listed(choice_of(sel[part], plan)) if plan.top_k else None, some)
     seen.done()
     return out
 
@@ -126,101 +116,6 @@ def empty_output(q: Tensor) -> Tensor:
     return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-class _Job:
-    """One call's tensors, so that the engines below read as what they do."""
-
-    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool):
-        self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
-        self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
-        self.configs = configs_of(q)
-        self.on_hopper = hopper_routed is not None and hopper_routed.usable(q, k, v, plan)
-        self.by_popularity = POPULAR and hopper_routed is not None and hopper_popular.usable(q, k, v, plan)
-        self.take_off = TAKE_OFF and summary is not None
-
-    def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
-        attend_tiles(
-            self.q, self.k, self.v, self.out, self.plan, tiles, heads,
-            scale=self.scale, config=config, precision=self.precision, **parts,
-        )  # fmt: skip
-
-    def see_all(self, heads: range) -> None:
-        """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
-        config = self.configs.long
-        self._attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
-
-    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Tail | None:
-        if self.summary is None:
-            return None
-        shared = mask == "tile"
-        config = self.configs.tile if shared else self.configs.tail
-        mean_k, mean_v = self.summary
-        return tail_of(
-            self.q, mean_k, mean_v, self.plan.row if sel is None else sel, self.plan,
-            self.plan.tiles(config.rows, "routed" if shared else "all"), heads,
-            scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
-        )  # fmt: skip
-
-    def tiles(self, sel: Tensor, heads: range) -> None:
-        plan, config = self.plan, self.configs.tile
-        alone = plan.group_rows >= config.rows  # else a tile spans groups, and a row's own chunks join its list
-        tiles = plan.tiles(config.rows, "routed" if alone else "small")
-        # a tile lies within a query tile: what one row chose, all did
-        alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
-        lists = None
-        pieces = plan.pieces(piece_size(plan, config.keys), not alone)
-        if alike and alone and hopper_routed is not None and hopper_union.usable(self.q, self.k, self.v):
-            rows = hopper_ring.BOTH
-            tiles, blocks = plan.tiles(rows, "routed"), plan.blocks(rows, "routed", hopper_ring.KEYS)
-            lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
-            hopper_union.attend(
-                self.q, self.k, self.v, self.out, plan, tiles, blocks, lists, heads, self.tail(sel, heads, "tile"),
-                scale=self.scale * LOG2E,
-            )  # fmt: skip
-            return
-        if plan.top_k or not alone:
-            width = width_of(plan, pieces, config.rows, not alone or self.union)
-            lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
-        tail = self.tail(sel, heads, "tile" if alike else "row")
-        self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
-
-    def chunks(self, sel: Tensor | None, choice: Choice | None, heads: range, popular: Popular | None = None) -> None:
-        """sel: bits, which the tail wants where chosen chunks are not taken off. choice: None where none is chosen;
-        without what is in `popular`."""
-        plan, q = self.plan, self.q
-        slots = None
-        taken = self.summary if self.take_off else None
-        if choice is not None:
-            config = self.configs.chunks_of(plan.longest, plan.typical)
-            lists = row_lists(choice, plan, hopper_ring.BOTH if self.on_hopper else config.rows * config.tiles)
-            slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
-            if self.on_hopper:
-                hopper_routed.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=self.scale * LOG2E)
-            else:
-                routed(
-                    q, self.k, self.v, taken, lists, plan, heads, slots,
-                    scale=self.scale * LOG2E, config=config, precision=self.precision,
-                )  # fmt: skip
-            del lists
-        tail = self.tail(sel, heads, "none" if self.take_off else "row")
-        if popular is not None:
-            tail = hopper_popular.attend(q, self.k, self.v, taken, popular, plan, heads, tail, scale=self.scale * LOG2E)
-        if not dense.usable(q, plan):
-            config = self.configs.keys_in_a_row(plan.group_rows)
-            tiles = plan.tiles(config.rows, "routed")
-            self._attend(tiles, heads, config, ranges=True, tail=tail, slots=slots)
-            return
-        for run_, first, own in dense.own_parts(q, self.k, self.v, plan, heads, self.scale):
-            rest = dense.linked_beside(plan, run_) is None
-            config = self.configs.tile if rest else self.configs.merge
-            some = range(first, first + own.out.shape[1])
-            part = slice(first - heads.start, first - heads.start + len(some))
-            tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
-            self._attend(
-                tiles, some, config, ranges=rest, own=own,
-                tail=tail and tail.of(part), slots=slots and slots.of(part),
-            )  # fmt: skip
-
-
 def _queries(q: Tensor, heads: range) -> Tensor:
     """Some heads of q [B, H, N, D] as [heads, N, D]."""
     h = q.shape[1]
@@ -228,14 +123,6 @@ def _queries(q: Tensor, heads: range) -> Tensor:
     for b in range(heads.start // h, (heads.stop - 1) // h + 1):
         parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def piece_size(plan: Plan, keys: int) -> int:
-    """Keys a listed piece takes up: the power of two that holds a typical chunk, 16 to `keys`."""
-    size = 16
-    while size < keys and size < plan.typical:
-        size *= 2
-    return size
 
 
 def _precision(q: Tensor) -> str:
@@ -247,30 +134,6 @@ def _precision(q: Tensor) -> str:
 def _careful(precision: str) -> str:
     """Which chunk wins should not hang on tf32: three products give float32's digits. Half precision ignores it."""
     return "tf32x3" if precision == "tf32" else precision
-
-
-def _bytes_a_head(q: Tensor, plan: Plan, engine: str, union: bool) -> int:
-    """What lists and partials of one head take up."""
-    n, d = q.shape[-2:]
-    if engine == "chunks":
-        return n * plan.top_k * (d * q.element_size() + 16)
-    config = configs_of(q).tile
-    own = plan.group_rows < config.rows
-    pieces = plan.pieces(piece_size(plan, config.keys), own)
-    return (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own or union) * 12
-
-
-def _split(heads: range, bytes_a_head: int) -> list[range]:
-    """Runs of flattened heads that fit the workspace."""
-    groups = max(1, min(len(heads), -(-len(heads) * bytes_a_head // WORKSPACE)))
-    edges = [heads.start + len(heads) * i // groups for i in range(groups + 1)]
-    return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
-
-
-def _parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
-    """Runs of some heads that fit the workspace, and where they stand among them."""
-    runs = _split(heads, bytes_a_head)
-    return [(run_, slice(run_.start - heads.start, run_.stop - heads.start)) for run_ in runs]
 
 
 def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Tensor | None:

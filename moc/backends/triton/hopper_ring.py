@@ -8,6 +8,8 @@ values of the last one are added up.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -142,9 +144,12 @@ def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
 def described(x: Tensor, shape: list[int], pitch: int, rows: int) -> TensorDescriptor:
     """x as a matrix of that shape and row pitch, for the copy engine to take `rows` rows of a vector x[..., :] from."""
     width = x.shape[-1]
-    kind = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
-    layout = gl.NVMMASharedLayout.get_default_for([rows, width], kind)
-    return TensorDescriptor(x, shape, [pitch, 1], [rows, width], layout)
+    return TensorDescriptor(x, shape, [pitch, 1], [rows, width], _block(rows, width, x.dtype == torch.bfloat16))
+
+
+@cache
+def _block(rows: int, width: int, brain: bool) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([rows, width], gl.bfloat16 if brain else gl.float16)
 
 
 def described_heads(k: Tensor, v: Tensor, *sizes: int) -> tuple[list[TensorDescriptor], list[int]]:

@@ -38,26 +38,28 @@ SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
 
 @gluon.jit
-def _where(tile, tiles, most, i_t, C):
+def _where(tiles, i_t, C):
     """(head, chunk, first and last entry) of a tile; nothing where there is no such tile."""
-    there = i_t < tiles
-    i_list = gl.maximum(gl.load(tile + i_t, mask=there, other=0), 0)
-    b_from = gl.load(tile + most + i_t, mask=there, other=0)
-    b_to = gl.load(tile + 2 * most + i_t, mask=there, other=0)
+    tile, _, stop, most, first, slots = tiles
+    there = i_t < stop
+    i_list = gl.load(tile + i_t, mask=there, other=first) - first
+    b_before = i_list // C * slots
+    b_from = gl.load(tile + most + i_t, mask=there, other=0) + b_before
+    b_to = gl.load(tile + 2 * most + i_t, mask=there, other=0) + b_before
     return i_list // C, i_list % C, b_from, b_to
 
 
 @gluon.jit
 def _produce(
     k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty,
-    chunk, tile, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first,
+    chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     k_smem, k_full, k_empty = keys
     v_smem, v_full, v_empty = values
     i, turn = 0, 0
-    for i_t in range(gl.program_id(0), tiles, gl.num_programs(0)):
-        i_local, i_c, _, _ = _where(tile, tiles, most, i_t, C)
+    for i_t in range(tiles[1] + gl.program_id(0), tiles[2], gl.num_programs(0)):
+        i_local, i_c, _, _ = _where(tiles, i_t, C)
         i_b, i_h = (bh_first + i_local) // H, (bh_first + i_local) % H
         o_k = i_b * k_b + i_h * k_h + gl.load(chunk + i_c)
         o_v = i_b * v_b + i_h * v_h + gl.load(chunk + i_c)
@@ -117,7 +119,7 @@ def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 @gluon.jit
 def _consume(
     GROUP: gl.constexpr, q, q_smem, keys, values, m_smem, m_full, m_empty,
-    weight, chunk, entry, tile, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale,
+    weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -131,20 +133,20 @@ def _consume(
     step = gl.num_programs(0)
 
     # entries and query rows of the first tile, entries of the second
-    i_t = gl.program_id(0)
-    i_local, i_c, b_from, b_to = _where(tile, tiles, most, i_t, C)
+    i_t = tiles[1] + gl.program_id(0)
+    i_local, i_c, b_from, b_to = _where(tiles, i_t, C)
     b_e, m_e = _entries(entry, b_from, b_to, GROUP, rows)
     _gather(q, q_smem.index(0), b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
-    n_local, n_c, n_from, n_to = _where(tile, tiles, most, i_t + step, C)
+    n_local, n_c, n_from, n_to = _where(tiles, i_t + step, C)
     b_next, m_next = _entries(entry, n_from, n_to, GROUP, rows)
     i, turn, m_turn = 0, 0, 0
-    while i_t < tiles:
+    while i_t < tiles[2]:
         async_copy.wait_group(0)
         fence_async_shared()
         thread_barrier()
         b_q = q_smem.index(turn)
         _gather(q, q_smem.index(turn ^ 1), b_next, n_local, sq_b, sq_h, sq_n, H, bh_first, K, D, by_row)
-        l_local, l_c, l_from, l_to = _where(tile, tiles, most, i_t + 2 * step, C)
+        l_local, l_c, l_from, l_to = _where(tiles, i_t + 2 * step, C)
         b_len = gl.load(chunk + C + i_c)
 
         b_m = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
@@ -201,10 +203,10 @@ def _consume(
     async_copy.wait_group(0)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "most"])
+@gluon.jit(do_not_specialize=["heads", "bh_first", "most", "head"])
 def _routed_hopper(
-    q, k_desc, v_desc, mk_desc, mv_desc, weight, chunk, entry, tile, tiles, part, lse,
-    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, most, bh_first, scale,
+    q, k_desc, v_desc, mk_desc, mv_desc, weight, chunk, entry, tile, border, part, lse,
+    sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, heads, bh_first, most, head, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -218,15 +220,15 @@ def _routed_hopper(
     m_empty = gl.allocate_shared_memory(gl.int64, [1], bars)
     mbarrier.init(m_full, count=1)
     mbarrier.init(m_empty, count=2)
-    n_tiles = gl.load(tiles)
+    tiles = tile, gl.load(border + head), gl.load(border + head + heads), most, head * C, N * K
     gl.warp_specialize(
         [
-            (_consume, (0, q, q_0, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tile, n_tiles, part,
-                        lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_consume, (1, q, q_1, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tile, n_tiles, part,
-                        lse, sq_b, sq_h, sq_n, H, N, C, most, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty, chunk, tile, n_tiles,
-                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, most, bh_first, BN, STAGES, TAIL)),
+            (_consume, (0, q, q_0, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tiles, part, lse,
+                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
+            (_consume, (1, q, q_1, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tiles, part, lse,
+                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
+            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty, chunk, tiles,
+                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
         [240, 24],
@@ -250,7 +252,7 @@ def routed(
         shape = [x.shape[0] * x.shape[1], d] if summary else [16, d]
         blocks.append(described(x, shape, d, 16))
     _routed_hopper[(min(processors(q), lists.most),)](
-        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.tiles, slots.part, slots.lse,
-        *q.stride()[:3], *steps, h, n, plan.chunks, lists.most, heads.start, scale,
+        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.part, slots.lse,
+        *q.stride()[:3], *steps, h, n, plan.chunks, len(heads), heads.start, lists.tile.shape[1], lists.head, scale,
         K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
     )  # fmt: skip

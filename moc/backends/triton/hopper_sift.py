@@ -37,7 +37,7 @@ from .plan import Plan
 CHUNKS = 64  # of a pass
 STAGES = 4
 TURN = CHUNKS // 2 - 5
-WORKSPACE = 2**30  # bytes written
+WORKSPACE = 3 * 2**29  # bytes written
 BOTH = 192  # rows of a tile: three warpgroups
 MOST = 40  # chunks of a row that it pays for: more are written for more, and threads run out of slots
 LEAST = 385  # chunks among which it pays; `hopper_few.py` takes fewer

@@ -47,13 +47,33 @@ def new_choice(heads: int, plan: Plan) -> Choice:
 
 @dataclass(frozen=True)
 class RowLists:
-    """Rows per (head, chunk), in tiles of at most `rows` rows. An entry is row * K + slot."""
+    """Rows per (head, chunk) of some heads, in tiles of at most `rows` rows. An entry is row * K + slot."""
 
-    entry: Tensor  # [pairs]
-    tile: Tensor  # [3, most]: list (head * C + chunk, or -1 where there is none), first and last entry
-    tiles: Tensor  # [1] how many there are
+    entry: Tensor  # [heads, N * K]
+    tile: Tensor  # [3, T] of all heads: list (head * C + chunk), first and last entry among its head's
+    border: Tensor  # [all heads + 1] where the tiles of a head begin
+    head: int  # the first of these heads among all
     number: Tensor  # [heads, N] chunks that the row chose
-    most: int
+    most: int  # tiles that there may be
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All heads of a choice: how long their lists are. Entries take up room, so they are placed for some at a time."""
+
+    choice: Choice
+    end: Tensor  # [heads * C * (F + 1) * turns] choices up to a counter
+    tile: Tensor
+    border: Tensor
+    rows: int
+
+    def of(self, heads: slice) -> RowLists:
+        choice, (_, chunks, frames, turns) = self.choice.of(heads), self.choice.count.shape
+        count, n, k = choice.pair.shape
+        entry = choice.pair.new_empty(count, n * k)
+        _every_slot(_place, choice, self.end, entry, n, chunks, frames, heads.start, TURNS=turns)
+        most = _most(entry.numel(), count * chunks, self.rows)
+        return RowLists(entry, self.tile, self.border, heads.start, choice.number, most)
 
 
 @triton.jit(do_not_specialize=["W"])
@@ -88,7 +108,7 @@ def _choices(pair, number, N, K: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
-def _counter(frame, o_n, b_c, m, i_h, C, F, TURNS: tl.constexpr):
+def counter(frame, o_n, b_c, m, i_h, C, F, TURNS: tl.constexpr):
     """Where the counter of a row and a chunk stands."""
     return ((i_h * C + b_c) * F + tl.load(frame + o_n, mask=m, other=0)) * TURNS + o_n % TURNS
 
@@ -97,15 +117,19 @@ def _counter(frame, o_n, b_c, m, i_h, C, F, TURNS: tl.constexpr):
 def _rank(pair, number, frame, count, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
     """One more at the counter of every choice's chunk."""
     i_h, o, o_n, b_c, _, m = _choices(pair, number, N, K, B)
-    b_r = tl.atomic_add(count + _counter(frame, o_n, b_c, m, i_h, C, F, TURNS), 1, mask=m, sem="relaxed")
+    b_r = tl.atomic_add(count + counter(frame, o_n, b_c, m, i_h, C, F, TURNS), 1, mask=m, sem="relaxed")
     tl.store(pair + i_h * N * K + o, (b_c << 16) | b_r, mask=m)
 
 
-@triton.jit
-def _place(pair, number, frame, end, entry, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
+@triton.jit(do_not_specialize=["first"])
+def _place(pair, number, frame, end, entry, N, C, F, first, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
+    """first: how many heads come before these."""
     i_h, o, o_n, b_c, b_r, m = _choices(pair, number, N, K, B)
-    o_count = _counter(frame, o_n, b_c, m, i_h, C, F, TURNS)
-    tl.store(entry + tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) + b_r, o, mask=m)
+    o_head = (first + i_h) * C * F * TURNS
+    b_before = tl.load(end + o_head - 1, mask=o_head > 0, other=0)
+    o_count = counter(frame, o_n, b_c, m, first + i_h, C, F, TURNS)
+    b_place = tl.load(end + o_count - 1, mask=m & (o_count > 0), other=0) - b_before + b_r
+    tl.store(entry + i_h * N * K + b_place, o, mask=m)
 
 
 @triton.jit
@@ -115,8 +139,8 @@ def _set(pair, number, frame, sel, N, W, K: tl.constexpr, B: tl.constexpr):
     tl.atomic_or(sel + (i_h * W + (b_c >> 5)) * N + o_n, 1 << (b_c & 31), mask=m, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["lists", "most", "steps"])
-def _cut(tile_end, end, tile, lists, most, steps, ROWS: tl.constexpr, BT: tl.constexpr):
+@triton.jit(do_not_specialize=["lists", "most", "steps", "C"])
+def _cut(tile_end, end, tile, lists, most, steps, C, ROWS: tl.constexpr, BT: tl.constexpr):
     """Find the list of every tile by bisection."""
     o_t = tl.program_id(0) * BT + tl.arange(0, BT)
     b_lo = tl.zeros([BT], tl.int32)
@@ -131,9 +155,12 @@ def _cut(tile_end, end, tile, lists, most, steps, ROWS: tl.constexpr, BT: tl.con
     b_first = tl.load(tile_end + b_lo - 1, mask=m_t & (b_lo > 0), other=0)
     b_start = tl.load(end + b_lo - 1, mask=m_t & (b_lo > 0), other=0)
     b_stop = tl.load(end + b_lo, mask=m_t, other=0)
-    tl.store(tile + o_t, tl.where(m_t, b_lo, -1), mask=o_t < most)
-    tl.store(tile + most + o_t, b_start + (o_t - b_first) * ROWS, mask=o_t < most)
-    tl.store(tile + 2 * most + o_t, b_stop, mask=o_t < most)
+    o_head = b_lo // C * C
+    b_before = tl.load(end + o_head - 1, mask=m_t & (o_head > 0), other=0)
+    m_t = m_t & (o_t < most)
+    tl.store(tile + o_t, b_lo, mask=m_t)
+    tl.store(tile + most + o_t, b_start - b_before + (o_t - b_first) * ROWS, mask=m_t)
+    tl.store(tile + 2 * most + o_t, b_stop - b_before, mask=m_t)
 
 
 def _every_slot(kernel, choice: Choice, *args, **kwargs) -> None:
@@ -165,17 +192,24 @@ def bits_of(choice: Choice, plan: Plan) -> Tensor:
     return sel
 
 
-def row_lists(choice: Choice, plan: Plan, rows: int) -> RowLists:
-    """For every (head, chunk) the rows that chose it, in tiles of at most `rows`."""
+def _most(pairs: int, lists: int, rows: int) -> int:
+    """Tiles that there may be: no list leaves more than one partly filled."""
+    return pairs // rows + lists
+
+
+def listed(choice: Choice, plan: Plan, rows: int) -> Listed:
+    """For every (head, chunk) the rows that chose it, in tiles of at most `rows`. The choice is `ranked`."""
     pairs, (heads, chunks, frames, turns) = choice.pair.numel(), choice.count.shape
     lists = heads * chunks
     end = torch.cumsum(choice.count.flatten(), 0, dtype=torch.int32)
-    entry = torch.empty(pairs, dtype=torch.int32, device=end.device)
-    _every_slot(_place, choice, end, entry, plan.length, chunks, frames, TURNS=turns)
-    end = end[frames * turns - 1 :: frames * turns].contiguous()
-    length = torch.diff(end, prepend=end.new_zeros(1))
+    list_end = end[frames * turns - 1 :: frames * turns].contiguous()
+    length = torch.diff(list_end, prepend=end.new_zeros(1))
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
-    most = pairs // rows + lists  # no list leaves more than one tile partly filled
-    tile = torch.empty(3, most, dtype=torch.int32, device=end.device)
-    _cut[(-(-most // 256),)](tile_end, end, tile, lists, most, lists.bit_length(), ROWS=rows, BT=256, num_warps=4)
-    return RowLists(entry, tile, tile_end[-1:], choice.number, most)
+    most = _most(pairs, lists, rows)
+    tile = end.new_empty(3, most)
+    _cut[(-(-most // 256),)](
+        tile_end, list_end, tile, lists, most, lists.bit_length(), chunks, ROWS=rows, BT=256, num_warps=4
+    )
+    border = end.new_zeros(heads + 1)
+    border[1:] = tile_end[chunks - 1 :: chunks]
+    return Listed(choice, end, tile, border, rows)

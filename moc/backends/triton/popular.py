@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .common import ones
 from .configs import processors
-from .lists import Choice
+from .lists import Choice, counter
 from .plan import Plan
 
 ROWS = tl.constexpr(64)
@@ -163,8 +163,11 @@ def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
 
 
 @triton.jit
-def _leave(pair, number, taken, N, W, tiles, K: tl.constexpr, KP: tl.constexpr, BR: tl.constexpr):
-    """Take popular chunks out of the choices of every row, in place."""
+def _leave(
+    pair, number, taken, frame, count, N, W, C, F, tiles,
+    K: tl.constexpr, KP: tl.constexpr, TURNS: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    """Take popular chunks out of the choices of every row, in place, and count what stays (`lists._rank`)."""
     i_h = tl.program_id(1).to(tl.int64)
     o_n = tl.program_id(0) * BR + tl.arange(0, BR)
     o_k = tl.arange(0, KP)[None, :]
@@ -176,7 +179,9 @@ def _leave(pair, number, taken, N, W, tiles, K: tl.constexpr, KP: tl.constexpr, 
     b_w = tl.load(taken + ((i_h * tiles + o_n // ROWS) * W)[:, None] + (b_c >> 5), mask=m, other=0)
     b_stay = m & (((b_w >> (b_c & 31)) & 1) == 0)
     b_n = b_stay.to(tl.int32)
-    tl.store(p_pair + tl.cumsum(b_n, 1) - 1, b_p, mask=b_stay)
+    o_count = counter(frame, o_n[:, None] + o_k * 0, b_c, b_stay, i_h, C, F, TURNS)
+    b_r = tl.atomic_add(count + o_count, 1, mask=b_stay, sem="relaxed")
+    tl.store(p_pair + tl.cumsum(b_n, 1) - 1, (b_c << 16) | b_r, mask=b_stay)
     tl.store(number + i_h * N + o_n, tl.sum(b_n, 1), mask=o_n < N)
 
 
@@ -204,7 +209,7 @@ def _count(entry, listed, frame, count, N, C, F, MOST: tl.constexpr):
 
 
 def popular_of(choice: Choice, plan: Plan) -> Popular:
-    """Popular chunks, which leave the choice. To be called before it is `ranked`."""
+    """Popular chunks, which leave the choice. What stays is `ranked`."""
     heads, n, k = choice.pair.shape
     tiles, places = -(-n // 128), max(8, triton.next_power_of_2(k))
     like = choice.number
@@ -221,9 +226,11 @@ def popular_of(choice: Choice, plan: Plan) -> Popular:
     out = Popular(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
     _join[(tiles, heads)](found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4)
     rows = 1024 // places
+    _, chunks, frames, turns = choice.count.shape
     _leave[(-(-n // rows), heads)](
-        choice.pair, choice.number, taken, n, plan.words, 2 * tiles, K=k, KP=places, BR=rows, num_warps=4
-    )
+        choice.pair, choice.number, taken, choice.frame, choice.count, n, plan.words, chunks, frames, 2 * tiles,
+        K=k, KP=places, TURNS=turns, BR=rows, num_warps=4,
+    )  # fmt: skip
     return out
 
 

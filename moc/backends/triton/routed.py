@@ -37,18 +37,28 @@ def _without(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.cons
     return b_acc, 1.0 + tl.sum(b_x, 1) / b_l
 
 
-@triton.jit(do_not_specialize=["bh_first", "most"])
+@triton.jit
+def _where(tile, border, heads, head, most, C, slots):
+    """(head, chunk, first and last entry) of this program's tile; the entries are none where there is no such tile."""
+    i_t = tl.load(border + head) + tl.program_id(0)
+    there = i_t < tl.load(border + head + heads)
+    i_list = tl.load(tile + i_t, mask=there, other=head * C) - head * C
+    b_before = i_list // C * slots
+    b_from = tl.load(tile + most + i_t, mask=there, other=0) + b_before
+    b_to = tl.load(tile + 2 * most + i_t, mask=there, other=0) + b_before
+    return i_list // C, i_list % C, b_from, b_to
+
+
+@triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
 def _routed(
-    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse,
-    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    p_tile = tile + tl.program_id(0)
-    i_list, b_from, b_to = tl.load(p_tile), tl.load(p_tile + most), tl.load(p_tile + 2 * most)
-    if i_list < 0:
+    i_local, i_c, b_from, b_to = _where(tile, border, heads, head, most, C, N * K)
+    if b_from >= b_to:
         return
-    i_local, i_c = i_list // C, i_list % C
     i_bh = bh_first + i_local
     i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
     b_start = tl.load(chunk + i_c).to(tl.int64)
@@ -101,19 +111,17 @@ def _routed(
     tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
 
-@triton.jit(do_not_specialize=["bh_first", "most"])
+@triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
 def _routed_short(
-    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, part, lse,
-    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, most, bh_first, scale,
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As `_routed` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered ahead."""
-    p_tile = tile + tl.program_id(0)
-    i_list, b_from, b_to = tl.load(p_tile), tl.load(p_tile + most), tl.load(p_tile + 2 * most)
-    if i_list < 0:
+    i_local, i_c, b_from, b_to = _where(tile, border, heads, head, most, C, N * K)
+    if b_from >= b_to:
         return
-    i_local, i_c = i_list // C, i_list % C
     i_bh = bh_first + i_local
     i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
     b_start = tl.load(chunk + i_c).to(tl.int64)
@@ -157,8 +165,8 @@ def routed(
     """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
     _, h, n, d = q.shape
     mean_k, mean_v = summary or (k, v)
-    inputs = q, k, v, mean_k, mean_v, plan.weight, plan.chunk, lists.entry, lists.tile
-    sizes = h, n, plan.chunks, lists.most, heads.start, scale
+    inputs = q, k, v, mean_k, mean_v, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border
+    sizes = h, n, plan.chunks, len(heads), lists.head, lists.tile.shape[1], heads.start, scale
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     how = dict(
         K=slots.part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,

@@ -169,6 +169,9 @@ class Own:
     lse: Tensor
     first: int
 
+    def of(self, heads: slice) -> Own:
+        return Own(self.out[:, heads], self.lse[:, heads], self.first)
+
 
 def attend_tiles(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, heads: range,
