@@ -92,7 +92,7 @@ def own(case: Case, model: Model, keep: str, step: float) -> dict:
     around, kernels = kernel_times(lambda: a_block(0, 0))
     moc_attention(q, k, v, table, routing, record=trace.counts(table, routing, q, k))
     counting = trace.counts(table, routing, q, k)
-    inside, _ = kernel_times(lambda: moc_attention(q, k, v, table, routing, record=counting), "_count_")
+    inside, _ = kernel_times(lambda: moc_attention(q, k, v, table, routing, record=counting), "_count")
     flushes, messages = [], []
     model.forget()
     trace.start(3)

@@ -92,14 +92,34 @@ def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: T
     )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["bh_first"])
+def _count_choices(
+    count, chunk, column, pairs, C, H, F, K, bh_first,
+    TURNS: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, JOINED: tl.constexpr,
+):  # fmt: skip
+    """count [heads, C, F + 1, TURNS]: a program adds up some chunks and frames."""
+    o_c = tl.program_id(0) * BC + tl.arange(0, BC)
+    o_f = tl.program_id(1) * BF + tl.arange(0, BF)
+    i_local = tl.program_id(2).to(tl.int64)
+    m_c = o_c < C
+    m = m_c[:, None] & (o_f < F)[None, :]
+    p_count = count + ((i_local * C + o_c[:, None]) * (F + 1) + o_f[None, :]) * TURNS
+    b_n = tl.sum(tl.load(p_count[:, :, None] + tl.arange(0, TURNS)[None, None, :], mask=m[:, :, None], other=0), 2)
+    b_pairs = b_n.to(tl.float32) * tl.load(chunk + C + o_c, mask=m_c, other=0).to(tl.float32)[:, None]
+    o_k = o_c
+    if JOINED:
+        o_k = tl.load(column + o_c, mask=m_c, other=0)
+    p_pairs = pairs + (((bh_first + i_local) % H) * F + o_f[None, :]) * K + o_k[:, None]
+    tl.atomic_add(p_pairs, b_pairs, mask=m & (b_n > 0), sem="relaxed")
+
+
 def count_choices(count: Tensor, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
     """As `count_frames`, from the counters of a choice, which are by frame."""
-    count = count[:, :, :-1].sum(-1).mT * plan.chunk[1].float()  # [heads, F, C]
-    if column is not None:
-        count = count.new_zeros(*count.shape[:2], pairs.shape[2]).index_add_(2, column, count)
-    low = 0
-    while low < len(heads):  # sample by sample
-        first = (heads.start + low) % pairs.shape[0]
-        some = min(pairs.shape[0] - first, len(heads) - low)
-        pairs[first : first + some] += count[low : low + some]
-        low += some
+    turns = count.shape[3]
+    few = max(1, 4096 // turns)  # chunks times frames of a program
+    chunks = min(32, few)
+    frames = min(few // chunks, triton.next_power_of_2(pairs.shape[1]))
+    _count_choices[(-(-plan.chunks // chunks), -(-pairs.shape[1] // frames), len(heads))](
+        count, plan.chunk, count if column is None else column, pairs, plan.chunks, *pairs.shape, heads.start,
+        TURNS=turns, BC=chunks, BF=frames, JOINED=column is not None, num_warps=4,
+    )  # fmt: skip

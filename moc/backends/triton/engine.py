@@ -19,7 +19,7 @@ from .job import Job, bytes_a_head, parts, split
 from .lists import Choice, bits_of, choice_of, new_choice, ranked
 from .plan import Plan, plan_of
 from .pool import pool
-from .popular import Popular, counted, popular_of
+from .popular import Popular, count_popular, popular_of
 from .route import route
 from .share import share_lists
 from .stream import few, stream
@@ -96,7 +96,7 @@ class _Seen:
         if self.pairs is not None:
             count_choices(choice.count, self.plan, heads, *self.pairs)
             if popular is not None:
-                count_choices(counted(popular, choice, self.plan), self.plan, heads, *self.pairs)
+                count_popular(popular, choice, self.plan, heads, *self.pairs)
         elif self.row_by_row:
             self.kept.append(bits_of(choice, self.plan))
 

@@ -20,6 +20,7 @@ from .common import ones
 from .plan import Plan
 
 EACH = 16  # rows that a counter is for, were all chunks alike: more wait for each other
+MOST_TURNS = 256  # counters of a chunk and frame, unless their ranks are too few
 RANKS = 2**16  # that one counter can give
 
 
@@ -41,7 +42,7 @@ def new_choice(heads: int, plan: Plan) -> Choice:
     number = pair.new_empty(heads, plan.length)
     frame, frames, most = plan.row_frames()
     rows = plan.length * plan.top_k // plan.chunks
-    turns = triton.next_power_of_2(max(-(-rows // (frames * EACH)), -(-most // RANKS)))
+    turns = triton.next_power_of_2(max(min(-(-rows // (frames * EACH)), MOST_TURNS), -(-most // RANKS)))
     return Choice(pair, number, pair.new_zeros(heads, plan.chunks, frames, turns), frame)
 
 

@@ -185,26 +185,33 @@ def _leave(
     tl.store(number + i_h * N + o_n, tl.sum(b_n, 1), mask=o_n < N)
 
 
-@triton.jit
-def _count(entry, listed, frame, count, N, C, F, MOST: tl.constexpr):
-    """Rows by frame [heads, C, F] that chose a popular chunk."""
+@triton.jit(do_not_specialize=["bh_first"])
+def _count(
+    entry, listed, frame, chunk, column, pairs, N, C, H, F, K, bh_first, MOST: tl.constexpr, JOINED: tl.constexpr
+):  # fmt: skip
+    """As `count._count_choices`: rows by frame that chose a popular chunk, 64 of them."""
     i_half, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_tile = i_h * (tl.num_programs(0) // 2) + i_half // 2
     o_m = tl.arange(0, ROWS)
     o_n = i_half * ROWS + o_m
-    b_f = tl.load(frame + o_n, mask=o_n < N, other=-1)
+    b_f = tl.load(frame + o_n, mask=o_n < N, other=F)  # F: not video
     o = tl.arange(0, 2 * MOST)
     m = o < tl.load(listed + i_tile)
     p_entry = entry + (i_tile * 2 * MOST + o) * 8
     b_c = tl.load(p_entry + 2, mask=m, other=0)
+    b_length = tl.load(chunk + C + b_c, mask=m, other=0).to(tl.float32)
     p_rows = p_entry + 4 + i_half % 2 * 2
     b_low, b_high = tl.load(p_rows, mask=m, other=0), tl.load(p_rows + 1, mask=m, other=0)
-    i_f = tl.min(tl.where(b_f >= 0, b_f, F), 0)
+    o_k = b_c
+    if JOINED:
+        o_k = tl.load(column + b_c, mask=m, other=0)
+    p_pairs = pairs + ((bh_first + i_h) % H) * F * K + o_k
+    i_f = tl.min(b_f, 0)
     while i_f < F:
         b_here = (b_f == i_f).to(tl.int32) << (o_m & 31)
         here_low, here_high = tl.sum(tl.where(o_m < 32, b_here, 0), 0), tl.sum(tl.where(o_m < 32, 0, b_here), 0)
         n = ones(b_low & here_low) + ones(b_high & here_high)
-        tl.atomic_add(count + (i_h * C + b_c) * F + i_f, n, mask=m & (n > 0), sem="relaxed")
+        tl.atomic_add(p_pairs + i_f * K, n.to(tl.float32) * b_length, mask=m & (n > 0), sem="relaxed")
         i_f = tl.min(tl.where(b_f > i_f, b_f, F), 0)
 
 
@@ -234,11 +241,11 @@ def popular_of(choice: Choice, plan: Plan) -> Popular:
     return out
 
 
-def counted(popular: Popular, choice: Choice, plan: Plan) -> Tensor:
-    """Rows by frame that chose a popular chunk, as the counters of the choice [heads, C, F + 1, 1]."""
-    heads, chunks, frames, _ = choice.count.shape
-    count = choice.count.new_zeros(heads, chunks, frames, 1)
-    _count[(2 * popular.count.shape[1], heads)](
-        popular.entry, popular.count, choice.frame, count, plan.length, chunks, frames, MOST=MOST, num_warps=4
-    )
-    return count
+def count_popular(
+    popular: Popular, choice: Choice, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None
+) -> None:
+    """As `count.count_choices`, from what left the choice."""
+    _count[(2 * popular.count.shape[1], len(heads))](
+        popular.entry, popular.count, choice.frame, plan.chunk, popular.count if column is None else column, pairs,
+        plan.length, plan.chunks, *pairs.shape, heads.start, MOST=MOST, JOINED=column is not None, num_warps=4,
+    )  # fmt: skip
