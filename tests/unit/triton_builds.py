@@ -1,0 +1,97 @@
+"""Compile the kernels that every card takes, for cards that nobody here has, and print as JSON how much shared memory
+each asks for. A program of its own: the tests' own process has Triton's interpreter in the compiler's place."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from moc.backends.triton import count, lists, popular, repair, route, routed, stream, tail, tile
+from moc.backends.triton.configs import HALF, Config, Configs
+
+BF16 = {"q", "k", "v", "out", "pair", "mean_k", "mean_v", "part", "own", "tail"}
+FP32 = {"lse", "own_lse", "tail_lse", "weight", "level"}
+INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
+            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps"}  # fmt: skip
+ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
+HEAD = dict(D=128, DP=128, PRECISION="tf32")
+
+
+def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
+    """name -> (kernel, constants, how)."""
+    router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
+    deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
+    again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
+    parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True) | HEAD
+
+    def rows(of: Config, **more) -> tuple[dict, Config]:
+        return dict(BM=of.rows, STAGES=of.stages, **HEAD) | more, of
+
+    def tiles(of: Config, **more) -> tuple[dict, Config]:
+        return parts | dict(BM=of.rows, BN=of.keys, CS=of.keys, K=16, STAGES=of.stages) | more, of
+
+    return {
+        "route": (route._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
+        "deal": (stream._deal, deal | dict(R=4, AGAIN=False), c.router),
+        "deal again": (stream._deal, deal | dict(R=8, AGAIN=True), again),
+        "repair": (repair._repair, router | dict(BM=16, G=c.router.keys, BITS=False), Config(0, 0, 4, c.router.stages)),
+        "routed, long": (routed._routed, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
+        "routed, short": (routed._routed, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
+        "routed, one step": (routed._routed_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
+        "tile, long": (tile._tile, *tiles(c.long)),
+        "tile, short": (tile._tile, *tiles(c.short)),
+        "tile, lists": (tile._tile, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
+        "merge": (tile._tile, *tiles(c.merge, OWN=True, RANGES=False)),
+        "tail": (tail._tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
+        "popular chunks": (popular._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
+        "what is left": (popular._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
+        "places": (lists._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "tiles of lists": (lists._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
+        "counts": (count._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
+    }
+
+
+def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
+    """Bytes of shared memory."""
+    integers = (
+        INTEGERS | ({"first"} if kernel is lists._place else set()) | ({"k"} if "pair" in kernel.arg_names else set())
+    )
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_")):
+            return "i32"
+        if name == "scale":
+            return "fp32"
+        if name == "place":
+            return "*i8"
+        pairs_of_choices = name in ("pair", "pairs") and kernel.__module__.endswith(("lists", "popular", "count"))
+        if name in BF16 and not pairs_of_choices:
+            return "*bf16"
+        return "*fp32" if name in FP32 or (name == "pairs" and kernel is count._count_choices) else "*i32"
+
+    signature = {name: kind(name) for name in kernel.arg_names}
+    places = {name: i for i, name in enumerate(kernel.arg_names)}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for name, i in places.items()
+        if signature[name].startswith("*") or re.fullmatch(r"s[qkvo]?_(b|h|n|bh)", name)
+    }
+    source = ASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
+    options = {"num_warps": how.warps, "num_stages": how.stages}
+    if how.registers:
+        options["maxnreg"] = how.registers
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options).metadata.shared
+
+
+if __name__ == "__main__":
+    found = {
+        name: {what: shared(*how, int(name[3:])) for what, how in kernels(HALF[size]).items()}
+        for name, size in ARCHITECTURES.items()
+    }
+    print(json.dumps(found))
