@@ -42,6 +42,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_route": "routing",
     "_deal": "routing",
     "_sift": "routing",
+    "_few": "routing",
     "_best": "routing",
     "_share": "routing",
     "_split": "routing",

@@ -55,9 +55,9 @@ def with_lora(model, seed: int):
     model, make = model.clone(), torch.Generator().manual_seed(seed)
     patches = {}
     for name, weight in model.model.diffusion_model.named_parameters():
-        if "blocks.1.self_attn" in name and name.endswith("weight") and weight.ndim == 2:
+        if ".self_attn." in name and name.endswith("weight") and weight.ndim == 2:
             up, down = (torch.randn(n, 8, generator=make) * n**-0.5 for n in weight.shape)
-            patches[f"diffusion_model.{name}"] = ("diff", (3.0 * up @ down.T,))
+            patches[f"diffusion_model.{name}"] = ("diff", (12.0 * up @ down.T,))
     assert len(model.add_patches(patches, 1.0)) == len(patches) > 0
     return model
 
