@@ -9,14 +9,12 @@ from __future__ import annotations
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
 
 from . import common
 from .configs import processors
-from .gluon_names import thread_barrier
 from .hopper_few_ptx import choosing
-from .hopper_ring import ROWS, by_rows, described, own_chunks, products, ring
-from .hopper_sift import fetch, halves, quarters, scores
+from .hopper_ring import ROWS, described, own_chunks, products, ring
+from .hopper_sift import fetch, halves, quarters, scores, take_queries
 from .plan import Plan
 
 CHUNKS = 64  # of a pass
@@ -43,13 +41,11 @@ def _rows(
     D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
-    by_row: gl.constexpr = by_rows(D)
     layout: gl.constexpr = products(G)
     eight: gl.constexpr = products(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     rows_8: gl.constexpr = gl.SliceLayout(1, eight)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
-    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
     o_m = gl.arange(0, ROWS, rows_8)
     o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
     b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
@@ -64,20 +60,7 @@ def _rows(
         b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, o_n < N, N, C)
         p_keep = keep + i_bh.to(gl.int64) * S * S
 
-        o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
-        p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
-        b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
-        thread_barrier()
-        if SPLIT:
-            b_f = b_q.to(gl.float32)
-            q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
-            q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
-        else:
-            q_smem.slice(0, D, 1).store(b_q)
-            q_smem.slice(D, D, 1).store(b_q)
-        fence_async_shared()
-        thread_barrier()
-
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
         args = ()
         for j in gl.static_range(PASSES):
             b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
@@ -90,15 +73,15 @@ def _rows(
                     b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
                     b_s = gl.where(b_cand, b_s, float("-inf"))
             args = args + _eights(b_s)
-        o_row = i_local.to(gl.int64) * N + first + o_m
+        o_n8 = first + o_m
+        o_row = i_local.to(gl.int64) * N + o_n8
         b_place = (pairs + o_row * k).to(gl.int64, bitcast=True)[:, None] + b_zero.to(gl.int64)
-        b_there = (first + o_m < N).to(gl.int32)[:, None] + b_zero
-        args = args + (b_place, b_there, b_zero + k, o_e[None, :] // 2 * 2 + b_zero)
+        b_there = (o_n8 < N).to(gl.int32)[:, None] + b_zero
+        args = args + (b_place, b_there, b_zero + k, o_e[None, :] // 2 * 2 + b_zero)  # type: ignore[assignment]
         b_t, b_n = gl.inline_asm_elementwise(
             CHOOSE[PASSES - 1], OPERANDS[PASSES - 1], args, (gl.float32, gl.int32), False, 4
         )
         b_t, b_n = gl.max(b_t, 1), gl.max(b_n, 1)
-        o_n8 = first + o_m
         gl.store(number + o_row, b_n, mask=o_n8 < N)
         m_lost = (b_n != k) & (b_t > -2.9e38) & (o_n8 < N)
         if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show

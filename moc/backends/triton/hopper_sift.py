@@ -129,6 +129,25 @@ def fetch(
 
 
 @gluon.jit
+def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SPLIT: gl.constexpr):
+    """64 query rows from `first` on, twice side by side, or their positive and their negative parts."""
+    by_row: gl.constexpr = by_rows(D)
+    o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    b_q = gl.load(p_q + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :], mask=(o_r < N)[:, None], other=0.0)
+    thread_barrier()
+    if SPLIT:
+        b_f = b_q.to(gl.float32)
+        q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
+        q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
+    else:
+        q_smem.slice(0, D, 1).store(b_q)
+        q_smem.slice(D, D, 1).store(b_q)
+    fence_async_shared()
+    thread_barrier()
+
+
+@gluon.jit
 def scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
     """Scores [64, G] of pass i."""
     smem, full, empty = blocks
@@ -147,12 +166,10 @@ def _rows(
     D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
     SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
-    by_row: gl.constexpr = by_rows(D)
     layout: gl.constexpr = products(G)
     eight: gl.constexpr = products(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
-    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
     o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
     o_m = gl.arange(0, ROWS, gl.SliceLayout(1, eight))
     b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
@@ -167,20 +184,7 @@ def _rows(
         b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
         p_keep = keep + i_bh.to(gl.int64) * S * S
 
-        o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
-        p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
-        b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
-        thread_barrier()
-        if SPLIT:
-            b_f = b_q.to(gl.float32)
-            q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
-            q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
-        else:
-            q_smem.slice(0, D, 1).store(b_q)
-            q_smem.slice(D, D, 1).store(b_q)
-        fence_async_shared()
-        thread_barrier()
-
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
         b_max = gl.full([ROWS, G], float("-inf"), gl.float32, layout)
         for j in range(0, seen):
             low, high = gl.load(sample_range + 3 * j), gl.load(sample_range + 3 * j + 1)
