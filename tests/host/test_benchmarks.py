@@ -1,4 +1,4 @@
-"""The end-to-end benchmark measures what it says it does: a dry run on a small model."""
+"""What is measured and checked inside ComfyUI does what it says: dry runs on a small model."""
 
 import json
 import subprocess
@@ -22,3 +22,13 @@ def test_a_step_inside_comfyui_routes_every_block_and_its_attention_is_part_of_i
     assert 0 < routed["attention_s"] < step
     assert "steps_s" not in dense and dense["step_from_few_s"] > 0, "timed on a few blocks only"
     assert f"{routed['kept']:.1%}" in done.stdout, "the table is printed"
+
+
+def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu(tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks.check_graph", "--comfyui", COMFYUI, "--out", out, "--tiny"]
+    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(out.read_text())["results"]
+    assert len(results) == 16 and "16 of 16 hold" in done.stdout
+    assert [r["question"] for r in results if not r["holds"]] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ...chunks import ChunkTable, Group
 from ...config import RoutingConfig
+
+if TYPE_CHECKING:
+    from .hopper_sift import Sample
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Plan:
     _joined: dict[Run, Tensor] = field(default_factory=dict)
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
-    sample: Any = None  # of `hopper_sift`
+    sample: Sample | None = None
 
     @property
     def length(self) -> int:
