@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import host  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
 from moc.chunks import build_table  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
@@ -109,7 +110,7 @@ def main() -> None:
         }
         machine |= {"python": platform.python_version(), "capability": torch.backends.cpu.get_cpu_capability()}
         result = {
-            "command": " ".join(sys.argv),
+            "command": host.command("eager_cpu"),
             "machine": machine,
             "dtype": "float32",
             "heads": HEADS,

@@ -14,6 +14,16 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI 0.3.75 or newer")
 
 
+def command(name: str) -> str:
+    """What was typed to get a result, without the places where it lay and went on this machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--comfyui")
+    parser.add_argument("--out")
+    placed, rest = parser.parse_known_args(sys.argv[1:])
+    folder = [] if placed.comfyui is None else ["--comfyui", "FOLDER"]
+    return " ".join(["python -m", f"benchmarks.{name}", *folder, *rest])
+
+
 def start(folder: Path, *arguments: str) -> str:
     """Make `comfy` importable, with ComfyUI's own command line; returns its version."""
     if not (folder / "comfy").is_dir():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -137,7 +136,7 @@ def main() -> None:
     studio.probe(trial, args.tried)
     rows = [describe(log, plan, scope, trial.found) for (scope, _), plan in plans.items()]
     result = {
-        "command": f"python -m benchmarks.probe {' '.join(sys.argv[1:])}",
+        "command": host.command("probe"),
         "machine": f"{platform.processor() or platform.machine()}, {args.threads} threads",
         "torch": torch.__version__,
         "comfyui": version,

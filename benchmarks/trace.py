@@ -28,7 +28,7 @@ from torch.nn.functional import gelu, linear
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import trace_gpu  # noqa: E402
+from benchmarks import host, trace_gpu  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
 from moc.chunks import build_table  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
@@ -185,7 +185,7 @@ def main() -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        result = {"command": " ".join(sys.argv), "machine": machine, "rows": rows}
+        result = {"command": host.command("trace"), "machine": machine, "rows": rows}
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from . import common
 from .configs import processors
 from .hopper_few_ptx import choosing
-from .hopper_ring import ROWS, described, own_chunks, products, ring
+from .hopper_ring import ROWS, candidates, described, own_chunks, products, ring
 from .hopper_sift import fetch, halves, quarters, scores, take_queries
 from .plan import Plan
 
@@ -21,7 +20,6 @@ CHUNKS = 64  # of a pass
 MOST = 6  # passes: scores and all else then fit into 240 registers
 STAGES = 4
 
-closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
 CHOOSING = tuple(choosing(p) for p in range(1, MOST + 1))
 CHOOSE, OPERANDS = (tuple(x) for x in zip(*CHOOSING, strict=True))
 CHOOSE, OPERANDS = gl.constexpr(CHOOSE), gl.constexpr(OPERANDS)
@@ -64,14 +62,10 @@ def _rows(
         args = ()
         for j in gl.static_range(PASSES):
             b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
-            shut = gl.load(free + j)
-            if KEEP or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
-                o_c = j * G + o_g
-                b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
-                b_s = gl.where(b_own, float("-inf"), b_s)
-                if KEEP or CAUSAL or shut == 2**31 - 1:  # else nothing but own chunks is shut, and none is looked up
-                    b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-                    b_s = gl.where(b_cand, b_s, float("-inf"))
+            b_s = candidates(
+                b_s, j * G + o_g, j * G, j * G + G, gl.load(free + j), b_first, b_last, b_shot, own_from, own_to, shot,
+                chunk, p_keep, C, S, CAUSAL, KEEP,
+            )  # fmt: skip
             args = args + _eights(b_s)
         o_n8 = first + o_m
         o_row = i_local.to(gl.int64) * N + o_n8

@@ -19,7 +19,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common
 
-bounds = gluon.jit(common.bounds.fn)
+bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
 ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128  # rows of a tile
 KEYS = 128  # of a step
@@ -45,6 +45,21 @@ def own_chunks(row, o_n, m_n, N, C):
     b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
     return b_first, b_last, b_shot, own_from, own_to, shot
+
+
+@gluon.jit
+def candidates(
+    b_s, o_c, low, high, free, b_first, b_last, b_shot, own_from, own_to, shot, chunk, p_keep, C, S,
+    CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    """Scores of the chunks o_c, all of them in [low, high), -inf where a row may not choose. free: see `closed`."""
+    if KEEP or closed(free, low, high, own_from, own_to, shot, CAUSAL):
+        b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
+        b_s = gl.where(b_own, float("-inf"), b_s)
+        if KEEP or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
+            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+            b_s = gl.where(b_cand, b_s, float("-inf"))
+    return b_s
 
 
 @gluon.jit

@@ -12,6 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
+from . import routed as plain
 from .configs import processors, takes_gluon
 from .gluon_names import copy_block, copy_rows, thread_barrier
 from .hopper_ring import (
@@ -36,17 +37,13 @@ from .tile import Slots
 STAGES = 2
 SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
+where = gluon.jit(plain.where.fn)
+
 
 @gluon.jit
 def _where(tiles, i_t, C):
-    """(head, chunk, first and last entry) of a tile; nothing where there is no such tile."""
     tile, _, stop, most, first, slots = tiles
-    there = i_t < stop
-    i_list = gl.load(tile + i_t, mask=there, other=first) - first
-    b_before = i_list // C * slots
-    b_from = gl.load(tile + most + i_t, mask=there, other=0) + b_before
-    b_to = gl.load(tile + 2 * most + i_t, mask=there, other=0) + b_before
-    return i_list // C, i_list % C, b_from, b_to
+    return where(tile, i_t, stop, most, first, C, slots)
 
 
 @gluon.jit

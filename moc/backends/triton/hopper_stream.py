@@ -17,16 +17,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from . import common, kept
+from . import kept
 from .configs import processors
 from .gluon_names import copy_block, thread_barrier
-from .hopper_ring import ROWS, by_rows, described, own_chunks, products, ring
+from .hopper_ring import ROWS, by_rows, candidates, described, own_chunks, products, ring
 from .plan import Plan
 
 STAGES = 3
 GROUPS = 64
 
-closed, open_to = gluon.jit(common.closed.fn), gluon.jit(common.open_to.fn)
 settle, mark, taken = (gluon.jit(f.fn) for f in (kept.settle, kept.mark, kept.taken))
 cumsum = gluon.jit(tl.cumsum.fn)
 
@@ -76,13 +75,10 @@ def _keep(
 ):  # fmt: skip
     """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best. free: see `closed`."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
-    if KEEP or closed(free, i * G, i * G + G, own_from, own_to, shot, CAUSAL):
-        o_c = i * G + ((o_g + i * turn) & (G - 1))
-        b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
-        b_new = gl.where(b_own, float("-inf"), b_new)
-        if KEEP or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
-            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
-            b_new = gl.where(b_cand, b_new, float("-inf"))
+    b_new = candidates(
+        b_new, i * G + ((o_g + i * turn) & (G - 1)), i * G, i * G + G, free, b_first, b_last, b_shot, own_from, own_to,
+        shot, chunk, p_keep, C, S, CAUSAL, KEEP,
+    )  # fmt: skip
     b_3 = gl.maximum(b_3, gl.minimum(b_2, b_new))
     b_2 = gl.maximum(b_2, gl.minimum(b_1, b_new))
     b_1 = gl.maximum(b_1, gl.minimum(b_0, b_new))

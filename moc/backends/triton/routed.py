@@ -38,15 +38,22 @@ def _without(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.cons
 
 
 @triton.jit
-def _where(tile, border, heads, head, most, C, slots):
-    """(head, chunk, first and last entry) of this program's tile; the entries are none where there is no such tile."""
-    i_t = tl.load(border + head) + tl.program_id(0)
-    there = i_t < tl.load(border + head + heads)
-    i_list = tl.load(tile + i_t, mask=there, other=head * C) - head * C
+def where(tile, i_t, stop, most, first, C, slots):
+    """(head, chunk, first and last entry) of a tile; the entries are none where there is no such tile. first: the list
+    that the first of these heads begins with."""
+    there = i_t < stop
+    i_list = tl.load(tile + i_t, mask=there, other=first) - first
     b_before = i_list // C * slots
     b_from = tl.load(tile + most + i_t, mask=there, other=0) + b_before
     b_to = tl.load(tile + 2 * most + i_t, mask=there, other=0) + b_before
     return i_list // C, i_list % C, b_from, b_to
+
+
+@triton.jit
+def _own_tile(tile, border, heads, head, most, C, slots):
+    """`where`, of the tile that is this program's."""
+    i_t = tl.load(border + head) + tl.program_id(0)
+    return where(tile, i_t, tl.load(border + head + heads), most, head * C, C, slots)
 
 
 @triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
@@ -56,7 +63,7 @@ def _routed(
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    i_local, i_c, b_from, b_to = _where(tile, border, heads, head, most, C, N * K)
+    i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
     if b_from >= b_to:
         return
     i_bh = bh_first + i_local
@@ -119,7 +126,7 @@ def _routed_short(
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As `_routed` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered ahead."""
-    i_local, i_c, b_from, b_to = _where(tile, border, heads, head, most, C, N * K)
+    i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
     if b_from >= b_to:
         return
     i_bh = bh_first + i_local

@@ -4,7 +4,8 @@ A row's chunks are dealt into G groups, and a group keeps its R best in register
 the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
 neighbours in a group and twice the places; what is left is dealt a third time. The very few for which it could be
 even then go to `_repair`: it finds the threshold by counting, pass by pass, and is always right. On Hopper the first
-deal has a kernel of its own (`hopper_stream`), or many chunks are sifted instead (`hopper_sift`).
+deal has a kernel of its own (`hopper_stream`), or many chunks are sifted instead (`hopper_sift`), or few ones chosen in
+registers (`hopper_few`), after which only `_repair` follows.
 """
 
 from __future__ import annotations
