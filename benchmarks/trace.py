@@ -3,7 +3,7 @@
     python benchmarks/trace.py [--device cuda] [--steps 7] [--threads 2] [--out benchmarks/results/trace_cpu.json]
 
 A step is what a video model spends most of its time on, in every block: projections, self-attention with MoC, and the
-feed-forward layers; then, with a trace, its flush and what a browser is sent. Blocks share their weights. On a CPU,
+feed-forward layers; with a trace, what it counted is moved and a browser is told. Blocks share their weights. On a CPU,
 steps with the trace off, on, and on with attention take turns, so that a machine whose speed drifts is fair to all.
 `paired` is the median of (on / off - 1) over the turns. Calls wait for their work there: time is processor time, which
 others on the machine do not lengthen, and `own` is what was spent inside the trace's own code, exact where `paired`
@@ -35,7 +35,7 @@ from moc.config import RoutingConfig  # noqa: E402
 from moc.heatmap import Collected  # noqa: E402
 from moc.layout import TokenLayout  # noqa: E402
 from moc.payload import MOST_FRAMES, of_heatmap, of_trace  # noqa: E402
-from moc.trace import KEEP, Trace  # noqa: E402
+from moc.trace import AHEAD, KEEP, Trace  # noqa: E402
 
 TILES = {"tile": (1, 4, 4), "own": "frame", "descriptor": "minmax", "tail": "pooled"}
 LARGE_TILES = {**TILES, "tile": (1, 8, 8)}
@@ -84,10 +84,10 @@ class Model:
         return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
     def step(self, trace: Trace, number: int, timed: Callable) -> None:
-        """timed(function, *arguments): how the trace's own functions are called."""
+        """timed(function, *arguments): how the trace's own functions are called. As in `moc/host/run.py`."""
         self.blocks(trace, number, timed)
-        new = timed(trace.flush)
-        timed(self.message, trace, new)
+        if not timed(trace.move):
+            timed(self.message, trace)
 
     def blocks(self, trace: Trace, number: int, timed: Callable, most: int | None = None) -> None:
         x, case = self.x, self.case
@@ -97,6 +97,8 @@ class Model:
             record = None if counts is None else Timed(counts, timed)
             attended = moc_attention(q, k, v, self.table, case.routing, record=record)
             timed(trace.ran_routed, number, block, counts)
+            if block + 1 == AHEAD:
+                timed(self.message, trace)
             x = x + linear(attended.transpose(1, 2).flatten(2), self.out)
             x = x + linear(gelu(linear(x, self.up)), self.down)
             x = x / x.std()
@@ -104,8 +106,9 @@ class Model:
     def forget(self) -> None:
         self.collected = Collected()
 
-    def message(self, trace: Trace, new: list) -> int:
+    def message(self, trace: Trace) -> int:
         """What a browser is sent after a step."""
+        new = trace.arrived()
         if not new:
             return 0
         self.collected.add(new)

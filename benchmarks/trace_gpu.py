@@ -1,10 +1,11 @@
 """`benchmarks/trace.py` on a GPU: what tracing costs, measured twice.
 
-paired  steps without and with the trace take turns, each with all its blocks, its flush and its message; a step with it
-        is set against the mean of those before and after it, so that a clock that drifts is fair to both. `device` ends
-        where the last block does, `wall` after the message. `noise`: the same of every step without it.
-own     the trace's parts by themselves: device time of its kernels (torch.profiler), and the time from a flush to the
-        end of the message, when the device waits. Per block, per step, and all together as a part of a step.
+paired  steps without and with the trace take turns, each with all its blocks; one with it also tells what the one before
+        had counted, as in ComfyUI. It is set against the mean of those before and after it, so that a clock that drifts is
+        fair to both. `device` ends where the last block does, `wall` when all is moved. `noise`: the same of every step
+        without it.
+own     the trace's parts by themselves: device time of its kernels (torch.profiler), and what moving and telling take the
+        processor. Per block, per step, and all together as a part of a step, as if nothing ran side by side.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def one_step(model: Model, trace: Trace, number: int, most: int | None = None) -
     first.record()
     model.blocks(trace, number, lambda call, *args: call(*args), most)
     last.record()
-    model.message(trace, trace.flush())
+    trace.move()
     torch.cuda.synchronize()
     return time.perf_counter() - start, first.elapsed_time(last) / 1000
 
@@ -93,7 +94,7 @@ def own(case: Case, model: Model, keep: str, step: float) -> dict:
     moc_attention(q, k, v, table, routing, record=trace.counts(table, routing, q, k))
     counting = trace.counts(table, routing, q, k)
     inside, _ = kernel_times(lambda: moc_attention(q, k, v, table, routing, record=counting), "_count")
-    flushes, messages = [], []
+    moves, messages = [], []
     model.forget()
     trace.start(3)
     for number in range(3):
@@ -101,20 +102,21 @@ def own(case: Case, model: Model, keep: str, step: float) -> dict:
             a_block(number, block)
         torch.cuda.synchronize()
         times = [time.perf_counter()]
-        new = trace.flush()
+        trace.move()
+        torch.cuda.synchronize()
         times.append(time.perf_counter())
-        model.message(trace, new)
+        model.message(trace)
         times.append(time.perf_counter())
-        flushes.append(times[1] - times[0])
+        moves.append(times[1] - times[0])
         messages.append(times[2] - times[1])
-    a_step = statistics.median(flushes) + statistics.median(messages)
+    a_step = statistics.median(moves) + statistics.median(messages)
     return {
         "a_block": {
             "counting_us": round(inside, 1), "other_kernels_us": round(around, 1), "kernels": kernels,
             "python_us": round(python_us, 1),
         },
         "a_step": {
-            "flush_ms": round(statistics.median(flushes) * 1e3, 2),
+            "move_ms": round(statistics.median(moves) * 1e3, 2),
             "message_ms": round(statistics.median(messages) * 1e3, 2),
         },
         "share": round((case.blocks * (inside + around) / 1e6 + a_step) / step, 6),

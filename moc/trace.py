@@ -18,6 +18,7 @@ from .config import RoutingConfig
 from .counts import Counts, Geometry
 from .errors import MoCError
 
+AHEAD = 3  # routed calls of a pass after which its device has enough to do to take over what the pass before has counted
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
@@ -89,6 +90,7 @@ class Trace:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     _routed_blocks: set[int] = field(default_factory=set, repr=False)
     _pending: list[tuple] = field(default_factory=list, repr=False)
+    _moving: list[tuple] = field(default_factory=list, repr=False)
     _geometry: dict[tuple[int, torch.device], Geometry] = field(default_factory=dict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -100,8 +102,10 @@ class Trace:
     def start(self, steps: int = 0) -> None:
         """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.dense, self.notes, self._routed_blocks, self._pending, self._geometry):
+            for part in (self.records, self.dense, self.notes, self._routed_blocks, self._geometry):
                 part.clear()
+            self._pending.clear()
+            self._moving.clear()
             self.steps, self.routed, self.blocks, self._bytes = steps, 0, 0, 0
 
     def note(self, text: str) -> None:
@@ -127,7 +131,7 @@ class Trace:
         return counts
 
     def ran_routed(self, step: int, block: int, counts: Counts | None) -> None:
-        """Keep a call's counts. Nothing is moved to the CPU before `flush`."""
+        """Keep a call's counts. Nothing is moved to the CPU before `move`."""
         with self._lock:
             self.routed += 1
             self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
@@ -144,28 +148,50 @@ class Trace:
             self._bytes += values.numel() * 2
             self._pending.append((step, block, counts.geometry, values.half(), density))
 
-    def flush(self) -> list[Record]:
-        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns what is new."""
+    def move(self) -> bool:
+        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns whether it is still on
+        its way: CUDA is not waited for, which would leave the device idle."""
         with self._lock:
             pending, self._pending = self._pending, []
-            new: list[Record] = []
             for device in dict.fromkeys(p[3].device for p in pending):
                 calls = [p for p in pending if p[3].device == device]
                 numbers = torch.stack([density for *_, density in calls]).view(torch.float16)  # two halves each
-                moved = torch.cat([numbers, *(values.flatten() for *_, values, _ in calls)]).cpu()
-                routed = moved[: numbers.numel()].view(torch.float32).tolist()
-                parts = moved[numbers.numel() :].split([values.numel() for *_, values, _ in calls])
-                for (step, block, geometry, values, _), flat, part in zip(calls, parts, routed, strict=True):
-                    share, *mass = flat.view(values.shape)
-                    density = geometry.mandatory + part
-                    new.append(Record(step, block, geometry.axes, share, density, *mass))
+                piece, there = torch.cat([numbers, *(values.flatten() for *_, values, _ in calls)]), None
+                if device.type == "cuda":
+                    with torch.cuda.device(device):
+                        piece, there = piece.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned memory
+                        there.record()
+                heads = [(step, block, geometry, values.shape) for step, block, geometry, values, _ in calls]
+                self._moving.append((heads, piece.cpu(), there))
+            return any(there is not None for *_, there in self._moving)
+
+    def arrived(self) -> list[Record]:
+        """What was moved, as records. Waits for what is still on its way."""
+        with self._lock:
+            moving, self._moving = self._moving, []
+            new: list[Record] = []
+            for calls, piece, there in moving:
+                if there is not None:
+                    there.synchronize()
+                    piece = piece.clone()  # the host's pinned memory is short
+                numbers, *parts = piece.split([2 * len(calls), *(shape.numel() for *_, shape in calls)])
+                routed = numbers.view(torch.float32).tolist()
+                for (step, block, geometry, shape), part, density in zip(calls, parts, routed, strict=True):
+                    share, *mass = part.view(shape)
+                    new.append(Record(step, block, geometry.axes, share, geometry.mandatory + density, *mass))
             self.records += new
             return new
+
+    def flush(self) -> list[Record]:
+        """`move` and `arrived` at once."""
+        self.move()
+        return self.arrived()
 
     def finish(self) -> None:
         """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
         with self._lock:
             self._pending.clear()
+            self._moving.clear()
             self._geometry.clear()
 
     @property

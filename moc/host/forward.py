@@ -74,5 +74,5 @@ def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
 @torch.compiler.disable
 def end_forward(forward: Forward | None) -> None:
     if forward is not None and forward.recording:
-        forward.run.live.update(forward.run.patch.trace.flush(), forward.step)
+        forward.run.pass_ended(forward.step)
         forward.recording = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import break_even
 from ..attention import moc_attention
 from ..layout import TokenLayout
-from ..trace import Reason
+from ..trace import AHEAD, Reason
 from .padding import Unpadded, unpad
 from .probe import look_at
 from .run import BLOCK, FORWARD, Call, Forward
@@ -137,6 +137,9 @@ def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tens
         return forward.reason
     if forward.recording:
         patch.trace.ran_routed(forward.step, call.block, counts)
+        forward.routed += 1
+        if forward.routed == AHEAD:
+            run.hand_over()
     return out
 
 

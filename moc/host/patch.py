@@ -77,6 +77,7 @@ def _around_run(patch: Patch) -> Callable:
             raise
         finally:
             run.end()
+        run.hand_over()
         patch.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)

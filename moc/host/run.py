@@ -74,6 +74,7 @@ class Run:
     starts: tuple[int, ...]
     live: Live = field(init=False)
     forwards: int = 0
+    _ended: int | None = None  # step of the pass whose counts are on their way
     _tables: OrderedDict[tuple[TokenLayout, RoutingConfig], tuple[ChunkTable, RoutingConfig | None]] = field(
         default_factory=OrderedDict
     )
@@ -96,6 +97,20 @@ class Run:
                     if block not in self._hooks:
                         hook = partial(_number_block, number)
                         self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    def pass_ended(self, step: int) -> None:
+        """What a pass has counted leaves its device; a browser is told once it is there, while the next pass runs."""
+        self.hand_over()
+        under_way = self.patch.trace.move()
+        self._ended = step
+        if not under_way:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        with self._lock:
+            step, self._ended = self._ended, None
+        if step is not None:
+            self.live.update(self.patch.trace.arrived(), step)
 
     def end(self) -> None:
         for remove in self._hooks.values():
@@ -153,6 +168,7 @@ class Forward:
     previous   attention override that was there before ours
     frame_ids  absolute latent frame of every frame the model sees, None for 0, 1, 2, ...
     reason     why this whole pass runs dense, if it does
+    routed     calls so far
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
     unpadded   the last mask and what it leaves of the sequence: every block passes the same one
     """
@@ -165,6 +181,7 @@ class Forward:
     frame_ids: tuple[int, ...] | None
     reason: Reason | None
     recording: bool
+    routed: int = 0
     unpadded: tuple[Tensor, Unpadded | None] | None = None
 
     def ran_dense(self, reason: Reason) -> None:

@@ -11,8 +11,9 @@ from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import apply_moc, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
+from mixture_of_contexts.moc.host.live import Live
 from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Reason, Trace
+from mixture_of_contexts.moc.trace import AHEAD, Reason, Trace
 from spies import TWO_SHOTS, apart, everything, little, routed, watched
 
 BLOCKS = 3
@@ -30,6 +31,18 @@ def test_a_patched_model_sampled_twice_gives_the_same_and_a_fresh_trace():
     first, records = tiny.sample(patched), len(trace.records)
     assert torch.equal(tiny.sample(patched), first)
     assert len(trace.records) == trace.routed == records == 2 * BLOCKS
+
+
+def test_what_is_still_on_its_way_from_a_gpu_is_told_while_the_next_pass_runs(monkeypatch):
+    told = []
+    monkeypatch.setattr(Trace, "move", lambda trace, move=Trace.move: move(trace) or True)
+    monkeypatch.setattr(
+        Live, "update", lambda live, new, step: told.append((step, {r.step for r in new}, live.trace.routed))
+    )
+    patched, trace = routed(tiny.load())
+    tiny.sample(patched)
+    assert told == [(0, {0}, BLOCKS + AHEAD), (1, {1}, 2 * BLOCKS)]
+    assert len(trace.records) == 2 * BLOCKS
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -105,6 +105,24 @@ def test_attention_is_where_full_attention_would_look():
     assert trace.records[0].share.shape == record.mass.shape
 
 
+def test_what_a_pass_counted_is_moved_at_its_end_and_may_be_taken_over_later():
+    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    table = build_table(LAYOUT, STARTS, routing)
+    q, k, v = planted(5, 1)
+    for step in range(2):
+        counts = trace.counts(table, routing, q, k)
+        moc_attention(q, k, v, table, routing, record=counts)
+        trace.ran_routed(step, 0, counts)
+        assert not trace.move() and not trace.records, "nothing is on its way where there is no GPU"
+    assert [r.step for r in trace.arrived()] == [r.step for r in trace.records] == [0, 1]
+    assert torch.equal(trace.records[0].share, trace.records[1].share)
+    assert not trace.arrived() and len(trace.records) == 2
+    trace.ran_routed(2, 0, counts)
+    trace.move()
+    trace.start()
+    assert not trace.arrived(), "a run that was cancelled leaves nothing to the next one"
+
+
 def test_off_keeps_nothing_and_still_says_what_ran():
     trace = Trace(keep="off")
     assert trace.counts(None, None, None, None) is None
