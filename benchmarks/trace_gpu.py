@@ -1,11 +1,11 @@
 """`benchmarks/trace.py` on a GPU: what tracing costs, measured twice.
 
-paired  steps without and with the trace take turns, each with all its blocks; one with it also tells what the one before
-        had counted, as in ComfyUI. It is set against the mean of those before and after it, so that a clock that drifts is
-        fair to both. `device` ends where the last block does, `wall` when all is moved. `noise`: the same of every step
-        without it.
-own     the trace's parts by themselves: device time of its kernels (torch.profiler), and what moving and telling take the
-        processor. Per block, per step, and all together as a part of a step, as if nothing ran side by side.
+paired  steps without and with the trace take turns, each with all its blocks; one with it also tells what the one
+        before had counted, as in ComfyUI. It is set against the mean of those before and after it, so that a clock that
+        drifts is fair to both. `device` ends where the last block does, `wall` when all is moved. `noise`: the same of
+        every step without it.
+own     the trace's parts by themselves: device time of its kernels (torch.profiler), and what moving and telling take
+        the processor. Per block, per step, and all together as a part of a step, as if nothing ran side by side.
 """
 
 from __future__ import annotations

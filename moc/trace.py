@@ -18,7 +18,7 @@ from .config import RoutingConfig
 from .counts import Counts, Geometry
 from .errors import MoCError
 
-AHEAD = 3  # routed calls of a pass after which its device has enough to do to take over what the pass before has counted
+AHEAD = 3  # routed calls of a pass that keep a device busy while what the pass before has counted is told
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
@@ -149,8 +149,8 @@ class Trace:
             self._pending.append((step, block, counts.geometry, values.half(), density))
 
     def move(self) -> bool:
-        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns whether it is still on
-        its way: CUDA is not waited for, which would leave the device idle."""
+        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns whether it is still
+        on its way: CUDA is not waited for, which would leave the device idle."""
         with self._lock:
             pending, self._pending = self._pending, []
             for device in dict.fromkeys(p[3].device for p in pending):
