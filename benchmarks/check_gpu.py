@@ -104,6 +104,10 @@ CASES = {
         _layout((15, 20, 20)), (0, 7),
         R(top_k=48, tile=(1, 4, 4), own="frame", descriptor="minmax"), 1, 2, 64,
     ),
+    "four hundred chunks, mean+max+min, tail": (
+        _layout((16, 20, 20), 9), (0, 7),
+        R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="mean+max+min", tail="pooled"), 1, 2, 128,
+    ),
     "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 
@@ -159,7 +163,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     scale = d**-0.5
     everything = torch.arange(n, device=device)
     theirs, ours = Choice(), Choice()
-    reference.attend(q.float(), k.float(), v.float(), table, routing, scale=scale, training=False, record=theirs)
+    reference.attend(q, k, v, table, routing, scale=scale, training=False, record=theirs)
     engine.run(q, k, v, table, routing, scale, ours, engine=which)  # row by row, which is not how it runs otherwise
     plan_of(table, routing, q.device).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")

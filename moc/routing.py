@@ -20,15 +20,11 @@ from .table import NO_SHOT, ChunkTable
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Summaries of every chunk's keys [B, H, C, D]. low and high only for the descriptors that look at the range.
-
-    halfway  score by the mean as well as by the range
-    """
+    """Summaries of every chunk's keys [B, H, C, D]. low and high only for the descriptors that look at the range."""
 
     mean: Tensor
     low: Tensor | None = None
     high: Tensor | None = None
-    halfway: bool = False
 
 
 def wide(x: Tensor) -> Tensor:
@@ -46,12 +42,11 @@ def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
     mean = chunk_means(k, table)
     if descriptor == "mean":
         return Descriptors(mean)
-    return Descriptors(
-        mean,
-        low=per_chunk(k, table, lambda block: wide(block.amin(-2))),
-        high=per_chunk(k, table, lambda block: wide(block.amax(-2))),
-        halfway=descriptor == "mean+max+min",
-    )
+    low = per_chunk(k, table, lambda block: wide(block.amin(-2)))
+    high = per_chunk(k, table, lambda block: wide(block.amax(-2)))
+    if descriptor == "mean+max+min":  # q . mean is q+ . mean + q- . mean, so that halfway there is a range as well
+        low, high = (wide(((end + mean) / 2).to(k.dtype)) for end in (low, high))
+    return Descriptors(mean, low, high)
 
 
 def scores(q: Tensor, chunks: Descriptors) -> Tensor:
@@ -64,8 +59,7 @@ def scores(q: Tensor, chunks: Descriptors) -> Tensor:
     q = wide(q)
     if chunks.high is None or chunks.low is None:
         return q @ chunks.mean.mT
-    bound = q.clamp(min=0) @ chunks.high.mT + q.clamp(max=0) @ chunks.low.mT
-    return (bound + q @ chunks.mean.mT) / 2 if chunks.halfway else bound
+    return q.clamp(min=0) @ chunks.high.mT + q.clamp(max=0) @ chunks.low.mT
 
 
 def candidates(table: ChunkTable, routing: RoutingConfig, rows: slice, device: torch.device) -> tuple[Tensor, Tensor]:

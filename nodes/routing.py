@@ -136,7 +136,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "descriptor",
             DESCRIPTORS,
             "What a chunk is judged by. mean: the mean of its keys, as in the paper. minmax: the best match it could "
-            "hold; finds small things better. mean+max+min: between both; no GPU kernel yet, so slow.",
+            "hold; finds small things better. mean+max+min: between both.",
         ),
         choice(
             "tail",

@@ -30,6 +30,7 @@ CASES = {
     "tiles, min-max, tail": (
         WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), 1,
     ),
+    "tiles, mean+max+min": (PLAIN, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", descriptor="mean+max+min"), 1),
     "own chunk smaller than a tile of rows": (PLAIN, (0, 1), R(top_k=2, tile=(1, 2, 3), own="chunk", tail="pooled"), 1),
     "ragged chunks, window": (PLAIN, (0,), R(top_k=2, tile=(1, 3, 4), own="frame", window=1), 1),
     "static memory, outer loop": (

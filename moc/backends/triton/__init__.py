@@ -48,8 +48,8 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return "gradients are needed; these kernels have no backward"
     if training and (routing.drop_off or routing.drop_in):
         return "drop-off and drop-in are for training"
-    if routing.rule != "top-k" or routing.head_density or routing.descriptor not in ("mean", "minmax"):
-        return "the kernels choose by top-k, the same for all heads, and by the descriptors mean and minmax"
+    if routing.rule != "top-k" or routing.head_density:
+        return "the kernels choose by top-k, the same for all heads"
     return _machine(q.device)
 
 

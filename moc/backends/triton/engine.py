@@ -38,7 +38,7 @@ def run(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
     precision = _precision(q)
-    minmax = routing.descriptor == "minmax"
+    by_range = routing.descriptor != "mean"
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     keep = _kept_shots(q, k, plan, routing)
@@ -53,7 +53,7 @@ def run(
     for heads in split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
         inputs = _queries(q, heads), means["pair"], keep
         how: dict[str, Any] = dict(
-            split=minmax, causal=routing.causal, precision=_careful(precision), config=job.configs.router
+            split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
         )
         if direct:
             choice = new_choice(len(heads), plan)

@@ -15,7 +15,7 @@ def _pool(
     x, chunk, mean, pair, exact,
     s_b, s_h, s_n, H, C,
     D: tl.constexpr, DP: tl.constexpr, BL: tl.constexpr, CHUNKS: tl.constexpr,
-    REST: tl.constexpr, RANGE: tl.constexpr, EXACT: tl.constexpr,
+    REST: tl.constexpr, RANGE: tl.constexpr, HALFWAY: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     i_bh = tl.program_id(1)
     o_d = tl.arange(0, DP)
@@ -46,8 +46,11 @@ def _pool(
             tl.store(pair + o_pair, b_head, mask=m_d)
             tl.store(pair + o_pair + D, (b_mean - b_head.to(tl.float32)).to(pair.dtype.element_ty), mask=m_d)
         if RANGE:
-            tl.store(pair + o_pair, tl.max(b_high, 0).to(pair.dtype.element_ty), mask=m_d)
-            tl.store(pair + o_pair + D, tl.min(b_low, 0).to(pair.dtype.element_ty), mask=m_d)
+            b_top, b_bottom = tl.max(b_high, 0), tl.min(b_low, 0)
+            if HALFWAY:
+                b_top, b_bottom = (b_top + b_mean) / 2, (b_bottom + b_mean) / 2
+            tl.store(pair + o_pair, b_top.to(pair.dtype.element_ty), mask=m_d)
+            tl.store(pair + o_pair + D, b_bottom.to(pair.dtype.element_ty), mask=m_d)
         if EXACT:
             tl.store(exact + o, b_mean, mask=m_d)
 
@@ -57,7 +60,7 @@ def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False)
 
     mean   [B*H, C, D] in x's dtype
     pair   [B*H, C, 2, D] in x's dtype. "mean": mean and what rounding took from it, together twice the digits;
-           "minmax": largest and smallest value of every channel, exact
+           "minmax": largest and smallest value of every channel, exact; "mean+max+min": halfway from the mean to them
     exact  [B*H, C, D] the mean in float32
     """
     b, h, _, d = x.shape
@@ -73,6 +76,7 @@ def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False)
     _pool[(-(-c // at_once), b * h)](
         x, plan.chunk, unused, out.get("pair", unused), out.get("exact", unused), *x.stride()[:3], h, c,
         D=d, DP=max(16, triton.next_power_of_2(d)), BL=16 if small else 32, CHUNKS=at_once,
-        REST=pair == "mean", RANGE=pair == "minmax", EXACT=exact, num_warps=2 if small else 4,
+        REST=pair == "mean", RANGE=pair in ("minmax", "mean+max+min"), HALFWAY=pair == "mean+max+min", EXACT=exact,
+        num_warps=2 if small else 4,
     )  # fmt: skip
     return out
