@@ -83,6 +83,7 @@ def smooth(grid: tuple[int, int, int], cell: tuple[int, int, int], channels: int
 
 
 SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
+MEDIUM = RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")  # as many tokens
 UNION = replace(SMALL, lists="union")
 FINE = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
 
@@ -100,6 +101,8 @@ CASES = (
     Case("single-shot 720p", (21, 45, 80), 40, RoutingConfig(top_k=3, own="chunk"), 3.9, 4.7),
     Case("fine tiles 720p", (21, 45, 80), 40, FINE, 4.5, 6.5),
     Case("single-shot 480p", (21, 30, 52), 40, RoutingConfig(top_k=3, own="chunk"), 3.2, 4.2),
+    Case("medium tiles, 720p", (21, 45, 80), 40, MEDIUM, 0, 0, coherent="trained"),
+    Case("medium tiles, 8 shots", (120, 30, 50), 24, MEDIUM, 0, 0, shots=8, coherent="trained"),
     Case("small tiles, trained-like", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8, coherent="trained"),
     Case("small tiles, trained-like, union", (120, 30, 50), 24, UNION, 10.0, 20.0, shots=8, coherent="trained"),
     Case("small tiles, coherent", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8, coherent="hard"),

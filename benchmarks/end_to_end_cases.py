@@ -55,7 +55,7 @@ class Rule:
 
 DENSE = "dense, cuDNN"  # what gains are relative to
 SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
-MEDIUM = RoutingConfig(top_k=10, tile=(1, 16, 16), own="frame", descriptor="minmax", tail="pooled")
+MEDIUM = RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")
 FRAMES = RoutingConfig(top_k=3, own="chunk")
 OF_450 = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
 SHOT = RoutingConfig(top_k=5, own="shot", causal=True)
@@ -76,7 +76,7 @@ RULES = {
     "720p": (
         Rule("paper: own frame + 3 frames", FRAMES),
         Rule("fine: own chunk + 16 of 450 tokens", OF_450),
-        Rule("fine: own frame + 10 of 16x16, min-max, tail", MEDIUM),
+        Rule("fine: own frame + 8 of 250 tokens, min-max, tail", MEDIUM),
         CUDNN,
         Rule("the paper's, with trace", FRAMES, trace="routing"),
         Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL, full=False),
@@ -88,7 +88,7 @@ RULES = {
         Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL),
         Rule("fine: the same, union lists", UNION),
         Rule("fine: own chunk + 16 of 450 tokens", OF_450),
-        Rule("fine: own frame + 10 of 16x16, min-max, tail", MEDIUM),
+        Rule("fine: own frame + 8 of 250 tokens, min-max, tail", MEDIUM),
         Rule("fine: 8x8 union lists, independent tokens", UNION, full=False, white=True),
         CUDNN,
         DEFAULT,

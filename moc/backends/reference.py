@@ -30,8 +30,9 @@ def attend(
     if routing.descriptor != "mean":
         high = torch.stack([wide(k[..., a:b, :]).amax(-2) for a, b in pieces], -2)
         low = torch.stack([wide(k[..., a:b, :]).amin(-2) for a, b in pieces], -2)
-        bound = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
-        score = bound if routing.descriptor == "minmax" else (bound + score) / 2
+        if routing.descriptor == "mean+max+min":
+            low, high = (wide(((end + mean_k) / 2).to(k.dtype)) for end in (low, high))
+        score = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
 
     # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .common import ones
 from .plan import Plan
 
-EACH = 16  # rows that a counter is for, were all chunks alike: more wait for each other
+EACH = 4  # rows that a counter is for, were all chunks alike: more wait for each other
 MOST_TURNS = 256  # counters of a chunk and frame, unless their ranks are too few
 RANKS = 2**16  # that one counter can give
 

@@ -37,7 +37,8 @@ def _pool(
             if RANGE:
                 b_low = tl.minimum(b_low, tl.where(m_x, b_x, float("inf")))
                 b_high = tl.maximum(b_high, tl.where(m_x, b_x, float("-inf")))
-        b_mean = tl.sum(b_sum, 0) / tl.maximum(b_len, 1).to(tl.float32)
+        # not "/", which is a last digit off at times: halfway between two numbers of few digits that rounds another way
+        b_mean = tl.div_rn(tl.sum(b_sum, 0), tl.maximum(b_len, 1).to(tl.float32) + tl.zeros([DP], tl.float32))
         o = (i_bh.to(tl.int64) * C + i_c) * D + o_d
         b_head = b_mean.to(mean.dtype.element_ty)
         tl.store(mean + o, b_head, mask=m_d)
@@ -48,7 +49,7 @@ def _pool(
         if RANGE:
             b_top, b_bottom = tl.max(b_high, 0), tl.min(b_low, 0)
             if HALFWAY:
-                b_top, b_bottom = (b_top + b_mean) / 2, (b_bottom + b_mean) / 2
+                b_top, b_bottom = (b_top + b_mean) * 0.5, (b_bottom + b_mean) * 0.5
             tl.store(pair + o_pair, b_top.to(pair.dtype.element_ty), mask=m_d)
             tl.store(pair + o_pair + D, b_bottom.to(pair.dtype.element_ty), mask=m_d)
         if EXACT:
