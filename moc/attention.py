@@ -57,8 +57,8 @@ def _auto(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, note, **rest
 ) -> Tensor:
     """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off."""
-    if q.device.type == "cuda" and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
-        reason = triton.supports(q, table, routing, training)
+    if q.device.type == "cuda":
+        reason = triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v))
         if reason is None:
             try:
                 return triton.attend(q, k, v, table, routing, training=training, **rest)

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs from Ampere on, through Triton: no compiler, no wheel of our own. Forward only.
+"""NVIDIA GPUs from Ampere on, through Triton: no compiler, no wheel of our own. Forward and backward.
 
 How it is built and what was measured: docs/kernels.md.
 """
@@ -36,7 +36,13 @@ def _machine(device: torch.device) -> str | None:
     return _failed.get(str(device))
 
 
-def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False) -> str | None:
+def wants_gradients(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def supports(
+    q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False, gradients: bool = False
+) -> str | None:
     """Why this backend cannot take the call, or None when it can."""
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"no kernel for {q.dtype}"
@@ -44,8 +50,11 @@ def supports(q: Tensor, table: ChunkTable, routing: RoutingConfig, training: boo
         return f"head dim {q.shape[-1]} is above 128"
     if len(table.chunks) > MOST_CHUNKS or table.length * max(1, table.top_k(routing)) >= 2**31:
         return "more chunks or choices than 32-bit lists hold"
-    if torch.is_grad_enabled() and q.requires_grad:
-        return "gradients are needed; these kernels have no backward"
+    if gradients:
+        if routing.lists != "token":
+            return "gradients are needed, and these kernels have none for lists that rows share"
+        if torch.compiler.is_compiling():
+            return "gradients are needed inside torch.compile"
     if training and (routing.drop_off or routing.drop_in):
         return "drop-off and drop-in are for training"
     if routing.rule != "top-k" or routing.head_density:
@@ -66,9 +75,9 @@ def sort(x: Tensor, table: ChunkTable) -> Tensor:
     t = table.tensors(x.device)
     if not _moves(x):
         return x.index_select(-2, t.order)
-    from .order import moved
+    from .training import Move
 
-    return moved(x, t.order, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    return Move.apply(x, t.order, t.inverse)
 
 
 def unsort(x: Tensor, table: ChunkTable, like: Tensor) -> Tensor:
@@ -76,16 +85,14 @@ def unsort(x: Tensor, table: ChunkTable, like: Tensor) -> Tensor:
     t = table.tensors(x.device)
     if not _moves(x):
         return x.index_select(-2, t.inverse)
-    from .order import moved
+    from .training import Move
 
-    return moved(x, t.inverse, torch.empty_like(like))
+    return Move.apply(x, t.inverse, t.order, like)
 
 
 def _moves(x: Tensor) -> bool:
     """Whether our kernel can move the rows."""
-    plain = (
-        x.stride(-1) == 1 and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and x.requires_grad)
-    )
+    plain = x.stride(-1) == 1 and not torch.compiler.is_compiling()
     return plain and x.device.type == "cuda" and _machine(x.device) is None
 
 
@@ -93,17 +100,20 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
-    reason = supports(q, table, routing, training)
+    gradients = wants_gradients(q, k, v)
+    reason = supports(q, table, routing, training, gradients)
     if reason is None and scale <= 0:
         reason = f"scale {scale} is not positive"
     if reason is not None:
         raise MoCError(f"the triton backend cannot run this: {reason}.")
     from . import op
+    from .training import Attend
 
+    call = Attend.apply if gradients else op.plain
     if record is None and torch.compiler.is_compiling():
         return op.compiled(q, k, v, table, routing, scale)
     try:
-        return op.plain(q, k, v, table, routing, scale, record)
+        return call(q, k, v, table, routing, scale, record)
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:
@@ -114,4 +124,4 @@ def attend(
         _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
         if hasattr(record, "frame_pairs"):  # what the first try counted
             record.frame_pairs(q.shape[1])[0].zero_()
-        return op.plain(q, k, v, table, routing, scale, record)
+        return call(q, k, v, table, routing, scale, record)

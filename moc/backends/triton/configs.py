@@ -23,7 +23,7 @@ class Configs:
     """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
     one: the same where a chunk is one step of keys;
     tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
-    router: rows against descriptors (keys: groups of `stream`)."""
+    router: rows against descriptors (keys: groups of `stream`); of_keys, of_rows: gradients (`backward.py`)."""
 
     long: Config
     short: Config
@@ -32,6 +32,8 @@ class Configs:
     tail: Config
     merge: Config
     router: Config
+    of_keys: Config
+    of_rows: Config
 
     def keys_in_a_row(self, tokens: float) -> Config:
         return self.long if tokens >= LONG else self.short
@@ -53,6 +55,8 @@ HALF = {
         tail=Config(128, 64, 8, 3),
         merge=MERGE,
         router=Config(64, 64, 4, 2),
+        of_keys=Config(64, 128, 8, 2),
+        of_rows=Config(128, 64, 8, 2),
     ),
     "medium": Configs(
         long=Config(128, 64, 8, 2),
@@ -62,6 +66,8 @@ HALF = {
         tail=Config(128, 64, 8, 2),
         merge=MERGE,
         router=Config(64, 64, 4, 2),
+        of_keys=Config(64, 64, 4, 2),
+        of_rows=Config(64, 64, 4, 2),
     ),
     "small": Configs(
         long=Config(128, 32, 8, 2),
@@ -71,6 +77,8 @@ HALF = {
         tail=Config(64, 32, 4, 2),
         merge=MERGE,
         router=Config(64, 64, 4, 1),
+        of_keys=Config(32, 64, 4, 2),
+        of_rows=Config(64, 32, 4, 2),
     ),
 }
 SINGLE = Configs(
@@ -81,8 +89,10 @@ SINGLE = Configs(
     tail=Config(32, 32, 4, 1),
     merge=MERGE,
     router=Config(32, 32, 8, 1),
+    of_keys=Config(32, 32, 4, 1),
+    of_rows=Config(32, 32, 4, 1),
 )
-INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 7), one=Config(16, 16, 4, 1, tiles=2))
+INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 9), one=Config(16, 16, 4, 1, tiles=2))
 
 
 @cache

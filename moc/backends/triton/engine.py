@@ -6,6 +6,7 @@ tile-major   many small chunks: a tile of rows meets the union of what its rows 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,29 +30,37 @@ DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else 
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
+@dataclass
+class Kept:
+    """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads, ranked."""
+
+    lse: Tensor
+    choices: list[tuple[range, Choice]] = field(default_factory=list)
+
+
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, engine: str | None = None,
+    *, engine: str | None = None, keep: Kept | None = None,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
-    precision = _precision(q)
+    precision = precision_of(q)
     by_range = routing.descriptor != "mean"
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
-    keep = _kept_shots(q, k, plan, routing)
+    shots = _kept_shots(q, k, plan, routing)
     union = routing.lists == "union" and plan.top_k > 0
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
-    job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union)
+    job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
     as_chunks = engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
     direct = as_chunks and (streamed or few(q, plan))
     for heads in split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
-        inputs = _queries(q, heads), means["pair"], keep
+        inputs = _queries(q, heads), means["pair"], shots
         how: dict[str, Any] = dict(
             split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
         )
@@ -59,11 +68,13 @@ def run(
             choice = new_choice(len(heads), plan)
             stream(*inputs, choice, plan, heads, **how)
             popular = None
-            if job.by_popularity and not seen.row_by_row:
+            if job.by_popularity and not seen.row_by_row and keep is None:
                 popular = popular_of(choice, plan)
             else:
                 ranked(choice)
             seen.choice(choice, heads, popular)
+            if keep is not None:
+                keep.choices.append((heads, choice))
             job.chunks(None, job.listed(choice), heads, popular)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
@@ -72,13 +83,16 @@ def run(
         else:
             sel.zero_()
         if union:
-            share_lists(sel, keep, plan, heads, causal=routing.causal)
+            share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
+            choice = choice_of(sel[part], plan) if plan.top_k and (engine == "chunks" or keep is not None) else None
+            if keep is not None and choice is not None:
+                keep.choices.append((some, choice))
             if engine == "tiles":
                 job.tiles(sel[part], some)
             else:
-                job.chunks(sel[part], job.listed(choice_of(sel[part], plan)) if plan.top_k else None, some)
+                job.chunks(sel[part], choice and job.listed(choice), some)
     seen.done()
     return out
 
@@ -125,7 +139,7 @@ def _queries(q: Tensor, heads: range) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _precision(q: Tensor) -> str:
+def precision_of(q: Tensor) -> str:
     if q.device.type != "cuda":
         return "ieee"
     return "tf32"

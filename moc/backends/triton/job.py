@@ -29,9 +29,10 @@ POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose toget
 class Job:
     """One call's tensors, so that the engines below read as what they do."""
 
-    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool):
+    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool, lse=None):
         self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
+        self.lse = lse  # [B*H, N]: of all that a row sees, where somebody wants it
         self.configs = configs_of(q)
         self.on_hopper = hopper_routed is not None and hopper_routed.usable(q, k, v, plan)
         self.by_popularity = POPULAR and hopper_routed is not None and hopper_popular.usable(q, k, v, plan)
@@ -40,7 +41,7 @@ class Job:
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
         attend_tiles(
             self.q, self.k, self.v, self.out, self.plan, tiles, heads,
-            scale=self.scale, config=config, precision=self.precision, **parts,
+            scale=self.scale, config=config, precision=self.precision, total=self.lse, **parts,
         )  # fmt: skip
 
     def see_all(self, heads: range) -> None:

@@ -53,12 +53,12 @@ def _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D: tl.constexp
 @triton.jit(do_not_specialize=["bh_first", "tiles", "width", "own_first", "own_rows"])
 def _tile(
     q, k, v, out, first, stop, span, ranges, piece, low, high, count, piece_start, piece_len,
-    tail, tail_lse, part, lse, number, own, own_lse,
+    tail, tail_lse, part, lse, number, own, own_lse, total,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, so_b, so_h, so_n, sw_g, sw_h, sw_n, sl_g, sl_h, sl_n,
     H, N, bh_first, tiles, width, own_first, own_rows, scale,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CS: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, RANGES: tl.constexpr, LISTS: tl.constexpr, SHARED: tl.constexpr, SLOTS: tl.constexpr,
-    REST: tl.constexpr, TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    REST: tl.constexpr, TAIL: tl.constexpr, TOTAL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -148,6 +148,8 @@ def _tile(
     b_o = b_acc * (1.0 / tl.where(b_l == 0.0, 1.0, b_l))[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
     tl.store(p_out, b_o.to(out.dtype.element_ty), mask=m_q)
+    if TOTAL:
+        tl.store(total + i_bh.to(tl.int64) * N + o_n, b_m + tl.math.log2(b_l), mask=m_n)
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,9 @@ def attend_tiles(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, heads: range,
     *, scale: float, config: Config, precision: str,
     ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Tail | None = None,
-    slots: Slots | None = None, own: Own | None = None,
+    slots: Slots | None = None, own: Own | None = None, total: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Write out [B, H, N, D] at the rows of the tiles."""
+    """Write out [B, H, N, D] at the rows of the tiles, and their log2-sum-exp2 to total [B*H, N]."""
     if not tiles.count or not len(heads):
         return
     _, h, n, d = q.shape
@@ -190,7 +192,7 @@ def attend_tiles(
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
         *(listed or [none] * 6), *((tail.out, tail.lse) if tail else (none, none)),
         *((slots.part, slots.lse, slots.number) if slots else [none] * 3),
-        *((own.out, own.lse) if own else (none, none)),
+        *((own.out, own.lse) if own else (none, none)), none if total is None else total,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
         h, n, heads.start, tiles.count, lists.width if lists else 0,
@@ -199,7 +201,7 @@ def attend_tiles(
         K=slots.part.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
         REST=slots is not None and slots.lse.shape[3] == 2, TAIL=tail is not None,
-        STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+        TOTAL=total is not None, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
 
 

@@ -1,0 +1,89 @@
+"""Gradients of the GPU engine's kernels on the CPU, through Triton's interpreter, against those of the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
+
+from test_triton import CASES, DEVICE, HALF, PLAIN, WITH_TEXT, R
+
+from moc.attention import moc_attention
+from moc.backends import triton as triton_backend
+from moc.backends.triton import job, supports, training
+from moc.chunks import build_table
+
+
+def gradients(layout, starts, routing, batch=1, dim=16, backend="triton", dtype=torch.float32, wide=False):
+    table = build_table(layout, starts, routing)
+    torch.manual_seed(len(table.chunks))
+    # as a fused projection leaves them: strided, not contiguous
+    x = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).to(dtype)
+    weight = torch.randn(batch, 2, layout.length, dim, device=DEVICE)
+    x = (x.float() if wide else x).requires_grad_()
+    out = moc_attention(*(y.transpose(1, 2) for y in x.unbind(2)), table, routing, backend=backend)
+    (grad,) = torch.autograd.grad((out.float() * weight).sum(), x)
+    return out.detach(), grad
+
+
+def same(case, **how):
+    want, got = (gradients(*case, backend=backend, **how) for backend in ("reference", "triton"))
+    for x, y in zip(got, want, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_the_reference(name):
+    same(CASES[name])
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        R(top_k=2, own="frame", causal=True, tail="pooled"),
+        R(top_k=3, tile=(1, 4, 5), own="chunk", tail="pooled"),
+        R(top_k=1, own="shot", descriptor="minmax"),
+    ],
+    ids=str,
+)
+def test_chunks_of_several_steps_of_keys(routing):
+    """24 and 20 tokens where a step takes 16: rows and keys are then served by a kernel each."""
+    same((WITH_TEXT, (0, 2), routing), dim=32)
+
+
+def test_heads_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(job, "WORKSPACE", 1)
+    same((PLAIN, (0, 2), R(top_k=2, tile=(1, 2, 3), own="frame", tail="pooled"), 2))
+
+
+def test_head_dims_that_are_no_power_of_two():
+    same((PLAIN, (0, 2), R(top_k=2, own="frame", tail="pooled")), dim=20)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_precision_is_as_near_as_its_digits_allow(dtype):
+    case = PLAIN, (0, 2), R(top_k=2, tile=(1, 2, 3), own="frame", tail="pooled")
+    _, want = gradients(*case, backend="reference", dtype=dtype, wide=True)
+    _, got = gradients(*case, dtype=dtype)
+    assert got.dtype == dtype
+    assert float((got.float() - want).norm() / want.norm()) < (3e-3 if dtype == torch.float16 else 2e-2)
+
+
+def test_moved_rows_take_their_gradients_back():
+    x = torch.randn(2, 3, 7, 16, device=DEVICE, requires_grad=True)
+    index = torch.randperm(7, device=DEVICE)
+    weight = torch.randn(7, 16, device=DEVICE).expand(2, 3, 7, 16)
+    out = training.Move.apply(x, index, index.argsort())
+    assert torch.equal(out, x[:, :, index])
+    (grad,) = torch.autograd.grad((out * weight).sum(), x)
+    assert torch.equal(grad, weight[:, :, index.argsort()])
+
+
+def test_what_has_no_gradients_says_so():
+    table = build_table(PLAIN, (0,), R(lists="union"))
+    q = torch.zeros(1, 1, 96, 64, requires_grad=True)
+    assert triton_backend.wants_gradients(q.detach(), q) and not triton_backend.wants_gradients(q.detach())
+    assert "lists that rows share" in supports(q, table, R(lists="union"), gradients=True)
+    with torch.no_grad():
+        assert not triton_backend.wants_gradients(q)
