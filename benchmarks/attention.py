@@ -31,6 +31,11 @@ from moc.attention import moc_attention
 from moc.chunks import ChunkTable
 
 STAGES = {  # kernel name -> stage; the first that fits
+    "_of_keys": "gradients by keys",
+    "_of_rows": "gradients by rows",
+    "_of_summaries": "gradients by summaries",
+    "_of_skipping": "gradients by summaries",
+    "_delta": "gradients, delta",
     "_union_hopper": "tiles and merge",
     "_popular": "popular",
     "_find": "lists",

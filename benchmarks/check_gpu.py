@@ -2,7 +2,8 @@
 
 Error rule (FlashAttention's): at most twice the error of plain torch in the same precision, plus the rounding of the
 reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call, head by head, must
-agree bit by bit and may not wait for the device, and what it counts for a trace must be what was chosen.
+agree bit by bit and may not wait for the device, and what it counts for a trace must be what was chosen. Gradients
+by q, k and v follow the same rule, with half a percent of the largest on top.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from moc.backends import reference
-from moc.backends.triton import engine, job
+from moc.backends.triton import engine, job, training
 from moc.backends.triton.plan import plan_of
 from moc.chunks import ChunkTable, build_table
 from moc.config import RoutingConfig
@@ -186,6 +187,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     plain = expected(q, k, v, table, routing, scale, everything, mine, low=True)
     mistake, allowed = (out.float() - exact).abs().max(), (plain - exact).abs().max()
     atol = 2 * (exact + 0.3 - 0.3 - exact).abs().max()
+    slope = {} if routing.lists == "union" else check_gradients(q, k, v, table, routing, scale, mine, which)
     least = 5e-3 if dtype == torch.float32 else 0.0  # tf32 products, where torch uses float32
     return {
         "case": name, "dtype": str(dtype)[6:], "engine": which or "auto", "tokens": n, "chunks": len(table.chunks),
@@ -193,7 +195,28 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "rows_other_choice": float((~agree).float().mean()), "shared": routing.lists == "union",
         "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
         "same_bits": bool(torch.equal(out, again)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
-    }  # fmt: skip
+    } | slope  # fmt: skip
+
+
+def check_gradients(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, chosen: Tensor,
+    which: str | None,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Gradients by q, k, v of the first head, against autograd in float32 and in the inputs' precision."""
+    kept = engine.Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], device=q.device))
+    out = engine.run(q, k, v, table, routing, scale, engine=which, keep=kept)
+    grad = torch.randn_like(out)
+    ours = training.gradients(q, k, v, out, grad, kept, plan_of(table, routing, q.device), routing, scale)
+    everything, first = torch.arange(q.shape[2], device=q.device), (slice(1), slice(1))
+    found: list[list[Tensor]] = []
+    for low in (False, True):
+        x = [(y[first] if low else y[first].float()).detach().requires_grad_() for y in (q, k, v)]
+        want = expected(*x, table, routing, scale, everything, chosen[first], low=low)
+        found.append([g.float() for g in torch.autograd.grad(want, x, grad[first].float())])
+        del want
+    error = [float((a[first].float() - b).abs().max()) for a, b in zip(ours, found[0], strict=True)]
+    allowed = [float(2 * (a - b).abs().max() + 5e-3 * b.abs().max()) for b, a in zip(*found, strict=True)]
+    return {"gradient_error": error, "gradient_allowed": allowed}
 
 
 def poison(q: Tensor) -> None:
@@ -206,6 +229,7 @@ def good(r: dict[str, Any]) -> bool:
     # a score that ties within rounding moves a row, with shared lists a query tile
     moved = 2e-3 + (TILE_ROWS / r["tokens"] if r["shared"] else 0)
     fits = r["error"] <= r["allowed"] and r["rows_other_choice"] <= moved
+    fits = fits and all(a <= b for a, b in zip(r.get("gradient_error", []), r.get("gradient_allowed", []), strict=True))
     return bool(fits and not r["nan"] and r["same_bits"] and (r["same_size"] or r["shared"]) and r["same_counts"])
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from .backends import BACKENDS, eager, triton

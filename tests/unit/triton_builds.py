@@ -10,13 +10,25 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from moc.backends.triton import count, lists, popular, repair, route, routed, stream, tail, tile
+from moc.backends.triton import (
+    backward,
+    count,
+    lists,
+    popular,
+    repair,
+    route,
+    routed,
+    stream,
+    tail,
+    tile,
+)
 from moc.backends.triton.configs import HALF, Config, Configs
 
-BF16 = {"q", "k", "v", "out", "pair", "mean_k", "mean_v", "part", "own", "tail"}
-FP32 = {"lse", "own_lse", "tail_lse", "weight", "level"}
+BF16 = {"q", "k", "v", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
+FP32 |= {"dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
-            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps"}  # fmt: skip
+            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps", "segment"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
 
@@ -26,7 +38,7 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
     router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
     deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
     again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
-    parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True) | HEAD
+    parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
 
     def rows(of: Config, **more) -> tuple[dict, Config]:
         return dict(BM=of.rows, STAGES=of.stages, **HEAD) | more, of
@@ -47,6 +59,14 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "tile, lists": (tile._tile, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
         "merge": (tile._tile, *tiles(c.merge, OWN=True, RANGES=False)),
         "tail": (tail._tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
+        "gradients by keys": (backward._of_keys, *rows(c.of_keys, BN=c.of_keys.keys, K=5, LISTED=True, ROWS_TOO=False)),
+        "gradients by keys and rows": (
+            backward._of_keys,
+            *rows(c.of_keys, BN=c.of_keys.keys, K=32, LISTED=True, ROWS_TOO=True),
+        ),
+        "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, LISTED=True)),
+        "gradients by summaries": (backward._of_summaries, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
+        "gradients by rows that skip": (backward._of_skipping_rows, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
         "popular chunks": (popular._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
         "what is left": (popular._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
         "places": (lists._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
@@ -64,9 +84,9 @@ def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
     def kind(name: str) -> str:
         if name in constants:
             return "constexpr"
-        if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_")):
+        if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_", "sg_")):
             return "i32"
-        if name == "scale":
+        if name in ("scale", "factor"):
             return "fp32"
         if name == "place":
             return "*i8"
@@ -80,7 +100,7 @@ def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for name, i in places.items()
-        if signature[name].startswith("*") or re.fullmatch(r"s[qkvo]?_(b|h|n|bh)", name)
+        if signature[name].startswith("*") or re.fullmatch(r"s[qkvog]?_(b|h|n|bh)", name)
     }
     source = ASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
     options = {"num_warps": how.warps, "num_stages": how.stages}

@@ -29,7 +29,9 @@ POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose toget
 class Job:
     """One call's tensors, so that the engines below read as what they do."""
 
-    def __init__(self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool, lse=None):
+    def __init__(
+        self, q, k, v, out, plan: Plan, causal: bool, scale: float, precision: str, summary, union: bool, lse=None
+    ):
         self.q, self.k, self.v, self.out, self.plan = q, k, v, out, plan
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.lse = lse  # [B*H, N]: of all that a row sees, where somebody wants it
