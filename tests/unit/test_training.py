@@ -27,6 +27,11 @@ def gradients(layout, starts, routing, batch=1, dim=16, backend="triton", dtype=
     return out.detach(), grad
 
 
+@pytest.fixture(autouse=True)
+def lists_of_several_tiles(monkeypatch):
+    monkeypatch.setattr(training, "SEGMENT", 32)
+
+
 def same(case, **how):
     want, got = (gradients(*case, backend=backend, **how) for backend in ("reference", "triton"))
     for x, y in zip(got, want, strict=True):

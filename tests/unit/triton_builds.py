@@ -59,12 +59,15 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "tile, lists": (tile._tile, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
         "merge": (tile._tile, *tiles(c.merge, OWN=True, RANGES=False)),
         "tail": (tail._tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
-        "gradients by keys": (backward._of_keys, *rows(c.of_keys, BN=c.of_keys.keys, K=5, LISTED=True, ROWS_TOO=False)),
+        "gradients by keys": (
+            backward._of_keys,
+            *rows(c.of_keys, BN=c.of_keys.keys, K=5, ROWS=512, LISTED=True, ROWS_TOO=False),
+        ),
         "gradients by keys and rows": (
             backward._of_keys,
-            *rows(c.of_keys, BN=c.of_keys.keys, K=32, LISTED=True, ROWS_TOO=True),
+            *rows(c.of_keys, BN=c.of_keys.keys, K=32, ROWS=512, LISTED=True, ROWS_TOO=True),
         ),
-        "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, LISTED=True)),
+        "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
         "gradients by summaries": (backward._of_summaries, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
         "gradients by rows that skip": (backward._of_skipping_rows, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
         "popular chunks": (popular._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),

@@ -52,12 +52,13 @@ def _of_keys(
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, sg_b, sg_h, sg_n,
     H, N, C, bh_first, heads, head, most, scale, factor,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    LISTED: tl.constexpr, ROWS_TOO: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, LISTED: tl.constexpr, ROWS_TOO: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """At most BN keys meet some rows. LISTED: keys of a chunk, rows of a tile of its list; else an item [4, I]: first
+    """At most BN keys meet some rows. LISTED: keys of a chunk, a tile of ROWS of its list; else an item [4, I]: first
     key, keys, first row, last row + 1. ROWS_TOO: a chunk is one block of keys, so its rows need not come again."""
     if LISTED:
         i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
+        b_to = tl.minimum(b_to, b_from + ROWS)
         b_skip = tl.program_id(1) * BN
         b_start, b_len = tl.load(chunk + i_c) + b_skip, tl.load(chunk + C + i_c) - b_skip
     else:
@@ -102,13 +103,14 @@ def _of_rows(
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, sg_b, sg_h, sg_n,
     H, N, C, bh_first, heads, head, most, scale, factor,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    LISTED: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, LISTED: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """At most BM rows meet all keys of the chunk whose list they are in; else those that they see without choosing,
     which comes first and sets dq."""
     o_m = tl.arange(0, BM)
     if LISTED:
         i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
+        b_to = tl.minimum(b_to, b_from + ROWS)
         b_from += tl.program_id(1) * BM
         o_n, m_n = b_from + o_m, b_from + o_m < b_to
         o_n = tl.load(entry + o_n, mask=m_n, other=0) // K

@@ -32,7 +32,7 @@ IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 @dataclass
 class Kept:
-    """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads, ranked."""
+    """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
 
     lse: Tensor
     choices: list[tuple[range, Choice]] = field(default_factory=list)

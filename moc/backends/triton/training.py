@@ -132,13 +132,13 @@ class _Backward:
             if tiles.count:
                 _of_rows[(tiles.count, b * h)](
                     *inputs, plan.chunk, none, none, none, tiles.first, tiles.stop, tiles.span, tiles.ranges,
-                    *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, LISTED=False, **how,
+                    *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, **how,
                 )  # fmt: skip
         how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.longest_seen))
         items = plan.seen(SEGMENT, how["BN"])
         _of_keys[(items.shape[1], b * h)](
             *inputs, dk, dv, plan.chunk, none, none, none, items, *self.strides, *sizes, items.shape[1],
-            self.scale * LOG2E, self.scale, K=1, LISTED=False, ROWS_TOO=False, **how,
+            self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
         )  # fmt: skip
 
     def chosen(self, heads: range, choice: Choice) -> None:
@@ -153,12 +153,12 @@ class _Backward:
         how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.longest))
         alone = plan.longest <= how["BN"]
         _of_keys[(lists.most, -(-plan.longest // how["BN"]))](
-            *inputs, dk, dv, *lists_of, none, *rest, K=plan.top_k, LISTED=True, ROWS_TOO=alone, **how
+            *inputs, dk, dv, *lists_of, none, *rest, K=plan.top_k, ROWS=SEGMENT, LISTED=True, ROWS_TOO=alone, **how
         )
         if not alone:
             how = self._how(self.config.of_rows)
             _of_rows[(lists.most, -(-SEGMENT // how["BM"]))](
-                *inputs, *lists_of, none, none, none, none, *rest, K=plan.top_k, LISTED=True, **how
+                *inputs, *lists_of, none, none, none, none, *rest, K=plan.top_k, ROWS=SEGMENT, LISTED=True, **how
             )
         if self.means:
             self.skipped(heads, bits_of(choice, plan))
