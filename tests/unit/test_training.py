@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
-from test_triton import CASES, DEVICE, HALF, PLAIN, WITH_TEXT, R
+from test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
 
 from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
-from moc.backends.triton import job, supports, training
+from moc.backends.triton import dense, job, supports, training
 from moc.chunks import build_table
 
 
@@ -60,6 +60,37 @@ def test_chunks_of_several_steps_of_keys(routing):
 def test_heads_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(job, "WORKSPACE", 1)
     same((PLAIN, (0, 2), R(top_k=2, tile=(1, 2, 3), own="frame", tail="pooled"), 2))
+
+
+def plain_gradients(q, out, grad, lse, k, v, scale):
+    p = (q @ k.mT * scale - lse[..., None]).exp()
+    ds = p * (grad @ v.mT - (grad * out).sum(-1, keepdim=True)) * scale
+    return ds @ k, ds.mT @ q, p.mT @ grad
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_own_part_from_an_attention_library(monkeypatch, name):
+    """On a GPU cuDNN makes its gradients; here plain torch does, from the same rows and keys."""
+    monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "_attention", plain_attention)
+    monkeypatch.setattr(dense, "_attention_gradients", plain_gradients)
+    same(LIBRARY[name])
+
+
+def test_a_library_without_gradients_is_left_alone(monkeypatch):
+    calls = []
+
+    def broken(*_):
+        calls.append(1)
+        raise RuntimeError("no such plan")
+
+    monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "_attention", plain_attention)
+    monkeypatch.setattr(dense, "_attention_gradients", broken)
+    monkeypatch.setattr(dense, "_no_gradients", set())
+    for _ in range(2):
+        same((WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled")))
+    assert calls == [1]
 
 
 def test_head_dims_that_are_no_power_of_two():

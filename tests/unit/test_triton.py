@@ -244,6 +244,5 @@ def test_says_what_it_cannot_do() -> None:
     q = torch.randn(1, 2, PLAIN.length, 16, device=DEVICE)
     assert supports(q, table, R()) is None
     assert "float64" in supports(q.double(), table, R())
-    assert "gradients" in supports(q.clone().requires_grad_(), table, R())
     assert "256" in supports(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R())
     assert "drop-off" in supports(q, table, R(drop_off=0.5), training=True)

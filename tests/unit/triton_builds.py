@@ -28,7 +28,8 @@ BF16 = {"q", "k", "v", "out", "pair", "mean_k", "mean_v", "part", "own", "tail",
 FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
 FP32 |= {"dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
-            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps", "segment"}  # fmt: skip
+            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps",
+            "segment"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
 

@@ -55,8 +55,8 @@ HALF = {
         tail=Config(128, 64, 8, 3),
         merge=MERGE,
         router=Config(64, 64, 4, 2),
-        of_keys=Config(64, 128, 8, 2),
-        of_rows=Config(128, 64, 8, 2),
+        of_keys=Config(64, 64, 4, 2),
+        of_rows=Config(128, 64, 8, 3),
     ),
     "medium": Configs(
         long=Config(128, 64, 8, 2),
@@ -67,7 +67,7 @@ HALF = {
         merge=MERGE,
         router=Config(64, 64, 4, 2),
         of_keys=Config(64, 64, 4, 2),
-        of_rows=Config(64, 64, 4, 2),
+        of_rows=Config(128, 64, 8, 2),
     ),
     "small": Configs(
         long=Config(128, 32, 8, 2),

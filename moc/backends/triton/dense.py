@@ -3,6 +3,7 @@ its log-sum-exp: cuDNN on Hopper."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +16,7 @@ from .tile import Own
 FEWEST_ROWS = 1024  # below, our own kernel is as fast (benchmarks/results)
 MOST_CALLS = 64
 _refused: set[int] = set()  # devices where cuDNN failed once
+_no_gradients: set[int] = set()  # where it failed in the backward pass
 
 
 def usable(q: Tensor, plan: Plan) -> bool:
@@ -57,6 +59,54 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
     """(output, log-sum-exp of every row)."""
     found = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
     return found[0], found[1]
+
+
+def gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, plan: Plan, scale: float,
+    dq: Tensor, dk: Tensor, dv: Tensor, parts: list[range],
+) -> bool:  # fmt: skip
+    """Set dq, and add to dk and dv [B*H, N, D], what routed rows see without choosing. out and lse [B*H, N] (log2) are
+    of all that they see. parts: heads of a sample that go together. False where somebody else has to do it."""
+    h = q.shape[1]
+    linked_of = [linked_beside(plan, run) for run in plan.runs()]
+    if not usable(q, plan) or (q.device.index or 0) in _no_gradients or None in linked_of:
+        return False
+    for b in range(q.shape[0]):
+        for heads in parts:
+            some, flat = slice(heads.start, heads.stop), slice(b * h + heads.start, b * h + heads.stop)
+            for run, linked in zip(plan.runs(), linked_of, strict=True):
+                rows = slice(run.first, run.first + run.length * run.groups)
+                mine = [x[b, some, rows].unflatten(1, (run.groups, -1)).transpose(0, 1) for x in (q, out, grad)]
+                keys, values = (_seen(x[b, some], plan, run, linked or []) for x in (k, v))
+                sums = (lse[flat, rows] * math.log(2)).unflatten(1, (run.groups, -1)).transpose(0, 1).contiguous()
+                try:
+                    found = _attention_gradients(*mine, sums, keys, values, scale)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:
+                    _no_gradients.add(q.device.index or 0)
+                    dk.zero_(), dv.zero_()
+                    return False
+                dq[flat, rows] = found[0].transpose(0, 1).flatten(1, 2).to(dq.dtype)
+                for total, part in zip((dk, dv), found[1:], strict=True):
+                    place = 0
+                    for low, high in linked or []:
+                        total[flat, low:high] += part[:, :, place : place + high - low].sum(0, dtype=total.dtype)
+                        place += high - low
+                    own = slice(run.start, run.start + run.tokens * run.groups)
+                    total[flat, own] += part[:, :, place:].transpose(0, 1).flatten(1, 2)
+    return True
+
+
+def _attention_gradients(
+    q: Tensor, out: Tensor, grad: Tensor, lse: Tensor, k: Tensor, v: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv; lse [G, H, L]."""
+    nothing = torch.zeros((), dtype=torch.int64, device=q.device)  # seeds of a dropout that is off
+    return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+        grad, q, k, v, out, lse[..., None], nothing, nothing, None, None, None, q.shape[2], k.shape[2], 0.0, False,
+        scale=scale,
+    )  # fmt: skip
 
 
 def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
+from . import dense
 from .backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
 from .configs import Config, configs_of
 from .engine import Kept, precision_of, run
@@ -67,8 +68,8 @@ def gradients(
 ) -> list[Tensor]:  # fmt: skip
     """dq, dk, dv like q, k, v."""
     q, k, v, out, grad = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, out, grad))
-    call = _Backward(q, k, v, grad, kept.lse, plan, routing, scale)
-    call.delta_of(out)
+    call = _Backward(q, k, v, out, grad, kept.lse, plan, routing, scale)
+    call.delta_of_rows()
     call.seen()
     for heads, choice in kept.choices:
         bits = plan.words if routing.tail == "pooled" else 0
@@ -85,6 +86,7 @@ class _Backward:
     q: Tensor
     k: Tensor
     v: Tensor
+    out: Tensor
     grad: Tensor
     lse: Tensor
     plan: Plan
@@ -105,17 +107,18 @@ class _Backward:
         self.strides = tuple(s for x in (self.q, self.k, self.v, self.grad) for s in x.stride()[:3])
         self.config = configs_of(self.q)
 
-    def _how(self, config: Config, keys: int | None = None) -> dict:
+    def _how(self, config: Config, keys: int | None = None, stages: int | None = None) -> dict:
         d = self.q.shape[3]
         return dict(
-            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=keys or config.keys, STAGES=config.stages,
+            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=keys or config.keys,
+            STAGES=stages or config.stages,
             PRECISION=precision_of(self.q), num_warps=config.warps,
         )  # fmt: skip
 
-    def delta_of(self, out: Tensor) -> None:
+    def delta_of_rows(self) -> None:
         b, h, n, d = self.q.shape
         _delta[(-(-n // 64), b * h)](
-            out, self.grad, self.delta, *out.stride()[:3], *self.grad.stride()[:3], h, n,
+            self.out, self.grad, self.delta, *self.out.stride()[:3], *self.grad.stride()[:3], h, n,
             D=d, DP=max(16, triton.next_power_of_2(d)), BM=64, num_warps=4,
         )  # fmt: skip
 
@@ -126,7 +129,11 @@ class _Backward:
         dq, dk, dv = self.sums[:3]
         sizes = h, n, plan.chunks, 0, 0, 0
         inputs = self.q, self.k, self.v, self.grad, self.lse, self.delta, dq
-        for which in ("routed", "unrouted"):
+        some = split(range(h), 8 * n * self.q.shape[3])
+        done = dense.gradients(
+            self.q, self.k, self.v, self.out, self.grad, self.lse, plan, self.scale, dq, dk, dv, some
+        )
+        for which in ("unrouted",) if done else ("routed", "unrouted"):
             how = self._how(self.config.of_rows)
             tiles = plan.tiles(how["BM"], which)
             if tiles.count:
@@ -135,7 +142,9 @@ class _Backward:
                     *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, **how,
                 )  # fmt: skip
         how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.longest_seen))
-        items = plan.seen(SEGMENT, how["BN"])
+        items = plan.seen(SEGMENT, how["BN"], "unrouted" if done else "all")
+        if not items.shape[1]:
+            return
         _of_keys[(items.shape[1], b * h)](
             *inputs, dk, dv, plan.chunk, none, none, none, items, *self.strides, *sizes, items.shape[1],
             self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
@@ -150,8 +159,9 @@ class _Backward:
         sizes = h, n, plan.chunks, heads.start, len(heads), lists.head, lists.tile.shape[1]
         rest = *self.strides, *sizes, self.scale * LOG2E, self.scale
         lists_of = plan.chunk, lists.entry, lists.tile, lists.border
-        how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.longest))
-        alone = plan.longest <= how["BN"]
+        keys = _keys(self.config.of_keys, plan.longest)
+        alone = plan.longest <= keys
+        how = self._how(self.config.of_keys, keys, 1 if alone else None)
         _of_keys[(lists.most, -(-plan.longest // how["BN"]))](
             *inputs, dk, dv, *lists_of, none, *rest, K=plan.top_k, ROWS=SEGMENT, LISTED=True, ROWS_TOO=alone, **how
         )
@@ -172,7 +182,7 @@ class _Backward:
         geometry = sel, plan.weight, plan.chunk, plan.row
         strides = *self.strides[:3], *self.strides[9:]
         sizes = h, n, plan.chunks, plan.words, heads.start
-        how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.chunks))
+        how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.chunks), 1)
         segment = 4 * SEGMENT
         _of_summaries[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
             *inputs, dmean_k, dmean_v, *geometry, *strides, *sizes, segment, self.scale * LOG2E, self.scale,
