@@ -3,7 +3,7 @@
 Error rule (FlashAttention's): at most twice the error of plain torch in the same precision, plus the rounding of the
 reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call, head by head, must
 agree bit by bit and may not wait for the device, and what it counts for a trace must be what was chosen. Gradients
-by q, k and v follow the same rule, with half a percent of the largest on top.
+by q, k and v follow the same rule, with half a percent of the largest on top (float32: one percent).
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ def check_gradients(
         found.append([g.float() for g in torch.autograd.grad(want, x, grad[first].float())])
         del want
     error = [float((a[first].float() - b).abs().max()) for a, b in zip(ours, found[0], strict=True)]
-    allowed = [float(2 * (a - b).abs().max() + 5e-3 * b.abs().max()) for b, a in zip(*found, strict=True)]
+    least = 1e-2 if q.dtype == torch.float32 else 5e-3  # tf32 products, where torch uses float32
+    allowed = [float(2 * (a - b).abs().max() + least * b.abs().max()) for b, a in zip(*found, strict=True)]
     return {"gradient_error": error, "gradient_allowed": allowed}
 
 

@@ -76,16 +76,19 @@ def gradients(
             some, flat = slice(heads.start, heads.stop), slice(b * h + heads.start, b * h + heads.stop)
             for run, linked in zip(plan.runs(), linked_of, strict=True):
                 rows = slice(run.first, run.first + run.length * run.groups)
-                mine = [x[b, some, rows].unflatten(1, (run.groups, -1)).transpose(0, 1) for x in (q, out, grad)]
+                q_run, out_run, grad_run = (
+                    x[b, some, rows].unflatten(1, (run.groups, -1)).transpose(0, 1) for x in (q, out, grad)
+                )
                 keys, values = (_seen(x[b, some], plan, run, linked or []) for x in (k, v))
                 sums = (lse[flat, rows] * math.log(2)).unflatten(1, (run.groups, -1)).transpose(0, 1).contiguous()
                 try:
-                    found = _attention_gradients(*mine, sums, keys, values, scale)
+                    found = _attention_gradients(q_run, out_run, grad_run, sums, keys, values, scale)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:
                     _no_gradients.add(q.device.index or 0)
-                    dk.zero_(), dv.zero_()
+                    dk.zero_()
+                    dv.zero_()
                     return False
                 dq[flat, rows] = found[0].transpose(0, 1).flatten(1, 2).to(dq.dtype)
                 for total, part in zip((dk, dv), found[1:], strict=True):

@@ -86,13 +86,16 @@ def run(
             share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
-            choice = choice_of(sel[part], plan) if plan.top_k and (engine == "chunks" or keep is not None) else None
-            if keep is not None and choice is not None:
-                keep.choices.append((some, choice))
+            lists = None
+            if plan.top_k and (engine == "chunks" or keep is not None):
+                choice = choice_of(sel[part], plan)
+                lists = job.listed(choice) if engine == "chunks" else None
+                if keep is not None:
+                    keep.choices.append((some, choice))
             if engine == "tiles":
                 job.tiles(sel[part], some)
             else:
-                job.chunks(sel[part], choice and job.listed(choice), some)
+                job.chunks(sel[part], lists, some)
     seen.done()
     return out
 

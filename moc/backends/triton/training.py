@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
@@ -40,8 +41,9 @@ class Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        q, k, v, out = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
-            return *gradients(*ctx.saved_tensors, grad, *ctx.call), None, None, None, None
+            return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None
 
 
 class Move(torch.autograd.Function):
@@ -97,7 +99,7 @@ class _Backward:
     def __post_init__(self) -> None:
         b, h, n, d = self.q.shape
         rows, summaries = (b * h, n, d), (b * h, self.plan.chunks, d)
-        new = dict(dtype=torch.float32, device=self.q.device)
+        new: dict[str, Any] = dict(dtype=torch.float32, device=self.q.device)
         self.sums = [torch.empty(rows, **new), torch.zeros(rows, **new), torch.zeros(rows, **new)]
         self.delta = torch.empty(rows[:2], **new)
         self.means: tuple[Tensor, ...] = ()
