@@ -12,17 +12,18 @@ from test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain
 from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
 from moc.backends.triton import dense, job, supports, training
+from moc.backends.triton.noise import pack, unpack
 from moc.chunks import build_table
 
 
-def gradients(layout, starts, routing, batch=1, dim=16, backend="triton", dtype=torch.float32, wide=False):
+def gradients(layout, starts, routing, batch=1, dim=16, backend="triton", dtype=torch.float32, wide=False, noise=False):
     table = build_table(layout, starts, routing)
     torch.manual_seed(len(table.chunks))
     # as a fused projection leaves them: strided, not contiguous
     x = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).to(dtype)
     weight = torch.randn(batch, 2, layout.length, dim, device=DEVICE)
     x = (x.float() if wide else x).requires_grad_()
-    out = moc_attention(*(y.transpose(1, 2) for y in x.unbind(2)), table, routing, backend=backend)
+    out = moc_attention(*(y.transpose(1, 2) for y in x.unbind(2)), table, routing, backend=backend, training=noise)
     (grad,) = torch.autograd.grad((out.float() * weight).sum(), x)
     return out.detach(), grad
 
@@ -114,6 +115,24 @@ def test_moved_rows_take_their_gradients_back():
     assert torch.equal(out, x[:, :, index])
     (grad,) = torch.autograd.grad((out * weight).sum(), x)
     assert torch.equal(grad, weight[:, :, index.argsort()])
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        R(top_k=2, tile=(1, 2, 3), own="frame", tail="pooled", drop_off=0.5, drop_in=2.0, seed=3),
+        R(top_k=1, own="shot", causal=True, drop_in=1.0),
+        R(top_k=3, own="chunk", drop_off=0.9, shots_kept=1),
+    ],
+    ids=str,
+)
+def test_chunks_are_dropped_and_added_as_the_reference_does(routing):
+    same((WITH_TEXT, (0, 1, 2), routing, 2), noise=True)
+
+
+def test_bits_and_back():
+    chosen = torch.rand(2, 5, 70, device=DEVICE) > 0.5
+    assert torch.equal(unpack(pack(chosen), 70, slice(0, 5)), chosen)
 
 
 def test_what_has_no_gradients_says_so():

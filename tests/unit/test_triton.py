@@ -11,6 +11,7 @@ from moc.backends import reference
 from moc.backends import triton as triton_backend
 from moc.backends.triton import dense, engine, job, stream, supports
 from moc.backends.triton.count import count_frames
+from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -139,7 +140,7 @@ def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int
     plan = plan_of(build_table(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
     assert plan.frame_parts().in_a_row == (tile[0] == 1)
     sel = torch.randint(-(2**31), 2**31, (4, plan.words, 307), dtype=torch.int32, device=DEVICE)
-    chosen = engine.unpack(sel, plan.chunks, slice(None)).float() * plan.chunk[1]
+    chosen = unpack(sel, plan.chunks, slice(None)).float() * plan.chunk[1]
     frame = plan.table.tensors(DEVICE).row_frame
     want = torch.stack([chosen[:, frame == f].sum(1) for f in range(3)], 1)
     want = want[:2] + want[2:]  # two heads, batch of two

@@ -55,8 +55,8 @@ def supports(
             return "gradients are needed, and these kernels have none for lists that rows share"
         if torch.compiler.is_compiling():
             return "gradients are needed inside torch.compile"
-    if training and (routing.drop_off or routing.drop_in):
-        return "drop-off and drop-in are for training"
+    if training and (routing.drop_off or routing.drop_in) and routing.lists != "token":
+        return "there is no drop-off and drop-in for lists that rows share"
     if routing.rule != "top-k" or routing.head_density:
         return "the kernels choose by top-k, the same for all heads"
     return _machine(q.device)
@@ -110,10 +110,10 @@ def attend(
     from .training import Attend
 
     call = Attend.apply if gradients else op.plain
-    if record is None and torch.compiler.is_compiling():
+    if record is None and torch.compiler.is_compiling() and not training:
         return op.compiled(q, k, v, table, routing, scale)
     try:
-        return call(q, k, v, table, routing, scale, record)
+        return call(q, k, v, table, routing, scale, record, training)
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:
@@ -124,4 +124,4 @@ def attend(
         _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
         if hasattr(record, "frame_pairs"):  # what the first try counted
             record.frame_pairs(q.shape[1])[0].zero_()
-        return call(q, k, v, table, routing, scale, record)
+        return call(q, k, v, table, routing, scale, record, training)

@@ -18,6 +18,7 @@ from .configs import scores_in_registers
 from .count import count_choices, count_frames
 from .job import Job, bytes_a_head, parts, split
 from .lists import Choice, bits_of, choice_of, new_choice, ranked
+from .noise import disturbed, unpack
 from .plan import Plan, plan_of
 from .pool import pool
 from .popular import Popular, count_popular, popular_of
@@ -40,9 +41,9 @@ class Kept:
 
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, engine: str | None = None, keep: Kept | None = None,
+    *, engine: str | None = None, keep: Kept | None = None, training: bool = False,
 ) -> Tensor:  # fmt: skip
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]. training: with drop-off and drop-in."""
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = plan_of(table, routing, q.device)
@@ -57,9 +58,11 @@ def run(
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
-    as_chunks = engine == "chunks" and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
+    noisy = training and bool(routing.drop_off or routing.drop_in)
+    as_chunks = engine == "chunks" and not noisy and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
     direct = as_chunks and (streamed or few(q, plan))
-    for heads in split(range(q.shape[0] * q.shape[1]), plan.length * 4 * (plan.top_k if direct else plan.words)):
+    every = range(q.shape[0] * q.shape[1])
+    for heads in [every] if noisy else split(every, plan.length * 4 * (plan.top_k if direct else plan.words)):
         inputs = _queries(q, heads), means["pair"], shots
         how: dict[str, Any] = dict(
             split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
@@ -82,6 +85,8 @@ def run(
             (stream if streamed else route)(*inputs, sel, plan, heads, **how)
         else:
             sel.zero_()
+        if noisy:
+            plan = job.plan = seen.plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
@@ -168,13 +173,6 @@ def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Ten
     # not `routing.select`: it may ask the host whether there are ties
     order = (reader @ seen.mT).masked_fill(~allowed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return ((order.argsort(dim=-1) < routing.shots_kept) & allowed | own).to(torch.uint8).contiguous()
-
-
-def unpack(sel: Tensor, chunks: int, rows: slice) -> Tensor:
-    """sel [heads, W, N] -> what the rows chose, [heads, R, C] bool."""
-    bit = torch.arange(32, device=sel.device, dtype=torch.int32)
-    words = sel[:, :, rows].mT  # [heads, R, W]
-    return ((words[..., None] >> bit) & 1).bool().flatten(-2)[..., :chunks]
 
 
 def _record(record, sel: Tensor, plan: Plan, heads: tuple[int, ...]) -> None:

@@ -45,5 +45,7 @@ def compiled(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: Routin
 
 
 @torch.compiler.disable
-def plain(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record) -> Tensor:
-    return run(q, k, v, table, routing, scale, record)
+def plain(
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool
+) -> Tensor:  # fmt: skip
+    return run(q, k, v, table, routing, scale, record, training=training)

@@ -30,10 +30,10 @@ class Attend(torch.autograd.Function):
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]. Keeps q, k, v, the output, its log-sum-exp, the choice."""
 
     @staticmethod
-    def forward(ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record):
+    def forward(ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool):
         kept = Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device))
         with torch.autocast(q.device.type, enabled=False):
-            out = run(q, k, v, table, routing, scale, record, keep=kept)
+            out = run(q, k, v, table, routing, scale, record, keep=kept, training=training)
         ctx.save_for_backward(q, k, v, out)
         ctx.call = kept, plan_of(table, routing, q.device), routing, scale
         return out
@@ -43,7 +43,7 @@ class Attend(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, out = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
-            return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None
+            return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None
 
 
 class Move(torch.autograd.Function):
@@ -75,7 +75,7 @@ def gradients(
     call.seen()
     for heads, choice in kept.choices:
         bits = plan.words if routing.tail == "pooled" else 0
-        for some in split(heads, plan.length * 4 * (plan.top_k + bits)):
+        for some in split(heads, plan.length * 4 * (choice.pair.shape[2] + bits)):
             call.chosen(some, choice.of(slice(some.start - heads.start, some.stop - heads.start)))
     if not kept.choices and routing.tail == "pooled":
         for some in split(range(len(kept.lse)), plan.length * 4 * plan.words):
@@ -161,16 +161,17 @@ class _Backward:
         sizes = h, n, plan.chunks, heads.start, len(heads), lists.head, lists.tile.shape[1]
         rest = *self.strides, *sizes, self.scale * LOG2E, self.scale
         lists_of = plan.chunk, lists.entry, lists.tile, lists.border
+        of_lists = dict(K=choice.pair.shape[2], ROWS=SEGMENT, LISTED=True)
         keys = _keys(self.config.of_keys, plan.longest)
         alone = plan.longest <= keys
         how = self._how(self.config.of_keys, keys, 1 if alone else None)
-        _of_keys[(lists.most, -(-plan.longest // how["BN"]))](
-            *inputs, dk, dv, *lists_of, none, *rest, K=plan.top_k, ROWS=SEGMENT, LISTED=True, ROWS_TOO=alone, **how
+        _of_keys[(lists.most, -(-plan.longest // keys))](
+            *inputs, dk, dv, *lists_of, none, *rest, ROWS_TOO=alone, **of_lists, **how
         )
         if not alone:
             how = self._how(self.config.of_rows)
             _of_rows[(lists.most, -(-SEGMENT // how["BM"]))](
-                *inputs, *lists_of, none, none, none, none, *rest, K=plan.top_k, ROWS=SEGMENT, LISTED=True, **how
+                *inputs, *lists_of, none, none, none, none, *rest, **of_lists, **how
             )
         if self.means:
             self.skipped(heads, bits_of(choice, plan))
