@@ -246,4 +246,4 @@ def test_says_what_it_cannot_do() -> None:
     assert supports(q, table, R()) is None
     assert "float64" in supports(q.double(), table, R())
     assert "256" in supports(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R())
-    assert "drop-off" in supports(q, table, R(drop_off=0.5), training=True)
+    assert "drop-off" in supports(q, table, R(drop_off=0.5, lists="union"), training=True)
