@@ -83,7 +83,7 @@ def smooth(grid: tuple[int, int, int], cell: tuple[int, int, int], channels: int
 
 
 SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
-MEDIUM = RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")  # as many tokens
+MEDIUM = PRESETS["large pictures"].routing
 UNION = replace(SMALL, lists="union")
 FINE = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
 

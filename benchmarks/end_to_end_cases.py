@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch.nn.attention import SDPBackend
 
 from moc.chunks import ChunkTable, build_table
-from moc.config import RoutingConfig
+from moc.config import PRESETS, RoutingConfig
 from moc.layout import TokenLayout
 
 
@@ -55,7 +55,7 @@ class Rule:
 
 DENSE = "dense, cuDNN"  # what gains are relative to
 SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
-MEDIUM = RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")
+MEDIUM = PRESETS["large pictures"].routing
 FRAMES = RoutingConfig(top_k=3, own="chunk")
 OF_450 = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
 SHOT = RoutingConfig(top_k=5, own="shot", causal=True)

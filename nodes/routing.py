@@ -29,8 +29,9 @@ class MoCRouting(io.ComfyNode):
                     "preset",
                     options=list(PRESETS),
                     default="recommended",
-                    tooltip="recommended: closest to full attention. fast: fewer and coarser looks. paper multi-shot, "
-                    "paper single-shot: the settings of the Mixture of Contexts paper, for models trained with them.",
+                    tooltip="recommended: closest to full attention. fast: fewer and coarser looks. large pictures: "
+                    "few larger pieces, fastest on a GPU from 480p on. paper multi-shot, paper single-shot: the "
+                    "settings of the Mixture of Contexts paper, for models trained with them.",
                 ),
                 choice(
                     "budget",

@@ -99,11 +99,11 @@ class Plan:
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
-    _seen: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
     _joined: dict[Run, Tensor] = field(default_factory=dict)
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
     sample: Sample | None = None
+    items: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)  # of `training.seen_items`
 
     @property
     def length(self) -> int:
@@ -263,26 +263,6 @@ class Plan:
                 np.concatenate([part for low in first for part in (*beside, np.arange(low, low + run.tokens))])
             )
         return self._joined[run]
-
-    def seen(self, rows: int, keys: int, which: str) -> Tensor:
-        """What "all" rows or those of "unrouted" groups see without choosing it: [4, I] first key, keys (at most
-        `keys`), first row, last row + 1 (at most `rows`)."""
-        if (rows, keys, which) not in self._seen:
-            items = [
-                (j, min(keys, b - j), i, min(i + rows, g.stop))
-                for g in self.table.groups
-                if which == "all" or not g.routed
-                for a, b in self.ranges(g)
-                for j in range(a, b, keys)
-                for i in range(g.start, g.stop, rows)
-            ]
-            self._seen[rows, keys, which] = self.on_device(np.array(items).reshape(-1, 4).T)
-        return self._seen[rows, keys, which]
-
-    @property
-    def longest_seen(self) -> int:
-        """Tokens in a row that somebody sees without choosing them, at most."""
-        return max(b - a for g in self.table.groups for a, b in self.ranges(g))
 
     def row_frames(self) -> tuple[Tensor, int, int]:
         """(grid frame of every row [N], the number of frames where it is no video; frames + 1, most rows of one)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -143,8 +144,8 @@ class _Backward:
                     *inputs, plan.chunk, none, none, none, tiles.first, tiles.stop, tiles.span, tiles.ranges,
                     *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, **how,
                 )  # fmt: skip
-        how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.longest_seen))
-        items = plan.seen(SEGMENT, how["BN"], "unrouted" if done else "all")
+        how = self._how(self.config.of_keys)
+        items = seen_items(plan, SEGMENT, how["BN"], all_rows=not done)
         if not items.shape[1]:
             return
         _of_keys[(items.shape[1], b * h)](
@@ -204,6 +205,22 @@ class _Backward:
                 total[head] += (of_mean[head] / t.lengths[:, None]).index_select(0, t.chunk_of)
         like = self.q, self.k, self.v
         return [x.view(y.shape).to(y.dtype) for x, y in zip((dq, dk, dv), like, strict=True)]
+
+
+def seen_items(plan: Plan, rows: int, keys: int, all_rows: bool) -> Tensor:
+    """Who sees what without choosing it: [4, I] first key, keys (at most `keys`), first row, last row + 1 (at most
+    `rows`). Without `all_rows` only those of groups that choose nothing."""
+    if (rows, keys, all_rows) not in plan.items:
+        items = [
+            (j, min(keys, b - j), i, min(i + rows, g.stop))
+            for g in plan.table.groups
+            if all_rows or not g.routed
+            for a, b in plan.ranges(g)
+            for j in range(a, b, keys)
+            for i in range(g.start, g.stop, rows)
+        ]
+        plan.items[rows, keys, all_rows] = plan.on_device(np.array(items).reshape(-1, 4).T)
+    return plan.items[rows, keys, all_rows]
 
 
 def _keys(config: Config, longest: int) -> int:
