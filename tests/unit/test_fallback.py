@@ -62,7 +62,7 @@ def test_kernels_for_hopper_that_fail_give_way_to_the_others(monkeypatch):
     q, k, v = qkv(layout, dtype=torch.float32)
     counts, tries, on = Counts(table, 2, q.device, 2), [], [True]
 
-    def engine(q, k, v, table, routing, scale, record):
+    def engine(q, k, v, table, routing, scale, record, training):
         tries.append(1)
         record.frame_pairs(2)[0].add_(1)
         if on[0]:
