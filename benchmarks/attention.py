@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks import host
 from benchmarks.cases import CASES, Case
 from benchmarks.check_gpu import expected
 from moc.attention import moc_attention
@@ -226,20 +227,26 @@ def errors(calls: dict[str, Attention], q: Tensor, k: Tensor, v: Tensor, table: 
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def arguments(about: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    wanted = [w for w in args.cases.split(",") if w]
+    return parser.parse_args()
+
+
+def collect(
+    args: argparse.Namespace, name: str, run: Callable[[Case], dict[str, Any]], cases: Iterable[Case]
+) -> list[dict[str, Any]]:
+    """Run the cases that were asked for, print each and write all with what they ran on."""
     facts = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
         "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks.attention" + (f" --cases {args.cases}" if args.cases else ""),
+        "command": host.command(name),
     }  # fmt: skip
-    results: list[dict] = []
-    for case in CASES:
-        if wanted and not any(w in case.name for w in wanted):
+    wanted = [w for w in args.cases.split(",") if w] or [""]
+    results: list[dict[str, Any]] = []
+    for case in cases:
+        if not any(w in case.name for w in wanted):
             continue
         try:
             results.append(run(case))
@@ -249,6 +256,12 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
         torch.cuda.empty_cache()
+    return results
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    results = collect(args, "attention", run, CASES)
     for r in results:
         if "failed" in r:
             continue

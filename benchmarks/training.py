@@ -7,18 +7,12 @@ python -m benchmarks.training [--cases paper,720p] [--out benchmarks/results/NAM
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from benchmarks import host
-from benchmarks.attention import Attention, cost, dense, stages
+from benchmarks.attention import Attention, arguments, collect, cost, dense, stages
 from benchmarks.cases import CASES, Case
 from moc.attention import moc_attention
 
@@ -58,30 +52,5 @@ def run(case: Case) -> dict[str, Any]:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    wanted = [w for w in args.cases.split(",") if w] or [""]
-    facts = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
-        "command": host.command("training"),
-    }  # fmt: skip
-    rows: list[dict] = []
-    for case in CASES:
-        if case.name not in NAMES or not any(w in case.name for w in wanted):
-            continue
-        try:
-            rows.append(run(case))
-        except Exception as failure:  # one case that fails should not lose the others
-            rows.append({"case": case.name, "failed": f"{type(failure).__name__}: {failure}"[:500]})
-        print(json.dumps(rows[-1]), flush=True)
-        if args.out:
-            args.out.write_text(json.dumps({**facts, "results": rows}, indent=1) + "\n")
-        torch.cuda.empty_cache()
-
-
 if __name__ == "__main__":
-    main()
+    collect(arguments(__doc__), "training", run, [case for case in CASES if case.name in NAMES])
