@@ -29,6 +29,13 @@ def _delta(out, grad, delta, so_b, so_h, so_n, sg_b, sg_h, sg_n, H, N, D: tl.con
 
 
 @triton.jit
+def _head(q, grad, i_bh, H, N, sq_b, sq_h, sg_b, sg_h):
+    """Where a head's query rows, their gradients, and its other numbers by row begin."""
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    return q + i_b * sq_b + i_h * sq_h, grad + i_b * sg_b + i_h * sg_h, i_bh.to(tl.int64) * N
+
+
+@triton.jit
 def _some_rows(p_q, p_g, p_lse, p_delta, o_n, m_n, o_d, m_d, sq_n, sg_n):
     """Query rows, their gradients, log-sum-exp (rows that are none: inf, which weighs nothing) and delta."""
     o_r, m = o_n.to(tl.int64)[:, None], m_n[:, None] & m_d
@@ -68,7 +75,8 @@ def _of_keys(
     if (b_from >= b_to) | (b_len <= 0):
         return
     i_bh = bh_first + i_local
-    i_b, i_h, o_head = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64), i_bh.to(tl.int64) * N
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    p_q, p_g, o_head = _head(q, grad, i_bh, H, N, sq_b, sq_h, sg_b, sg_h)
     o_d, o_j, o_m = tl.arange(0, DP), tl.arange(0, BN), tl.arange(0, BM)
     m_d, m_j = (o_d < D)[None, :], o_j < b_len
     m_k = m_j[:, None] & m_d
@@ -76,7 +84,6 @@ def _of_keys(
     b_k = tl.load(k + i_b * sk_b + i_h * sk_h + o_s * sk_n + o_d[None, :], mask=m_k, other=0.0)
     b_v = tl.load(v + i_b * sv_b + i_h * sv_h + o_s * sv_n + o_d[None, :], mask=m_k, other=0.0)
     b_bias = tl.where(m_j, 0.0, float("-inf"))[None, :]
-    p_q, p_g = q + i_b * sq_b + i_h * sq_h, grad + i_b * sg_b + i_h * sg_h
     b_dk = tl.zeros([BN, DP], tl.float32)
     b_dv = tl.zeros([BN, DP], tl.float32)
     for i in tl.range(b_from, b_to, BM, num_stages=STAGES):
@@ -123,10 +130,10 @@ def _of_rows(
     if b_from >= b_to:
         return
     i_bh = bh_first + i_local
-    i_b, i_h, o_head = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64), i_bh.to(tl.int64) * N
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    p_q, p_g, o_head = _head(q, grad, i_bh, H, N, sq_b, sq_h, sg_b, sg_h)
     o_d, o_j = tl.arange(0, DP), tl.arange(0, BN)
     m_d = (o_d < D)[None, :]
-    p_q, p_g = q + i_b * sq_b + i_h * sq_h, grad + i_b * sg_b + i_h * sg_h
     b_q, b_g, b_lse, b_delta = _some_rows(p_q, p_g, lse + o_head, delta + o_head, o_n, m_n, o_d, m_d, sq_n, sg_n)
     p_k = k + i_b * sk_b + i_h * sk_h + o_d[None, :]
     p_v = v + i_b * sv_b + i_h * sv_h + o_d[None, :]
@@ -175,13 +182,12 @@ def _of_summaries(
     """BN summaries meet `segment` rows."""
     i_local = tl.program_id(2)
     i_bh = bh_first + i_local
-    i_b, i_h, o_head = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64), i_bh.to(tl.int64) * N
+    p_q, p_g, o_head = _head(q, grad, i_bh, H, N, sq_b, sq_h, sg_b, sg_h)
     o_d, o_m = tl.arange(0, DP), tl.arange(0, BM)
     o_c, m_d = tl.program_id(0) * BN + tl.arange(0, BN), (o_d < D)[None, :]
     m_k = (o_c < C)[:, None] & m_d
     o_mean = (i_bh.to(tl.int64) * C + o_c)[:, None] * D + o_d[None, :]
     b_k, b_v = tl.load(mean_k + o_mean, mask=m_k, other=0.0), tl.load(mean_v + o_mean, mask=m_k, other=0.0)
-    p_q, p_g = q + i_b * sq_b + i_h * sq_h, grad + i_b * sg_b + i_h * sg_h
     p_sel = sel + i_local.to(tl.int64) * W * N
     b_dk = tl.zeros([BN, DP], tl.float32)
     b_dv = tl.zeros([BN, DP], tl.float32)
@@ -207,10 +213,9 @@ def _of_skipping_rows(
     """BM rows meet all summaries; comes last and adds to dq."""
     i_local = tl.program_id(1)
     i_bh = bh_first + i_local
-    i_b, i_h, o_head = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64), i_bh.to(tl.int64) * N
+    p_q, p_g, o_head = _head(q, grad, i_bh, H, N, sq_b, sq_h, sg_b, sg_h)
     o_d, o_n = tl.arange(0, DP), tl.program_id(0) * BM + tl.arange(0, BM)
     m_d, m_n = (o_d < D)[None, :], o_n < N
-    p_q, p_g = q + i_b * sq_b + i_h * sq_h, grad + i_b * sg_b + i_h * sg_h
     b_q, b_g, b_lse, b_delta = _some_rows(p_q, p_g, lse + o_head, delta + o_head, o_n, m_n, o_d, m_d, sq_n, sg_n)
     p_sel = sel + i_local.to(tl.int64) * W * N
     p_dq = dq + (o_head + o_n)[:, None] * D + o_d[None, :]
