@@ -45,6 +45,24 @@ def test_what_is_still_on_its_way_from_a_gpu_is_told_while_the_next_pass_runs(mo
     assert len(trace.records) == 2 * BLOCKS
 
 
+def test_what_was_on_its_way_when_a_run_was_cancelled_reaches_no_other_run(monkeypatch):
+    told = []
+
+    def cancel(*_):
+        raise comfy.model_management.InterruptProcessingException()
+
+    monkeypatch.setattr(Trace, "move", lambda trace, move=Trace.move: move(trace) or True)
+    monkeypatch.setattr(Live, "update", lambda live, new, step: told.append((step, len(new))))
+    patched, trace = routed(tiny.load())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        tiny.sample(patched, callback=cancel)
+    assert not told and not trace.records and not trace.arrived()
+    for _ in range(2):  # queued again, and again
+        told.clear()
+        tiny.sample(patched)
+        assert told == [(0, BLOCKS), (1, BLOCKS)] and len(trace.records) == 2 * BLOCKS
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_nothing_is_left_on_the_model_after_a_run(cancelled):
     def cancel(*_):
