@@ -30,8 +30,8 @@ class MoCRouting(io.ComfyNode):
                     options=list(PRESETS),
                     default="recommended",
                     tooltip="recommended: closest to full attention. fast: fewer and coarser looks. large pictures: "
-                    "few larger pieces, fastest on a GPU from 480p on. paper multi-shot, paper single-shot: the "
-                    "settings of the Mixture of Contexts paper, for models trained with them.",
+                    "few larger pieces, fastest on a GPU at 720p and for long films. paper multi-shot, paper "
+                    "single-shot: the settings of the Mixture of Contexts paper, for models trained with them.",
                 ),
                 choice(
                     "budget",
