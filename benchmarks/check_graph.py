@@ -2,16 +2,18 @@
 
 python -m benchmarks.check_graph --comfyui FOLDER [--tiny] [--out FILE.json]
 
-A small model of ComfyUI's Wan class, random weights, two steps of Euler. The tests under tests/host ask the same and
-more of the CPU; here it is the GPU engine that runs.
+A small model of ComfyUI's Wan class, random weights, two steps of Euler; every routed run has a trace, and a stand-in
+for a browser listens to it. The tests under tests/host ask the same and more of the CPU; here the GPU engine runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -62,15 +64,27 @@ def with_lora(model, seed: int):
     return model
 
 
+def browser() -> list[dict]:
+    """What ComfyUI's server would send a browser that has queued the runs from now on."""
+    told: list[dict] = []
+    queue = SimpleNamespace(get_current_queue_volatile=lambda: ([(0, "prompt", {}, {})], []))
+    server = SimpleNamespace(
+        client_id="browser", prompt_queue=queue, send_sync=lambda event, message, client: told.append(message)
+    )
+    sys.modules["server"] = SimpleNamespace(PromptServer=SimpleNamespace(instance=server))
+    return told
+
+
 def checks(model, which: Film) -> Iterator[tuple[str, bool, str]]:
     """(what was asked, whether it holds, figures)."""
     import comfy.model_management
 
+    from moc.host.live import describe
     from moc.host.patch import apply_moc
     from moc.shots import Shots
     from moc.trace import Trace
 
-    noise = noise_of(which, white=False)
+    noise, told = noise_of(which, white=False), browser()
 
     def moc(base, routing: RoutingConfig):
         trace = Trace()
@@ -122,6 +136,15 @@ def checks(model, which: Film) -> Iterator[tuple[str, bool, str]]:
             stopped = True
         same = torch.equal(film(patched, noise), before[name])
         yield f"{name}: and after a cancelled run", stopped and same, ""
+
+        told.clear()
+        film(patched, noise)
+        running, last = [m["step"] for m in told if m["running"]], told[-1]
+        at_end = describe(trace)
+        same = not last["running"] and {key: last[key] for key in at_end} == at_end
+        counted = len(trace.records) == trace.routed > 0
+        fine = same and counted and 0 in running and running == sorted(running)
+        yield f"{name}: a browser is told while it runs, and all at its end", fine, f"steps {running} of two"
     turns = [moc(model, routing)[0] for routing in RULES.values()]
     same = [torch.equal(film(m, noise), out) for m, out in zip(turns[::-1], list(before.values())[::-1], strict=True)]
     yield "four models by turns get what each got alone", all(same), str(same)
