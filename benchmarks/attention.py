@@ -55,6 +55,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_move": "token order",
     "_repair": "routing (repair)",
     "_unpack": "lists",
+    "_tally": "lists",
     "_rank": "lists",
     "_place": "lists",
     "_cut": "lists",

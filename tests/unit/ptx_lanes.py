@@ -32,10 +32,6 @@ def _count(x: np.ndarray) -> np.ndarray:
     return np.array([int(v & 0xFFFFFFFF).bit_count() for v in x])
 
 
-def _zeros(x: np.ndarray) -> np.ndarray:
-    return np.array([32 - int(v & 0xFFFFFFFF).bit_length() for v in x])
-
-
 def _exact(x, y, z, towards: float | None = None):
     """A product and a sum, rounded once: to the nearest number, or down or up."""
     exact = x.astype(np.float64) * y + z
@@ -47,13 +43,17 @@ def _exact(x, y, z, towards: float | None = None):
     return out
 
 
+def _turned(x: np.ndarray) -> np.ndarray:
+    return np.array([int(f"{int(v & 0xFFFFFFFF):032b}"[::-1], 2) for v in x])
+
+
 FLOAT: dict[str, Callable] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": _exact, "max": np.fmax, "min": np.fmin,
     "neg": np.negative, "abs": np.abs, "rcp": lambda x: 1 / x, "sqrt": np.sqrt, "lg2": np.log2, "div": np.divide,
 }  # fmt: skip
 INTEGER: dict[str, Callable] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "and": np.bitwise_and,
-    "or": np.bitwise_or, "not": np.invert, "popc": _count, "clz": _zeros, "shl": lambda x, n: x << n,
+    "or": np.bitwise_or, "not": np.invert, "popc": _count, "brev": _turned, "shl": lambda x, n: x << n,
     "shr": lambda x, n: (x & 0xFFFFFFFF) >> n, "shf": lambda low, high, n: high << n | (low & 0xFFFFFFFF) >> (32 - n),
 }  # fmt: skip
 COMPARE = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal, "eq": np.equal,

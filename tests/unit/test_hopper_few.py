@@ -19,12 +19,14 @@ ROWS = 16
 def choose(
     scores: np.ndarray, k: int, there: np.ndarray | None = None
 ) -> tuple[list[set[int]], np.ndarray, np.ndarray]:
-    """scores [16, 64 * passes] -> chunks of every row, how many the warp says they are [16], thresholds [16].
+    """scores [16, chunks] -> chunks of every row, how many the warp says they are [16], thresholds [16].
 
     As matrix products lie in registers: thread t has columns 8 * i + 2 * (t % 4) and the next of rows t // 4 and
     t // 4 + 8.
     """
-    passes = scores.shape[1] // 64
+    passes = -(-scores.shape[1] // 64)
+    words = -(-scores.shape[1] // 32)
+    scores = np.pad(scores, ((0, 0), (0, 64 * passes - scores.shape[1])), constant_values=-np.inf)
     there = np.ones(ROWS, dtype=np.int64) if there is None else there
     thread = np.arange(LANES)
     rows = thread // 4, thread // 4 + 8
@@ -35,10 +37,10 @@ def choose(
             values[f"${8 + 4 * i + e}"] = of_float(scores[rows[e // 2], 8 * i + 2 * (thread % 4) + e % 2])
     at = 8 + 32 * passes
     for e in range(4):
-        values[f"${at + e}"] = rows[e // 2] * 4 * k  # bytes
-        values[f"${at + 4 + e}"] = there[rows[e // 2]]
+        values[f"${at + e}"] = rows[e // 2] * 4  # bytes
+        values[f"${at + 4 + e}"] = there[rows[e // 2]] * words
         values[f"${at + 8 + e}"] = np.full(LANES, k)
-        values[f"${at + 12 + e}"] = 2 * (thread % 4)
+        values[f"${at + 12 + e}"] = np.full(LANES, 4 * ROWS)
     assert len(operands.split(",")) == at + 16
     warp = Warp(text, values)
     warp.run()
@@ -48,9 +50,9 @@ def choose(
         level[rows[e // 2]] = as_float(warp.values[f"${e}"])
     chosen: list[set[int]] = [set() for _ in range(ROWS)]
     for place, value in warp.stored.items():
-        assert value % 2**16 == 0
-        chosen[place // (4 * k)].add(value >> 16)
-    assert len(warp.stored) == sum(map(len, chosen)), "a chunk was written twice"
+        word, row = divmod(place // 4, ROWS)
+        chosen[row] |= {32 * word + bit for bit in range(32) if value >> bit & 1}
+    assert len(warp.stored) == words * there.sum(), "every word of every row that is there"
     return chosen, number, level
 
 
@@ -128,6 +130,12 @@ def test_every_score_twice(k: int) -> None:
     for row in range(ROWS):
         assert number[row] == k and chosen[row] == best(scores[row], k) if k == 12 and number[row] == k else True
     assert (number == k).any() == (k == 12)
+
+
+@pytest.mark.parametrize("chunks", [65, 96, 97, 160])
+def test_words_past_the_last_chunk_are_not_written(chunks: int) -> None:
+    scores = kinds(192)["normal"][:, :chunks]
+    assert choose(scores, 9)[0] == [best(row, 9) for row in scores]
 
 
 def test_rows_past_the_end_write_nothing() -> None:

@@ -12,6 +12,7 @@ from triton.compiler import ASTSource
 
 from moc.backends.triton import (
     backward,
+    bit_lists,
     count,
     lists,
     popular,
@@ -74,6 +75,8 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "popular chunks": (popular._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
         "what is left": (popular._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
         "places": (lists._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "counts of bits": (bit_lists._tally, dict(BS=bit_lists.SQUARES), Config(0, 0, 1, 1)),
+        "places of bits": (bit_lists._place, dict(K=16, BS=bit_lists.SQUARES), Config(0, 0, 1, 1)),
         "tiles of lists": (lists._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
         "counts": (count._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
     }
@@ -82,7 +85,9 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
 def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
     """Bytes of shared memory."""
     integers = (
-        INTEGERS | ({"first"} if kernel is lists._place else set()) | ({"k"} if "pair" in kernel.arg_names else set())
+        INTEGERS
+        | ({"first"} if kernel in (lists._place, bit_lists._place) else set())
+        | ({"k"} if "pair" in kernel.arg_names else set())
     )
 
     def kind(name: str) -> str:

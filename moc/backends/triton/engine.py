@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
+from .bit_lists import Bits
 from .configs import scores_in_registers
 from .count import count_choices, count_frames
 from .job import Job, bytes_a_head, parts, split
-from .lists import Choice, bits_of, choice_of, new_choice, ranked
+from .lists import Choice, choice_of, new_choice, ranked
 from .noise import disturbed, unpack
 from .plan import Plan, plan_of
 from .pool import pool
@@ -27,7 +28,7 @@ from .share import share_lists
 from .stream import few, stream
 
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
-DIRECT = True  # chunk-major: `stream` writes chunks for the lists itself (else bits, which are unpacked)
+DIRECT = True  # chunk-major, many chunks: `stream` writes down the chunks of a row (else bits)
 IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
@@ -36,7 +37,7 @@ class Kept:
     """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
 
     lse: Tensor
-    choices: list[tuple[range, Choice]] = field(default_factory=list)
+    choices: list[tuple[range, Choice | Bits]] = field(default_factory=list)
 
 
 def run(
@@ -57,12 +58,13 @@ def run(
     job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
-    streamed = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
+    many = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
     noisy = training and bool(routing.drop_off or routing.drop_in)
-    as_chunks = engine == "chunks" and not noisy and plan.top_k > 0 and DIRECT and (job.take_off or summary is None)
-    direct = as_chunks and (streamed or few(q, plan))
+    off_tail = engine == "chunks" and not noisy and plan.top_k > 0 and (job.take_off or summary is None)
+    direct = off_tail and many and DIRECT and not few(q, plan)
+    popular = off_tail and job.by_popularity and keep is None
     every = range(q.shape[0] * q.shape[1])
-    for heads in [every] if noisy else split(every, plan.length * 4 * (plan.top_k if direct else plan.words)):
+    for heads in [every] if noisy else split(every, bytes_of_choice(plan, direct)):
         inputs = _queries(q, heads), means["pair"], shots
         how: dict[str, Any] = dict(
             split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
@@ -70,19 +72,17 @@ def run(
         if direct:
             choice = new_choice(len(heads), plan)
             stream(*inputs, choice, plan, heads, **how)
-            popular = None
-            if job.by_popularity and not seen.row_by_row and keep is None:
-                popular = popular_of(choice, plan)
-            else:
+            liked = popular_of(choice, plan) if popular and not seen.row_by_row else None
+            if liked is None:
                 ranked(choice)
-            seen.choice(choice, heads, popular)
+            seen.choice(choice, heads, liked)
             if keep is not None:
                 keep.choices.append((heads, choice))
-            job.chunks(None, job.listed(choice), heads, popular)
+            job.chunks(None, job.listed(choice), heads, liked)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if plan.top_k:
-            (stream if streamed else route)(*inputs, sel, plan, heads, **how)
+            (stream if many or few(q, plan) else route)(*inputs, sel, plan, heads, **how)
         else:
             sel.zero_()
         if noisy:
@@ -90,19 +90,27 @@ def run(
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
-        for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
-            lists = None
-            if plan.top_k and (engine == "chunks" or keep is not None):
-                choice = choice_of(sel[part], plan)
-                lists = job.listed(choice) if engine == "chunks" else None
-                if keep is not None:
-                    keep.choices.append((some, choice))
-            if engine == "tiles":
+        if keep is not None and plan.top_k:
+            keep.choices.append((heads, Bits.of_plan(sel, plan)))
+        if engine == "tiles":
+            for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
                 job.tiles(sel[part], some)
+            continue
+        for some, part in parts(heads, bytes_of_choice(plan)):
+            bits = Bits.of_plan(sel[part], plan)
+            if popular:
+                choice = choice_of(bits, plan)
+                liked = popular_of(choice, plan)
+                job.chunks(None, job.listed(choice), some, liked)
             else:
-                job.chunks(sel[part], lists, some)
+                job.chunks(bits.sel, job.listed(bits) if plan.top_k else None, some)
     seen.done()
     return out
+
+
+def bytes_of_choice(plan: Plan, slots: bool = False) -> int:
+    """What the choice of one head takes up as bits or slots, and so many entries of lists at most."""
+    return plan.length * 4 * max(plan.top_k, 0 if slots else plan.words)
 
 
 class _Seen:
@@ -120,7 +128,7 @@ class _Seen:
             if popular is not None:
                 count_popular(popular, choice, self.plan, heads, *self.pairs)
         elif self.row_by_row:
-            self.kept.append(bits_of(choice, self.plan))
+            self.kept.append(choice.bits(self.plan))
 
     def bits(self, sel: Tensor, heads: range) -> None:
         if self.pairs is not None:

@@ -34,8 +34,8 @@ def _eights(b_s):
 
 @gluon.jit
 def _rows(
-    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, pairs, number, level, left_row, left,
-    s_bh, s_n, N, C, S, tiles, work, bh_first, k,
+    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, sel, level, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
     D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
@@ -45,7 +45,6 @@ def _rows(
     rows_8: gl.constexpr = gl.SliceLayout(1, eight)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
     o_m = gl.arange(0, ROWS, rows_8)
-    o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
     b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
     b_zero = gl.full([ROWS, 8], 0, gl.int32, eight)
     chunk, row, keep, free = rules
@@ -69,14 +68,14 @@ def _rows(
             args = args + _eights(b_s)
         o_n8 = first + o_m
         o_row = i_local.to(gl.int64) * N + o_n8
-        b_place = (pairs + o_row * k).to(gl.int64, bitcast=True)[:, None] + b_zero.to(gl.int64)
-        b_there = (o_n8 < N).to(gl.int32)[:, None] + b_zero
-        args = args + (b_place, b_there, b_zero + k, o_e[None, :] // 2 * 2 + b_zero)  # type: ignore[assignment]
+        p_sel = sel + i_local.to(gl.int64) * W * N + o_n8
+        b_place = p_sel.to(gl.int64, bitcast=True)[:, None] + b_zero.to(gl.int64)
+        b_words = gl.where(o_n8 < N, W, 0)[:, None] + b_zero
+        args = args + (b_place, b_words, b_zero + k, b_zero + 4 * N)  # type: ignore[assignment]
         b_t, b_n = gl.inline_asm_elementwise(
             CHOOSE[PASSES - 1], OPERANDS[PASSES - 1], args, (gl.float32, gl.int32), False, 4
         )
         b_t, b_n = gl.max(b_t, 1), gl.max(b_n, 1)
-        gl.store(number + o_row, b_n, mask=o_n8 < N)
         m_lost = (b_n != k) & (b_t > -2.9e38) & (o_n8 < N)
         if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show
             o_left = gl.atomic_add(left + i_local + o_n8 * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
@@ -84,10 +83,10 @@ def _rows(
             gl.store(level + o_row, b_t, mask=m_lost)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "S", "k", "work", "tiles"])
+@gluon.jit(do_not_specialize=["bh_first", "S", "W", "k", "work", "tiles"])
 def _few_hopper(
-    q, pair_desc, chunk, row, keep, free, pairs, number, level, left_row, left,
-    s_bh, s_n, N, C, S, tiles, work, bh_first, k,
+    q, pair_desc, chunk, row, keep, free, sel, level, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
     D: gl.constexpr, G: gl.constexpr, GROUPS: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
 ):  # fmt: skip
@@ -98,12 +97,12 @@ def _few_hopper(
     if GROUPS == 3:
         gl.warp_specialize(
             [
-                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
-                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
-                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (2, GROUPS, q, q_smem.index(2), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
-                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (2, GROUPS, q, q_smem.index(2), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
                 (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
             ],
             [4, 4, 1],
@@ -112,10 +111,10 @@ def _few_hopper(
     else:
         gl.warp_specialize(
             [
-                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
-                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, pairs, number, level, left_row, left, s_bh, s_n,
-                         N, C, S, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
                 (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
             ],
             [4, 1],
@@ -128,10 +127,10 @@ def usable(plan: Plan) -> bool:
 
 
 def choose(
-    q: Tensor, pair: Tensor, keep: Tensor | None, pairs: Tensor, number: Tensor, level: Tensor,
-    left_row: Tensor, left: Tensor, plan: Plan, heads: range, *, split: bool, causal: bool,
+    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, level: Tensor, left_row: Tensor, left: Tensor,
+    plan: Plan, heads: range, *, split: bool, causal: bool,
 ) -> None:  # fmt: skip
-    """The choice of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
+    """Bits sel [heads, W, N] of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
     n, d, passes = plan.length, pair.shape[-1], -(-plan.chunks // CHUNKS)
     groups = 3 if passes <= 3 else 2
     tiles = -(-n // (groups * 64))
@@ -139,8 +138,8 @@ def choose(
     # the last pass of a head reaches into the next one: those chunks are shut
     block = described(pair.flatten(2), [pair.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
     _few_hopper[(min(processors(q), work),)](
-        q, block, plan.chunk, plan.row, pairs if keep is None else keep, plan.passes(CHUNKS), pairs, number, level,
-        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], tiles, work,
+        q, block, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(CHUNKS), sel, level,
+        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, tiles, work,
         heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,
         SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
     )  # fmt: skip

@@ -50,9 +50,9 @@ class Text:
 def choosing(passes: int) -> tuple[str, str]:
     """PTX and operands for scores of `passes` times 64 chunks.
 
-    Operands: threshold (4), number of chosen chunks (4); scores (32 a pass); first place of the row's choices (4),
-    1 where the row is there (4), k (4), first column of the thread (4). Of four in a row the first two belong to a
-    thread's first row. Written are chunks * 2**16.
+    Operands: threshold (4), number of chosen chunks (4); scores (32 a pass); place of the row's first word (4), words
+    to write (4; none where the row is not there), k (4), bytes from word to word (4). Of four in a row the first two
+    belong to a thread's first row. Bit c % 32 of word c // 32 says that chunk c is chosen.
     """
     text = Text()
     at = 8 + 32 * passes
@@ -60,8 +60,8 @@ def choosing(passes: int) -> tuple[str, str]:
         row: [f"${8 + 4 * i + 2 * n + e}" for i in range(8 * passes) for e in (0, 1)] for n, row in enumerate("ab")
     }
     place = {row: f"${at + 2 * n}" for n, row in enumerate("ab")}
-    there = {row: f"${at + 4 + 2 * n}" for n, row in enumerate("ab")}
-    k, column = f"${at + 8}", f"${at + 12}"
+    wanted = {row: f"${at + 4 + 2 * n}" for n, row in enumerate("ab")}
+    k, stride = f"${at + 8}", f"${at + 12}"
 
     text.new("pred", "p", "q")
     text.new("b32", "other", "step", "bit", "mine")
@@ -73,7 +73,7 @@ def choosing(passes: int) -> tuple[str, str]:
     _guess(text, scores, k)
     _count(text, scores, k, passes)
     _pass_by(text, scores, k)
-    _write(text, scores, place, there, k, column, passes)
+    _write(text, scores, place, wanted, k, stride, passes)
     for i, r in enumerate("ab"):
         for e in (0, 1):
             text(f"mov.f32 ${2 * i + e}, t_{r};", f"mov.b32 ${4 + 2 * i + e}, count_{r};")
@@ -223,38 +223,42 @@ def _pass_by(text: Text, scores: dict[str, list[str]], k: str) -> None:
          "@p bra NEXT;", "FOUND:")  # fmt: skip
 
 
-def _write(text: Text, scores: dict[str, list[str]], place, there, k: str, column: str, passes: int) -> None:
-    """Chunks of the scores above t to the row's places, thread after thread; nothing where these are more than k."""
-    text.new("b64", "a_a", "a_b")
-    text.new("b32", "m_a", "m_b")
+def _write(text: Text, scores: dict[str, list[str]], place, wanted, k: str, stride: str, passes: int) -> None:
+    """A bit for every score above t, or none where these are more than k. Of four words thread t writes the t-th."""
+    text.new("b64", "a_a", "a_b", "four")
+    text.new("b32", "x0", "x1", "x2", "x3", "twice")
+    text.new("pred", "odd", "high")
     for r in "ab":
-        text(f"setp.eq.s32 p, {there[r]}, 0;", f"@p mov.f32 t_{r}, {exactly(math.inf)};")
+        text(f"setp.eq.s32 p, {wanted[r]}, 0;", f"@p mov.f32 t_{r}, {exactly(math.inf)};")
     words = _counted(text, scores, 32)
     _ones(text, words)
-    text("mov.u32 step, %laneid;")
+    text(
+        "mov.u32 step, %laneid;", "and.b32 step, step, 3;", "shl.b32 twice, step, 1;",
+        "and.b32 bit, step, 1;", "setp.ne.s32 odd, bit, 0;", "and.b32 bit, step, 2;", "setp.ne.s32 high, bit, 0;",
+        f"mul.wide.s32 four, {stride}, 4;",
+    )  # fmt: skip
     for r in "ab":
+        text.over_four("add.s32", f"count_{r}")
         text(
-            f"mov.b32 m_{r}, 0;", f"shfl.sync.bfly.b32 other, count_{r}, 1, 31, -1;",
-            "and.b32 bit, step, 1;", "setp.ne.s32 p, bit, 0;", f"@p mov.b32 m_{r}, other;",
-            f"add.s32 count_{r}, count_{r}, other;", f"shfl.sync.bfly.b32 other, count_{r}, 2, 31, -1;",
-            "and.b32 bit, step, 2;", "setp.ne.s32 p, bit, 0;", f"@p add.s32 m_{r}, m_{r}, other;",
-            f"add.s32 count_{r}, count_{r}, other;",
-            f"mul.wide.s32 a_{r}, m_{r}, 4;", f"add.s64 a_{r}, a_{r}, {place[r]};",
-            f"setp.gt.s32 p, count_{r}, {k};",
-            *(f"@p mov.b32 {w}, 0;" for w in words[r]),
+            f"mul.wide.s32 a_{r}, step, {stride};", f"add.s64 a_{r}, a_{r}, {place[r]};",
+            f"setp.gt.s32 p, count_{r}, {k};", *(f"@p mov.b32 {w}, 0;" for w in words[r]),
         )  # fmt: skip
     for i, pair in enumerate(zip(*words.values(), strict=True)):
         used = min(32, 16 * passes - 32 * i)
-        if used < 32:
-            text(*(f"shl.b32 {w}, {w}, {32 - used};" for w in pair))
-        text(f"WRITE{i}:", f"or.b32 other, {pair[0]}, {pair[1]};", "setp.eq.b32 p, other, 0;", f"@p bra DONE{i};")
         for r, w in zip("ab", pair, strict=True):
-            # column 64 * pass + 8 * i + e is the thread's 16 * pass + 2 * i + e th
-            text(
-                f"setp.ne.b32 q, {w}, 0;", f"clz.b32 bit, {w};", "shr.b32 other, 0x80000000, bit;",
-                "not.b32 other, other;", f"and.b32 {w}, {w}, other;",
-                "and.b32 other, bit, 1;", "mul.lo.s32 other, other, 3;", "shl.b32 bit, bit, 2;",
-                "sub.s32 bit, bit, other;", f"add.s32 bit, bit, {column};", f"add.s32 bit, bit, {128 * i};",
-                "shl.b32 bit, bit, 16;", f"@q st.global.b32 [a_{r}], bit;", f"@q add.s64 a_{r}, a_{r}, 4;",
-            )  # fmt: skip
-        text(f"bra WRITE{i};", f"DONE{i}:")
+            text(f"brev.b32 {w}, {w};", *([f"shr.u32 {w}, {w}, {32 - used};"] if used < 32 else []))
+            for j in range(4):
+                # eight scores of the thread: columns 0, 1, 8, 9, ... 25 of a word, its neighbours' two further each
+                text(
+                    f"shr.u32 x{j}, {w}, {8 * j};", f"and.b32 x{j}, x{j}, 255;",
+                    f"shl.b32 bit, x{j}, 12;", f"or.b32 x{j}, x{j}, bit;", f"and.b32 x{j}, x{j}, 0xf000f;",
+                    f"shl.b32 bit, x{j}, 6;", f"or.b32 x{j}, x{j}, bit;", f"and.b32 x{j}, x{j}, 0x3030303;",
+                    f"shl.b32 x{j}, x{j}, twice;",
+                )  # fmt: skip
+            for keep, give, step, which in (("x0", "x1", 1, "odd"), ("x2", "x3", 1, "odd"), ("x0", "x2", 2, "high")):
+                text(
+                    f"selp.b32 bit, {keep}, {give}, {which};", f"selp.b32 {keep}, {give}, {keep}, {which};",
+                    f"shfl.sync.bfly.b32 bit, bit, {step}, 31, -1;", f"or.b32 {keep}, {keep}, bit;",
+                )  # fmt: skip
+            text(f"setp.lt.s32 p, step, {wanted[r]};", f"@p st.global.b32 [a_{r}], x0;", f"add.s64 a_{r}, a_{r}, four;")
+        text("add.s32 step, step, 4;")

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...table import TILE_ROWS
 from . import dense
+from .bit_lists import Bits
 from .configs import configs_of
 from .lists import Choice, Listed, RowLists, listed
 from .plan import Plan, Run, Tiles
@@ -86,7 +87,7 @@ class Job:
         tail = self.tail(sel, heads, "tile" if alike else "row")
         self._attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
-    def listed(self, choice: Choice) -> Listed:
+    def listed(self, choice: Choice | Bits) -> Listed:
         config = self.configs.chunks_of(self.plan.longest, self.plan.typical)
         return listed(choice, self.plan, hopper_ring.BOTH if self.on_hopper else config.rows * config.tiles)
 

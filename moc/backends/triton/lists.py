@@ -1,10 +1,11 @@
 """Turn the choice of every row into lists of rows per chunk, in time linear in the choices, without asking the host.
 
-The chunks of every row, slot by slot, from `stream` or from `route`'s bits -> how many rows chose a chunk before this
-one did -> places. A chunk has many counters, because additions to one address wait for each other: one for every frame
-of rows, which is what a trace wants to know, or several where frames are few. Rows take their numbers by atomic
-additions, so that the order inside a list differs from run to run. It shows nowhere: what a row gets from a chunk does
-not depend on its neighbours in the list, and it is stored by row and slot.
+Among few chunks a choice is bits (`bit_lists.py`). Among many it is the chunks of every row, slot by slot, from
+`stream` -> how many rows chose a chunk before this one did -> places. A chunk has many counters, because additions to
+one address wait for each other: one for every frame of rows, which is what a trace wants to know, or several where
+frames are few. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It
+shows nowhere: what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and
+slot.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import ones
+from .bit_lists import Bits
 from .plan import Plan
 
 EACH = 4  # rows that a counter is for, were all chunks alike: more wait for each other
@@ -35,6 +36,29 @@ class Choice:
 
     def of(self, heads: slice) -> Choice:
         return Choice(self.pair[heads], self.number[heads], self.count[heads], self.frame)
+
+    @property
+    def size(self) -> torch.Size:
+        """Heads, rows, places of a row."""
+        return self.pair.shape
+
+    def bits(self, plan: Plan) -> Tensor:
+        """[heads, W, N]: who watches wants them, the engine does not."""
+        sel = self.pair.new_zeros(len(self.pair), plan.words, plan.length)
+        _every_slot(_set, self, sel, plan.length, plan.words)
+        return sel
+
+    def counted(self) -> Tensor:
+        """[heads, C, (F + 1) * turns] once `ranked`."""
+        return self.count.flatten(2)
+
+    def placed(self, end: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
+        """(entries [heads, N * K], slots in use [heads, N]) of some heads. end: the sum of all `counted` so far."""
+        choice, (_, chunks, frames, turns) = self.of(heads), self.count.shape
+        count, n, k = choice.pair.shape
+        entry = choice.pair.new_empty(count, n * k)
+        _every_slot(_place, choice, end, entry, n, chunks, frames, heads.start, TURNS=turns)
+        return entry, choice.number
 
 
 def new_choice(heads: int, plan: Plan) -> Choice:
@@ -62,39 +86,17 @@ class RowLists:
 class Listed:
     """All heads of a choice: how long their lists are. Entries take up room, so they are placed for some at a time."""
 
-    choice: Choice
-    end: Tensor  # [heads * C * (F + 1) * turns] choices up to a counter
+    choice: Choice | Bits
+    end: Tensor  # [heads * C * counters] choices up to a counter
     tile: Tensor
     border: Tensor
     rows: int
+    chunks: int
 
     def of(self, heads: slice) -> RowLists:
-        choice, (_, chunks, frames, turns) = self.choice.of(heads), self.choice.count.shape
-        count, n, k = choice.pair.shape
-        entry = choice.pair.new_empty(count, n * k)
-        _every_slot(_place, choice, self.end, entry, n, chunks, frames, heads.start, TURNS=turns)
-        most = _most(entry.numel(), count * chunks, self.rows)
-        return RowLists(entry, self.tile, self.border, heads.start, choice.number, most)
-
-
-@triton.jit(do_not_specialize=["W"])
-def _unpack(sel, pair, number, N, W, K: tl.constexpr, BR: tl.constexpr):
-    """Bits [heads, W, N] -> chunks [heads, N, K] in rising order."""
-    i_h = tl.program_id(1).to(tl.int64)
-    o_n = tl.program_id(0) * BR + tl.arange(0, BR)
-    m_n = o_n < N
-    p_sel = sel + i_h * W * N + o_n
-    p_out = pair + (i_h * N + o_n) * K
-    b_at = tl.zeros([BR], tl.int32)
-    for i in range(0, W):
-        b_w = tl.load(p_sel, mask=m_n, other=0)
-        while tl.max((b_w != 0).to(tl.int32), 0) > 0:
-            b_c = i * 32 + ones((b_w & -b_w) - 1)
-            tl.store(p_out + b_at, b_c << 16, mask=b_w != 0)
-            b_at += (b_w != 0).to(tl.int32)
-            b_w = b_w & (b_w - 1)
-        p_sel += N
-    tl.store(number + i_h * N + o_n, b_at, mask=m_n)
+        entry, number = self.choice.placed(self.end, heads)
+        most = _most(entry.numel(), len(entry) * self.chunks, self.rows)
+        return RowLists(entry, self.tile, self.border, heads.start, number, most)
 
 
 @triton.jit
@@ -178,19 +180,11 @@ def ranked(choice: Choice) -> Choice:
     return choice
 
 
-def choice_of(sel: Tensor, plan: Plan) -> Choice:
-    """From bits [heads, W, N]."""
-    heads, words, n = sel.shape
-    out = new_choice(heads, plan)
-    _unpack[(-(-n // 64), heads)](sel, out.pair, out.number, n, words, K=plan.top_k, BR=64, num_warps=1)
-    return ranked(out)
-
-
-def bits_of(choice: Choice, plan: Plan) -> Tensor:
-    """Bits [heads, W, N]: who watches wants them, the engine does not."""
-    sel = choice.pair.new_zeros(len(choice.pair), plan.words, plan.length)
-    _every_slot(_set, choice, sel, plan.length, plan.words)
-    return sel
+def choice_of(bits: Bits, plan: Plan) -> Choice:
+    """Slot by slot, not `ranked`."""
+    out = new_choice(len(bits.sel), plan)
+    bits.unpack(out.pair, out.number)
+    return out
 
 
 def _most(pairs: int, lists: int, rows: int) -> int:
@@ -198,19 +192,21 @@ def _most(pairs: int, lists: int, rows: int) -> int:
     return pairs // rows + lists
 
 
-def listed(choice: Choice, plan: Plan, rows: int) -> Listed:
+def listed(choice: Choice | Bits, plan: Plan, rows: int) -> Listed:
     """For every (head, chunk) the rows that chose it, in tiles of at most `rows`. The choice is `ranked`."""
-    pairs, (heads, chunks, frames, turns) = choice.pair.numel(), choice.count.shape
+    count = choice.counted()
+    heads, chunks, counters = count.shape
+    _, n, k = choice.size
     lists = heads * chunks
-    end = torch.cumsum(choice.count.flatten(), 0, dtype=torch.int32)
-    list_end = end[frames * turns - 1 :: frames * turns].contiguous()
+    end = torch.cumsum(count.flatten(), 0, dtype=torch.int32)
+    list_end = end[counters - 1 :: counters].contiguous()
     length = torch.diff(list_end, prepend=end.new_zeros(1))
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
-    most = _most(pairs, lists, rows)
+    most = _most(heads * n * k, lists, rows)
     tile = end.new_empty(3, most)
     _cut[(-(-most // 256),)](
         tile_end, list_end, tile, lists, most, lists.bit_length(), chunks, ROWS=rows, BT=256, num_warps=4
     )
     border = end.new_zeros(heads + 1)
     border[1:] = tile_end[chunks - 1 :: chunks]
-    return Listed(choice, end, tile, border, rows)
+    return Listed(choice, end, tile, border, rows, chunks)

@@ -115,7 +115,7 @@ def _deal(
 
 
 def few(x: Tensor, plan: Plan) -> bool:
-    """Whether a choice among so few chunks is made in registers: no row is dealt again."""
+    """Whether a choice among so few chunks is made in registers: it is bits, and no row is dealt again."""
     return FEW and hopper_stream is not None and takes_gluon(x) and hopper_few.usable(plan)
 
 
@@ -127,8 +127,9 @@ def stream(
     n, d = plan.length, pair.shape[-1]
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
+    in_registers = few(queries, plan)
     if isinstance(into, Tensor):
-        out = into.zero_(), into, into
+        out = (into if in_registers else into.zero_()), into, into
     else:
         out = into.pair, into.pair, into.number
     listed = out[0].new_empty(ROUNDS + 1, len(heads), n)
@@ -144,9 +145,9 @@ def stream(
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
     rounds = ROUNDS
-    if isinstance(into, Choice) and few(queries, plan):
+    if in_registers:
         hopper_few.choose(
-            queries, pair, keep, *out[1:], level, listed[0], waiting[0], plan, heads, split=split, causal=causal
+            queries, pair, keep, out[0], level, listed[0], waiting[0], plan, heads, split=split, causal=causal
         )
         rounds = 0
     elif hopper_stream is not None and first == PLACES and takes_gluon(queries):

@@ -15,10 +15,11 @@ from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from . import dense
 from .backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
+from .bit_lists import Bits
 from .configs import Config, configs_of
 from .engine import Kept, precision_of, run
 from .job import split
-from .lists import Choice, bits_of, listed
+from .lists import Choice, listed
 from .order import moved
 from .plan import Plan, plan_of
 from .pool import pool
@@ -76,7 +77,7 @@ def gradients(
     call.seen()
     for heads, choice in kept.choices:
         bits = plan.words if routing.tail == "pooled" else 0
-        for some in split(heads, plan.length * 4 * (choice.pair.shape[2] + bits)):
+        for some in split(heads, plan.length * 4 * (choice.size[2] + bits)):
             call.chosen(some, choice.of(slice(some.start - heads.start, some.stop - heads.start)))
     if not kept.choices and routing.tail == "pooled":
         for some in split(range(len(kept.lse)), plan.length * 4 * plan.words):
@@ -153,7 +154,7 @@ class _Backward:
             self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
         )  # fmt: skip
 
-    def chosen(self, heads: range, choice: Choice) -> None:
+    def chosen(self, heads: range, choice: Choice | Bits) -> None:
         plan, none = self.plan, self.plan.chunk
         _, h, n, _ = self.q.shape
         dq, dk, dv = self.sums[:3]
@@ -162,7 +163,7 @@ class _Backward:
         sizes = h, n, plan.chunks, heads.start, len(heads), lists.head, lists.tile.shape[1]
         rest = *self.strides, *sizes, self.scale * LOG2E, self.scale
         lists_of = plan.chunk, lists.entry, lists.tile, lists.border
-        of_lists = dict(K=choice.pair.shape[2], ROWS=SEGMENT, LISTED=True)
+        of_lists = dict(K=choice.size[2], ROWS=SEGMENT, LISTED=True)
         keys = _keys(self.config.of_keys, plan.longest)
         alone = plan.longest <= keys
         how = self._how(self.config.of_keys, keys, 1 if alone else None)
@@ -175,7 +176,7 @@ class _Backward:
                 *inputs, *lists_of, none, none, none, none, *rest, **of_lists, **how
             )
         if self.means:
-            self.skipped(heads, bits_of(choice, plan))
+            self.skipped(heads, choice.bits(plan))
 
     def skipped(self, heads: range, sel: Tensor) -> None:
         """Summaries of what the rows of some heads left out. sel [heads, W, N]: what they chose."""
