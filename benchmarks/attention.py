@@ -1,11 +1,12 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--out benchmarks/results/NAME.json]
+python -m benchmarks.attention [--cases paper,720p] [--card small] [--out benchmarks/results/NAME.json]
 
 `error` is relative to dense attention in float32 (norm of the difference over the norm, 512 rows of two heads). Where
 a case's inputs are independent tokens, of which routing can know nothing, it is taken on "trained" inputs instead
 (`cases.py`). sol_attn keeps the same share of pairs, and text as it always keeps conditioning; `tiled`: its tokens
-brought into the order of our tiles first, which is not timed.
+brought into the order of our tiles first, which is not timed. --card runs the kernels of other cards; `flash` is then
+FlashAttention 2, the dense attention that these have, and sol_attn is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import host
+from benchmarks import cards, host
 from benchmarks.cases import CASES, Case
 from benchmarks.check_gpu import expected
 from moc.attention import moc_attention
@@ -120,6 +122,11 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return scaled_dot_product_attention(q, k, v)
 
 
+def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return scaled_dot_product_attention(q, k, v)
+
+
 def sol(case: Case, share: float) -> Attention | str:
     """comfy-kitchen's kernel at the same kept share, or why it cannot run."""
     try:
@@ -154,7 +161,7 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case) -> dict[str, Any]:
+def run(case: Case, card: str | None = None) -> dict[str, Any]:
     table = case.table()
     q, k, v = case.inputs()
     n, top_k = table.length, table.top_k(case.routing)
@@ -170,8 +177,8 @@ def run(case: Case) -> dict[str, Any]:
     def moc(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return moc_attention(q, k, v, table, case.routing, backend="triton")
 
-    calls: dict[str, Attention] = {"moc": moc, "dense": dense}
-    peer = sol(case, kept)
+    calls: dict[str, Attention] = {"moc": moc, "dense": dense} | ({"flash": flash} if card else {})
+    peer = "left out" if card else sol(case, kept)
     if isinstance(peer, str):
         result["sol_attn"] = peer
     else:
@@ -179,6 +186,8 @@ def run(case: Case) -> dict[str, Any]:
     for name, call in calls.items():
         result |= {f"{name}_{what}": value for what, value in cost(call, q, k, v).items()}
     result["ratio"] = round(result["dense_ms"] / result["moc_ms"], 2)
+    if card:
+        result["ratio_to_flash"] = round(result["flash_ms"] / result["moc_ms"], 2)
     if "sol_attn" in calls:
         result["sol_attn_ratio"] = round(result["dense_ms"] / result["sol_attn_ms"], 2)
     result["stages_ms"] = stages(lambda: moc(q, k, v))
@@ -232,7 +241,10 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    cards.add_argument(parser)
+    args = parser.parse_args()
+    cards.pretend(args.card)
+    return args
 
 
 def collect(
@@ -262,7 +274,7 @@ def collect(
 
 def main() -> None:
     args = arguments(__doc__)
-    results = collect(args, "attention", run, CASES)
+    results = collect(args, "attention", partial(run, card=args.card), CASES)
     for r in results:
         if "failed" in r:
             continue

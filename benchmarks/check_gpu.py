@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import cards
 from moc.backends import reference
 from moc.backends.triton import engine, job, training
 from moc.backends.triton.plan import plan_of
@@ -109,6 +110,14 @@ CASES = {
         _layout((16, 20, 20), 9), (0, 7),
         R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="mean+max+min", tail="pooled"), 1, 2, 128,
     ),
+    "drop-off and drop-in, text": (
+        _layout((12, 16, 17), 40), (0, 5),
+        R(top_k=6, tile=(1, 8, 9), own="frame", tail="pooled", drop_off=0.7, drop_in=2.0, seed=3), 2, 2, 128,
+    ),
+    "drop-off and drop-in, many chunks": (
+        _layout((20, 24, 34)), (0, 6),
+        R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", drop_off=0.5, drop_in=1.0), 1, 2, 64,
+    ),
     "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 
@@ -153,6 +162,7 @@ def expected(
 
 def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda") -> dict[str, Any]:
     layout, starts, routing, b, h, d = CASES[name]
+    noisy = bool(routing.drop_off or routing.drop_in)  # as in training; then the device is asked how long lists got
     table = build_table(layout, starts, routing)
     torch.manual_seed(seed)
     n = layout.length
@@ -164,18 +174,20 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     scale = d**-0.5
     everything = torch.arange(n, device=device)
     theirs, ours = Choice(), Choice()
-    reference.attend(q, k, v, table, routing, scale=scale, training=False, record=theirs)
-    engine.run(q, k, v, table, routing, scale, ours, engine=which)  # row by row, which is not how it runs otherwise
+    reference.attend(q, k, v, table, routing, scale=scale, training=noisy, record=theirs)
+    engine.run(
+        q, k, v, table, routing, scale, ours, engine=which, training=noisy
+    )  # row by row, which is not how it runs otherwise
     plan_of(table, routing, q.device).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
-    if device == "cuda":
+    if device == "cuda" and not noisy:
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
-    out = engine.run(q, k, v, table, routing, scale, counted, engine=which)
+    out = engine.run(q, k, v, table, routing, scale, counted, engine=which, training=noisy)
     poison(q)
     workspace, job.WORKSPACE = job.WORKSPACE, 1  # head by head
     try:
-        again = engine.run(q, k, v, table, routing, scale, engine=which)
+        again = engine.run(q, k, v, table, routing, scale, engine=which, training=noisy)
     finally:
         job.WORKSPACE = workspace
     if device == "cuda":
@@ -204,7 +216,7 @@ def check_gradients(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Gradients by q, k, v of the first head, against autograd in float32 and in the inputs' precision."""
     kept = engine.Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], device=q.device))
-    out = engine.run(q, k, v, table, routing, scale, engine=which, keep=kept)
+    out = engine.run(q, k, v, table, routing, scale, engine=which, keep=kept, training=True)
     grad = torch.randn_like(out)
     ours = training.gradients(q, k, v, out, grad, kept, plan_of(table, routing, q.device), routing, scale)
     everything, first = torch.arange(q.shape[2], device=q.device), (slice(1), slice(1))
@@ -240,7 +252,9 @@ def main() -> None:
     parser.add_argument("--dtypes", default="bfloat16,float16,float32")
     parser.add_argument("--engines", default="chunks,tiles")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th layout from the I-th on, for several at a time")
+    cards.add_argument(parser)
     args = parser.parse_args()
+    cards.pretend(args.card)
     results = []
     part, parts = map(int, args.part.split("/"))
     for seed, name in list(enumerate(CASES))[part::parts]:
