@@ -1,6 +1,6 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--card small] [--out benchmarks/results/NAME.json]
+python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--out benchmarks/results/NAME.json]
 
 `error` is relative to dense attention in float32 (norm of the difference over the norm, 512 rows of two heads). Where
 a case's inputs are independent tokens, of which routing can know nothing, it is taken on "trained" inputs instead

@@ -1,25 +1,33 @@
-"""Kernels and tile sizes of cards that are not here, on the one that is: what they compute and, roughly, how fast."""
+"""The code of cards that are not here, on a Hopper that is: what it computes and, roughly, how fast.
+
+Triton makes a kernel for the other card up to PTX, with the tile sizes that it gets there; only the last step, to
+machine code, is for the card that runs it. So these are the other card's instructions, in this one's hands.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from moc.backends.triton import configs
 
 CARDS = {
-    "small": "99 KB of shared memory: RTX 30, 40 and 50",
-    "medium": "163 KB: A100",
-    "large": "227 KB, without the kernels for Hopper: a Hopper or Blackwell with another Triton",
+    "sm_80": ("medium", "A100"),
+    "sm_86": ("small", "RTX 30"),
+    "sm_89": ("small", "RTX 40"),
+    "sm_90": ("large", "a Hopper whose Triton does not know the kernels for it"),
+    "sm_120": ("small", "RTX 50"),
 }
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
-    about = "; ".join(f"{name}: {what}" for name, what in CARDS.items())
-    parser.add_argument("--card", choices=CARDS, help=f"kernels and tile sizes as on another card. {about}")
+    about = ", ".join(f"{name}: {what}" for name, (_, what) in CARDS.items())
+    parser.add_argument("--card", choices=CARDS, help=f"run what another card would run. {about}")
 
 
 def pretend(card: str | None) -> None:
     """For the rest of this process."""
     if card is not None:
-        configs._kind = lambda index: card  # type: ignore[assignment]
-        configs._no_gluon[0] = f"as on a {card} card"
+        os.environ["TRITON_OVERRIDE_ARCH"] = card.replace("_", "")
+        configs._kind = lambda index: CARDS[card][0]  # type: ignore[assignment]
+        configs._no_gluon[0] = f"as on {card}"
