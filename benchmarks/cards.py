@@ -9,25 +9,26 @@ from __future__ import annotations
 import argparse
 import os
 
-from moc.backends.triton import configs
+from moc.backends.triton import configs, dense
 
 CARDS = {
-    "sm_80": ("medium", "A100"),
-    "sm_86": ("small", "RTX 30"),
-    "sm_89": ("small", "RTX 40"),
-    "sm_90": ("large", "a Hopper whose Triton does not know the kernels for it"),
-    "sm_120": ("small", "RTX 50"),
+    "sm_80": "A100",
+    "sm_86": "RTX 30",
+    "sm_89": "RTX 40",
+    "sm_90": "a Hopper whose Triton does not know the kernels for it",
+    "sm_120": "RTX 50",
 }
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
-    about = ", ".join(f"{name}: {what}" for name, (_, what) in CARDS.items())
+    about = ", ".join(f"{name}: {what}" for name, what in CARDS.items())
     parser.add_argument("--card", choices=CARDS, help=f"run what another card would run. {about}")
 
 
 def pretend(card: str | None) -> None:
     """For the rest of this process."""
     if card is not None:
-        os.environ["TRITON_OVERRIDE_ARCH"] = card.replace("_", "")
-        configs._kind = lambda index: CARDS[card][0]  # type: ignore[assignment]
+        number = card.removeprefix("sm_")
+        os.environ["TRITON_OVERRIDE_ARCH"] = f"sm{number}"
+        configs.capability = dense.capability = lambda device: (int(number[:-1]), int(number[-1]))
         configs._no_gluon[0] = f"as on {card}"

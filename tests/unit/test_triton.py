@@ -212,6 +212,27 @@ def test_own_part_from_an_attention_library(monkeypatch: pytest.MonkeyPatch, nam
     both(layout, starts, routing, batch, which="chunks")
 
 
+def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    calls = []
+
+    def broken(*_):
+        calls.append(1)
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(engine, "SMALL_CHUNK", 0)
+    monkeypatch.setattr(dense, "_refused", set())
+    monkeypatch.setattr(dense, "usable", lambda q, plan: not dense._refused)
+    monkeypatch.setattr(dense, "_attention", broken)
+    routing = R(top_k=1, own="frame", tail="pooled")
+    table = build_table(PLAIN, (0, 2), routing)
+    q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
+    want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
+    for _ in range(2):
+        got = triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
+        torch.testing.assert_close(got, want, atol=2e-5 if DEVICE == "cpu" else 5e-3, rtol=0)
+    assert calls == [1] and "no kernel image" in caplog.text
+
+
 def test_odd_head_dim() -> None:
     both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), dim=20)
 

@@ -118,10 +118,14 @@ def attend(
         raise
     except Exception as failure:
         from .configs import without_gluon
+        from .dense import RefusedError
 
-        if not without_gluon(q, str(failure)):
+        if isinstance(failure, RefusedError):
+            _log.warning("MoC: torch's attention does not run here, MoC's kernels take over: %s", failure)
+        elif without_gluon(q, str(failure)):
+            _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
+        else:
             raise
-        _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
         if hasattr(record, "frame_pairs"):  # what the first try counted
             record.frame_pairs(q.shape[1])[0].zero_()
         return call(q, k, v, table, routing, scale, record, training)

@@ -95,9 +95,12 @@ SINGLE = Configs(
 INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 9), one=Config(16, 16, 4, 1, tiles=2))
 
 
-@cache
-def _kind(index: int) -> str:
-    major, minor = torch.cuda.get_device_capability(index)
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _kind(device: torch.device) -> str:
+    major, minor = capability(device)
     if major in (9, 10):
         return "large"
     return "medium" if (major, minor) in ((8, 0), (8, 7)) else "small"
@@ -105,7 +108,7 @@ def _kind(index: int) -> str:
 
 def scores_in_registers(x: torch.Tensor) -> bool:
     """Whether `route` builds: not on sm_100, where Triton 3.6 finds no layout for its bits and `stream` does it all."""
-    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device)[0] != 10
+    return x.device.type != "cuda" or capability(x.device)[0] != 10
 
 
 _no_gluon: dict[int, str] = {}  # devices where a kernel in Gluon failed once, and why
@@ -116,7 +119,7 @@ def takes_gluon(x: torch.Tensor) -> bool:
     if x.device.type != "cuda" or x.element_size() != 2 or x.shape[-1] not in (64, 128) or x.stride(-1) != 1:
         return False
     index = x.device.index or 0
-    if index in _no_gluon or torch.cuda.get_device_capability(index) != (9, 0):
+    if index in _no_gluon or capability(x.device) != (9, 0):
         return False
     from .gluon_names import tested
 
@@ -144,4 +147,4 @@ def processors(x: torch.Tensor) -> int:
 def configs_of(x: torch.Tensor) -> Configs:
     if x.device.type != "cuda":
         return INTERPRETED
-    return SINGLE if x.element_size() > 2 else HALF[_kind(x.device.index or 0)]
+    return SINGLE if x.element_size() > 2 else HALF[_kind(x.device)]

@@ -1,5 +1,5 @@
 """What rows see without choosing, their own part and what is linked, through the fastest attention at hand that returns
-its log-sum-exp: cuDNN on Hopper."""
+its log-sum-exp: cuDNN on Hopper, on other cards FlashAttention 2 where this torch has it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .configs import capability
 from .order import moved
 from .plan import Plan, Run
 from .tile import Own
 
 FEWEST_ROWS = 1024  # below, our own kernel is as fast (benchmarks/results)
 MOST_CALLS = 64
-_refused: set[int] = set()  # devices where cuDNN failed once
+_refused: set[int] = set()  # devices where it failed once
 _no_gradients: set[int] = set()  # where it failed in the backward pass
+
+
+class RefusedError(RuntimeError):
+    """The library fails here, and is left alone from now on."""
 
 
 def usable(q: Tensor, plan: Plan) -> bool:
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
         return False
-    index = q.device.index or 0
-    if (
-        index in _refused
-        or torch.cuda.get_device_capability(index) != (9, 0)
-        or not torch.backends.cudnn.is_available()
+    if (q.device.index or 0) in _refused:
+        return False
+    if not (
+        torch.backends.cudnn.is_available() if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available()
     ):
         return False
     return plan.group_rows >= FEWEST_ROWS and len(plan.runs()) <= MOST_CALLS
@@ -49,14 +53,21 @@ def own_parts(
                 out, lse = _attention(q_run, keys, values, scale)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:
+            except RuntimeError as failure:
                 _refused.add(q.device.index or 0)
-                raise
+                raise RefusedError(str(failure)) from failure
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
+
+
+def _by_cudnn(q: Tensor) -> bool:
+    return capability(q.device) == (9, 0)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """(output, log-sum-exp of every row)."""
+    if not _by_cudnn(q):
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
+        return found[0], found[1]
     found = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
     return found[0], found[1]
 
@@ -106,6 +117,10 @@ def _attention_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv; lse [G, H, L]."""
     nothing = torch.zeros((), dtype=torch.int64, device=q.device)  # seeds of a dropout that is off
+    if not _by_cudnn(q):
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, False, nothing, nothing, scale=scale
+        )
     return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
         grad, q, k, v, out, lse[..., None], nothing, nothing, None, None, None, q.shape[2], k.shape[2], 0.0, False,
         scale=scale,
