@@ -27,11 +27,8 @@ class RefusedError(RuntimeError):
 def usable(q: Tensor, plan: Plan) -> bool:
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
         return False
-    if (q.device.index or 0) in _refused:
-        return False
-    if not (
-        torch.backends.cudnn.is_available() if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available()
-    ):
+    there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
+    if (q.device.index or 0) in _refused or not there():
         return False
     return plan.group_rows >= FEWEST_ROWS and len(plan.runs()) <= MOST_CALLS
 
