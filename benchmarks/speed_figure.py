@@ -18,11 +18,11 @@ SIZE, LEFT, TOP, RIGHT, BOTTOM = (1100, 680), 90, 60, 1060, 600
 SERIES = {
     "dense (cuDNN)": ("dense_ms", ("single-shot 480p", "single-shot 720p", "multi-shot, paper"), "#000000"),
     "MoC, a chunk per frame": ("moc_ms", ("single-shot 480p", "single-shot 720p", "multi-shot, paper"), "#0072B2"),
-    "MoC, fine tiles": ("moc_ms", ("fine tiles 720p", "small tiles, coherent"), "#D55E00"),
+    "MoC, large pictures": ("moc_ms", ("medium tiles, 720p", "medium tiles, 8 shots"), "#D55E00"),
     "sol_attn INT8, density of a chunk per frame": (
         "sol", ("single-shot 480p", "single-shot 720p", "multi-shot, paper"), "#009E73",
     ),
-    "sol_attn INT8, density of fine tiles": ("sol", ("fine tiles 720p", "small tiles, coherent"), "#CC79A7"),
+    "sol_attn INT8, density of large pictures": ("sol", ("medium tiles, 720p", "medium tiles, 8 shots"), "#CC79A7"),
 }  # fmt: skip
 TOKENS, TIMES = (32760, 75600, 180000), (0.1, 0.3, 1, 3, 10, 30)
 
