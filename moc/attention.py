@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from . import sparing
 from .backends import BACKENDS, eager, triton
 from .chunks import ChunkTable
 from .config import RoutingConfig
@@ -34,7 +36,7 @@ def moc_attention(
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in
     record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
-    note      called with a sentence when a GPU has to do without its kernels
+    note      called with a sentence when a GPU has to do without its kernels, or with little memory
     Returns [B, H, N, D] like q. Gradients flow to q, k and v through the selected keys; the choice itself has none.
     """
     if q.shape != k.shape or q.shape != v.shape or q.shape[-2] != table.length:
@@ -43,27 +45,44 @@ def moc_attention(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
-    attend = partial(_auto, note=note) if backend == "auto" else BACKENDS[backend]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if table.identity:
-        return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
-    sorted_q, sorted_k, sorted_v = (triton.sort(x, table) for x in (q, k, v))
-    out = attend(sorted_q, sorted_k, sorted_v, table, routing, scale=scale, training=training, record=record)
-    return triton.unsort(out, table, q)
+
+    def call(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, record) -> Tensor:
+        if table.identity:
+            return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
+        sorted_q, sorted_k, sorted_v = (triton.sort(x, table) for x in (q, k, v))
+        out = attend(sorted_q, sorted_k, sorted_v, table, routing, scale=scale, training=training, record=record)
+        return triton.unsort(out, table, q)
+
+    if backend != "auto":
+        return call(BACKENDS[backend], q, k, v, record)
+    if q.device.type == "cuda" and sparing.allowed(q, routing, training, record):
+        try:
+            return sparing.by_heads(partial(call, partial(_auto, note=note, spare=True)), q, k, v, record, note)
+        except torch.OutOfMemoryError:
+            sparing.forget(record, q.shape[1])
+    return call(partial(_auto, note=note, spare=False), q, k, v, record)
 
 
 def _auto(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, note, **rest
-) -> Tensor:
-    """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, record, note,
+    spare: bool, **rest,
+) -> Tensor:  # fmt: skip
+    """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off.
+
+    spare: want of memory is for the caller to deal with.
+    """
     if q.device.type == "cuda":
         reason = triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v))
         if reason is None:
             try:
-                return triton.attend(q, k, v, table, routing, training=training, **rest)
+                return triton.attend(q, k, v, table, routing, training=training, record=record, **rest)
             except Exception as failure:
+                if spare and isinstance(failure, torch.OutOfMemoryError):
+                    raise
                 reason = triton.fails(q.device, failure)
+                sparing.forget(record, q.shape[1])
                 logging.getLogger(__name__).warning("MoC runs without its GPU kernels: %s", reason)
         if note is not None:
             note(f"MoC ran on plain torch, which is slower: {reason}")
-    return eager.attend(q, k, v, table, routing, training=training, **rest)
+    return eager.attend(q, k, v, table, routing, training=training, record=record, **rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,12 @@ class Counts:
         self._pairs = torch.zeros(heads, table.layout.grid[0], len(self.geometry.tokens), device=device)
         self._batch = batch
         self._mass: Tensor | None = None  # [H, F, K]
+
+    def of(self, heads: slice) -> Counts:
+        """For a call with some of the heads: what it counts is counted here too."""
+        some = copy.copy(self)
+        some._pairs = self._pairs[heads]
+        return some
 
     def frame_pairs(self, heads: int) -> tuple[Tensor, Tensor | None]:
         """For backends that count while they route: what to add pairs to [H, F, K], and the column of every chunk

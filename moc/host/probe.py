@@ -69,7 +69,7 @@ class Kept:
 
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [B, H, R, C]."""
-        self._pairs += (chosen.sum((0, 1, 2)) * self.lengths).sum()
+        self._pairs.view(-1)[:1] += (chosen.sum((0, 1, 2)) * self.lengths).sum()
 
     def frame_pairs(self, heads: int) -> tuple[Tensor, Tensor]:
         """What to add the pairs of every frame to [H, F, 1], and the column of every chunk: the only one."""

@@ -12,6 +12,7 @@ import os
 import torch
 from torch import Tensor
 
+from ... import sparing
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from ...errors import MoCError
@@ -126,6 +127,5 @@ def attend(
             _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
         else:
             raise
-        if hasattr(record, "frame_pairs"):  # what the first try counted
-            record.frame_pairs(q.shape[1])[0].zero_()
+        sparing.forget(record, q.shape[1])
         return call(q, k, v, table, routing, scale, record, training)
