@@ -77,6 +77,8 @@ def _auto(
         if reason is None:
             try:
                 return triton.attend(q, k, v, table, routing, training=training, record=record, **rest)
+            except MoCError:  # what was asked for is wrong, not the machine
+                raise
             except Exception as failure:
                 if spare and isinstance(failure, torch.OutOfMemoryError):
                     raise

@@ -104,7 +104,7 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
 
     Where nobody knows beforehand how much will be chosen, it is taken to be: who asks for such a rule wants to see it.
     """
-    if routing.rule != "top-k" or routing.head_density:
+    if not routing.same_k:
         return True
     kernels = triton.supports(q, table, routing) is None
     costs = COSTS[kind_of(table, routing, kernels)]

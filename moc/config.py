@@ -113,6 +113,11 @@ class RoutingConfig:
             value = getattr(self, name)
             _check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")
 
+    @property
+    def same_k(self) -> bool:
+        """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
+        return self.rule == "top-k" and not self.head_density
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -130,6 +130,18 @@ def test_chunks_are_dropped_and_added_as_the_reference_does(routing):
     same((WITH_TEXT, (0, 1, 2), routing, 2), noise=True)
 
 
+@pytest.mark.parametrize(
+    "routing",
+    [
+        R(rule="top-p", top_p=0.6, tile=(1, 2, 3), own="frame", tail="pooled", drop_in=1.0),
+        R(rule="threshold", beta=0.5, own="shot"),
+    ],
+    ids=str,
+)
+def test_other_rules_have_gradients_too(routing):
+    same((WITH_TEXT, (0, 1, 2), routing, 2), noise=True)
+
+
 def test_bits_and_back():
     chosen = torch.rand(2, 5, 70, device=DEVICE) > 0.5
     assert torch.equal(unpack(pack(chosen), 70, slice(0, 5)), chosen)

@@ -15,6 +15,7 @@ from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
+from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,6 +70,37 @@ def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False):
 def test_reference(name: str, which: str) -> None:
     layout, starts, routing, batch = CASES[name]
     both(layout, starts, routing, batch, which=which)
+
+
+RULES = {
+    "top-p": R(rule="top-p", top_p=0.7, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"),
+    "threshold": R(rule="threshold", beta=0.4, own="shot", causal=True),
+    "top-k or top-p": R(rule="top-k or top-p", top_k=2, top_p=0.3, own="chunk", shots_kept=1),
+    "density per head": R(head_density=(0.3, 0.9), tile=(1, 2, 3), own="frame"),
+    "union of top-p": R(rule="top-p", top_p=0.2, tile=(1, 2, 2), own="frame", lists="union"),
+    "nearly all": R(rule="top-p", top_p=0.999, tile=(1, 1, 1), own="frame", tail="pooled"),
+}
+
+
+@pytest.mark.parametrize(("name", "which"), [*((name, "chunks") for name in RULES), ("top-p", "tiles")])
+def test_other_rules(name: str, which: str) -> None:
+    """Torch chooses, the kernels do the rest."""
+    both(WITH_TEXT, (0, 2, 3), RULES[name], 1 + (name == "density per head"), which=which)
+
+
+def test_so_many_choices_that_a_partial_for_each_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "WORKSPACE", 1)
+    called = []
+    monkeypatch.setattr(job.Job, "chunks", lambda *a, **kw: called.append(1))
+    both(WITH_TEXT, (0, 2), RULES["nearly all"], which="chunks")
+    assert not called
+
+
+def test_a_density_for_a_head_that_is_not_there_is_the_users_mistake() -> None:
+    table = build_table(PLAIN, (0,), R())
+    q = torch.zeros(1, 2, PLAIN.length, 16, device=DEVICE)
+    with pytest.raises(MoCError, match="give one each"):
+        triton_backend.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
 
 
 @pytest.mark.parametrize("dtype", HALF + [torch.float32])

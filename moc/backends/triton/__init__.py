@@ -49,7 +49,7 @@ def supports(
         return f"no kernel for {q.dtype}"
     if q.shape[-1] > 128:
         return f"head dim {q.shape[-1]} is above 128"
-    if len(table.chunks) > MOST_CHUNKS or table.length * max(1, table.top_k(routing)) >= 2**31:
+    if len(table.chunks) > MOST_CHUNKS or table.length * _most_choices(table, routing) >= 2**31:
         return "more chunks or choices than 32-bit lists hold"
     if gradients:
         if routing.lists != "token":
@@ -58,9 +58,12 @@ def supports(
             return "gradients are needed inside torch.compile"
     if training and (routing.drop_off or routing.drop_in) and routing.lists != "token":
         return "there is no drop-off and drop-in for lists that rows share"
-    if routing.rule != "top-k" or routing.head_density:
-        return "the kernels choose by top-k, the same for all heads"
     return _machine(q.device)
+
+
+def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
+    """Of a row; by another rule than the k best it may be all chunks."""
+    return max(1, table.top_k(routing)) if routing.same_k else len(table.chunks)
 
 
 def fails(device: torch.device, failure: Exception) -> str:

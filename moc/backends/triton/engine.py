@@ -17,9 +17,9 @@ from ...config import RoutingConfig
 from .bit_lists import Bits
 from .configs import scores_in_registers
 from .count import count_choices, count_frames
-from .job import Job, bytes_a_head, parts, split
+from .job import WORKSPACE, Job, bytes_a_head, parts, split
 from .lists import Choice, choice_of, new_choice, ranked
-from .noise import disturbed, unpack
+from .noise import by_rule, disturbed, unpack
 from .plan import Plan, plan_of
 from .pool import pool
 from .popular import Popular, count_popular, popular_of
@@ -60,11 +60,12 @@ def run(
     job.see_all(range(q.shape[0] * q.shape[1]))
     many = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
     noisy = training and bool(routing.drop_off or routing.drop_in)
-    off_tail = engine == "chunks" and not noisy and plan.top_k > 0 and (job.take_off or summary is None)
+    ruled = not routing.same_k
+    off_tail = engine == "chunks" and not noisy and not ruled and plan.top_k > 0 and (job.take_off or summary is None)
     direct = off_tail and many and DIRECT and not few(q, plan)
     popular = off_tail and job.by_popularity and keep is None
     every = range(q.shape[0] * q.shape[1])
-    for heads in [every] if noisy else split(every, bytes_of_choice(plan, direct)):
+    for heads in [every] if noisy or ruled else split(every, bytes_of_choice(plan, direct)):
         inputs = _queries(q, heads), means["pair"], shots
         how: dict[str, Any] = dict(
             split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
@@ -81,11 +82,15 @@ def run(
             job.chunks(None, job.listed(choice), heads, liked)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if plan.top_k:
+        if ruled:
+            plan = job.plan = seen.plan = by_rule(q, k, sel, shots, plan, routing, scale, training)
+            if bytes_a_head(q, plan, "chunks", False) > WORKSPACE:  # a partial for each of so many choices
+                engine = "tiles"
+        elif plan.top_k:
             (stream if many or few(q, plan) else route)(*inputs, sel, plan, heads, **how)
         else:
             sel.zero_()
-        if noisy:
+        if noisy and not ruled:
             plan = job.plan = seen.plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)

@@ -1,7 +1,9 @@
-"""Drop-off and drop-in on what the kernels chose, for training: in torch, and it asks the device how long lists got."""
+"""Choices made in torch, which ask the device how long lists got: drop-off and drop-in on what the kernels chose, for
+training, and rules other than the k best."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...config import RoutingConfig
-from ...routing import candidates, disturb, narrow
+from ...routing import candidates, describe, disturb, narrow, scores
+from ...rules import choose
 from .plan import Plan, plan_of
 
 BLOCK_ELEMENTS = 2**24  # choices looked at at a time
-ROUND = 8  # places of a row: few plans have to be made
+ROUND = 8  # places of a row, above 32 of them powers of two: few kernels have to be made
 
 
 def unpack(sel: Tensor, chunks: int, rows: slice) -> Tensor:
@@ -35,16 +38,43 @@ def disturbed(sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingCon
 
     shots [B*H, S, S]: what the outer loop left.
     """
-    table, (b, h) = plan.table, heads
-    order = table.tensors(sel.device).order
-    keep = None if shots is None else shots.bool().unflatten(0, (b, h))
+    order = plan.table.tensors(sel.device).order
+
+    def chosen(rows: slice, open_to: Tensor) -> Tensor:
+        return disturb(unpack(sel, plan.chunks, rows).unflatten(0, heads), open_to, routing, order[rows])
+
+    return _rewritten(sel, shots, plan, routing, heads, chosen)
+
+
+def by_rule(
+    q: Tensor, k: Tensor, sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, scale: float,
+    training: bool,
+) -> Plan:  # fmt: skip
+    """The same for what a rule other than the k best chooses for q, k [B, H, N, D], with noise where it is wanted."""
+    table = plan.table
+    order, described = table.tensors(q.device).order, describe(k, table, routing.descriptor)
+
+    def chosen(rows: slice, open_to: Tensor) -> Tensor:
+        out = choose(scores(q[:, :, rows], described), open_to, table, routing, scale)
+        return disturb(out, open_to, routing, order[rows]) if training else out
+
+    with torch.autocast(q.device.type, enabled=False):
+        return _rewritten(sel, shots, plan, routing, tuple(q.shape[:2]), chosen)
+
+
+def _rewritten(
+    sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, heads: tuple[int, ...],
+    choice: Callable[[slice, Tensor], Tensor],
+) -> Plan:  # fmt: skip
+    """choice(rows, what they may choose [B, H, R, C]) -> what they do, which becomes the bits."""
+    keep = None if shots is None else shots.bool().unflatten(0, heads)
     most = torch.zeros((), dtype=torch.int64, device=sel.device)
     step = max(64, BLOCK_ELEMENTS // (len(sel) * plan.chunks))
     for low in range(0, plan.length, step):
         rows = slice(low, min(low + step, plan.length))
-        open_to = narrow(candidates(table, routing, rows, sel.device)[1], keep, table, rows)
-        chosen = disturb(unpack(sel, plan.chunks, rows).unflatten(0, (b, h)), open_to, routing, order[rows])
+        chosen = choice(rows, narrow(candidates(plan.table, routing, rows, sel.device)[1], keep, plan.table, rows))
         most = torch.maximum(most, chosen.sum(-1).max())
         sel[:, :, rows] = pack(chosen.flatten(0, 1))
     places = -(-max(int(most), 1) // ROUND) * ROUND
-    return plan_of(table, replace(routing, top_k=places, density=None), sel.device)
+    places = places if places <= 4 * ROUND else 1 << (places - 1).bit_length()
+    return plan_of(plan.table, replace(routing, top_k=places, density=None), sel.device)
