@@ -149,7 +149,7 @@ class MoCProbeReport(io.ComfyNode):
                     default=SCOPES[0],
                     optional=True,
                     tooltip="one setting for all blocks: simple. a setting for every block: as little work as each "
-                    "block of the model allows. and head: each attention head as well; no GPU kernel yet, so slow.",
+                    "block of the model allows. and head: each attention head as well; choosing then takes longer.",
                 ),
                 advanced(
                     io.Float.Input(

@@ -251,8 +251,8 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "rule",
             RULES,
             "How many chunks are enough. top-k: as budget says, as in the paper. top-p: as many as hold top_p of a "
-            "token's interest, so few where it is sure. threshold: all that stand out by beta. The last three have no "
-            "GPU kernel yet and are slow; MoC Probe can say whether they pay.",
+            "token's interest, so few where it is sure. threshold: all that stand out by beta. With the last three "
+            "choosing takes longer; MoC Probe can say whether they pay.",
         ),
         io.Float.Input(
             "top_p",
@@ -278,7 +278,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="",
             tooltip="A density for every attention head, like 0.1, 0.3, 0.1, instead of one budget for all. MoC Probe "
-            "Report can find them. Empty: the same for all. No GPU kernel yet.",
+            "Report can find them. Empty: the same for all. Choosing then takes longer.",
         ),
         choice(
             "lists",
