@@ -11,7 +11,7 @@ from moc.backends import reference
 from moc.backends import triton as triton_backend
 from moc.backends.triton import dense, engine, job, stream, supports
 from moc.backends.triton.count import count_frames
-from moc.backends.triton.noise import unpack
+from moc.backends.triton.in_torch import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig

@@ -17,9 +17,9 @@ from ...config import RoutingConfig
 from .bit_lists import Bits
 from .configs import scores_in_registers
 from .count import count_choices, count_frames
+from .in_torch import by_rule, disturbed, unpack
 from .job import WORKSPACE, Job, bytes_a_head, parts, split
 from .lists import Choice, choice_of, new_choice, ranked
-from .noise import by_rule, disturbed, unpack
 from .plan import Plan, plan_of
 from .pool import pool
 from .popular import Popular, count_popular, popular_of
