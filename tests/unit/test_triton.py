@@ -77,7 +77,7 @@ RULES = {
     "threshold": R(rule="threshold", beta=0.4, own="shot", causal=True),
     "top-k or top-p": R(rule="top-k or top-p", top_k=2, top_p=0.3, own="chunk", shots_kept=1),
     "density per head": R(head_density=(0.3, 0.9), tile=(1, 2, 3), own="frame"),
-    "union of top-p": R(rule="top-p", top_p=0.2, tile=(1, 2, 2), own="frame", lists="union"),
+    "union of top-p": R(rule="top-p", top_p=0.2, top_k=0, tile=(1, 2, 2), own="frame", lists="union"),
     "nearly all": R(rule="top-p", top_p=0.999, tile=(1, 1, 1), own="frame", tail="pooled"),
 }
 

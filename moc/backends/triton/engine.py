@@ -53,14 +53,14 @@ def run(
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
-    union = routing.lists == "union" and plan.top_k > 0
+    ruled = not routing.same_k
+    union = routing.lists == "union" and (plan.top_k > 0 or ruled)
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     many = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
     noisy = training and bool(routing.drop_off or routing.drop_in)
-    ruled = not routing.same_k
     off_tail = engine == "chunks" and not noisy and not ruled and plan.top_k > 0 and (job.take_off or summary is None)
     direct = off_tail and many and DIRECT and not few(q, plan)
     popular = off_tail and job.by_popularity and keep is None
