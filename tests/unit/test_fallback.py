@@ -10,6 +10,7 @@ from moc.backends import triton
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.counts import Counts
+from moc.errors import MoCError
 from moc.layout import TokenLayout
 
 
@@ -43,6 +44,20 @@ def test_torch_takes_over_and_the_reason_is_noted(monkeypatch, supports, attend,
     moc_attention(q, k, v, build_table(layout, (0,), RoutingConfig()), RoutingConfig(), note=notes.append)
     assert calls == [1]
     assert len(notes) == 1 and expected in notes[0] and "slower" in notes[0]
+
+
+def test_a_mistake_of_the_users_is_no_failure_of_the_kernels(monkeypatch):
+    def broken(*args, **kwargs):
+        raise MoCError("give one each")
+
+    monkeypatch.setattr(attention.triton, "supports", lambda *_: None)
+    monkeypatch.setattr(attention.triton, "attend", broken)
+    monkeypatch.setattr(attention.triton, "_failed", {})
+    layout = TokenLayout(32, (2, 4, 4))
+    q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
+    with pytest.raises(MoCError, match="give one each"):
+        moc_attention(q, k, v, build_table(layout, (0,), RoutingConfig()), RoutingConfig())
+    assert attention.triton._failed == {}
 
 
 def test_a_cpu_has_no_kernels_to_miss():
