@@ -99,3 +99,21 @@ def test_kernels_for_hopper_that_fail_give_way_to_the_others(monkeypatch):
     with pytest.raises(RuntimeError, match="ptxas"):
         triton.attend(q, k, v, table, routing, scale=1.0, training=False, record=counts)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"), [("3.2.0", False), ("3.3.1", False), ("3.4.0", True), ("3.10.0+git1", True), ("4.0.0", True)]
+)
+def test_a_triton_that_does_not_build_the_kernels_is_not_asked_to(version, fine):
+    """3.2 would end the whole process."""
+    reason = triton.too_old(version)
+    assert reason is None if fine else version in reason and "3.4" in reason and "PyTorch 2.8" in reason
+
+
+def test_a_triton_that_does_not_start_is_no_triton(monkeypatch):
+    def broken(name):
+        raise ImportError("DLL load failed")
+
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(triton.importlib, "import_module", broken)
+    assert "DLL load failed" in triton._triton_missing.__wrapped__()

@@ -15,22 +15,26 @@ from moc.backends.triton import (
     bit_lists,
     count,
     lists,
+    order,
+    pool,
     popular,
     repair,
     route,
     routed,
+    share,
     stream,
     tail,
     tile,
+    union,
 )
 from moc.backends.triton.configs import HALF, Config, Configs
 
-BF16 = {"q", "k", "v", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+BF16 = {"q", "k", "v", "x", "mean", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
 FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
-FP32 |= {"dq", "dk", "dv", "dmean_k", "dmean_v"}
+FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
             "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps",
-            "segment"}  # fmt: skip
+            "segment", "pieces", "parts"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
 
@@ -40,6 +44,8 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
     router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
     deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
     again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
+    repaired = router | dict(BM=16, G=c.router.keys)
+    pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
     parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
 
     def rows(of: Config, **more) -> tuple[dict, Config]:
@@ -52,7 +58,7 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "route": (route._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
         "deal": (stream._deal, deal | dict(R=4, AGAIN=False), c.router),
         "deal again": (stream._deal, deal | dict(R=8, AGAIN=True), again),
-        "repair": (repair._repair, router | dict(BM=16, G=c.router.keys, BITS=False), Config(0, 0, 4, c.router.stages)),
+        "repair": (repair._repair, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
         "routed, long": (routed._routed, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
         "routed, short": (routed._routed, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
         "routed, one step": (routed._routed_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
@@ -78,6 +84,26 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "counts of bits": (bit_lists._tally, dict(BS=bit_lists.SQUARES), Config(0, 0, 1, 1)),
         "places of bits": (bit_lists._place, dict(K=16, BS=bit_lists.SQUARES), Config(0, 0, 1, 1)),
         "tiles of lists": (lists._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
+        "order": (order._move, dict(D=128, DP=128, BR=32), Config(0, 0, 4, 1)),
+        **{
+            f"pool, {name}": (pool._pool, pooled | {name: True}, Config(0, 0, 4, 1))
+            for name in ("REST", "RANGE", "EXACT")
+        },
+        "pool, halfway": (pool._pool, pooled | dict(RANGE=True, HALFWAY=True), Config(0, 0, 2, 1)),
+        "shared lists": (share._share, dict(BM=64, CAUSAL=True, KEEP=True), Config(0, 0, 2, 1)),
+        "union": (union._union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
+        "union of words": (union._union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
+        "choices of bits": (bit_lists._unpack, dict(K=16, BR=64), Config(0, 0, 1, 1)),
+        "ranks": (lists._rank, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "bits of choices": (lists._set, dict(K=32, B=1024), Config(0, 0, 4, 1)),
+        "deltas": (backward._delta, dict(D=128, DP=128, BM=64), Config(0, 0, 4, 1)),
+        "counts of frames": (
+            count._count_frames,
+            dict(BR=count.ROWS, IN_A_ROW=False, JOINED=True),
+            Config(0, 0, 1, 1),
+        ),
+        "repair, bits": (repair._repair, repaired | dict(BITS=True), Config(0, 0, 4, c.router.stages)),
+        "deal, bits": (stream._deal, deal | dict(R=4, AGAIN=False, BITS=True), c.router),
         "counts": (count._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
     }
 
@@ -99,10 +125,12 @@ def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
             return "fp32"
         if name == "place":
             return "*i8"
-        pairs_of_choices = name in ("pair", "pairs") and kernel.__module__.endswith(("lists", "popular", "count"))
+        pairs_of_choices = name in ("pair", "pairs", "part") and kernel.__module__.endswith(
+            ("lists", "popular", "count")
+        )
         if name in BF16 and not pairs_of_choices:
             return "*bf16"
-        return "*fp32" if name in FP32 or (name == "pairs" and kernel is count._count_choices) else "*i32"
+        return "*fp32" if name in FP32 or (name == "pairs" and kernel.__module__.endswith(".count")) else "*i32"
 
     signature = {name: kind(name) for name in kernel.arg_names}
     places = {name: i for i, name in enumerate(kernel.arg_names)}

@@ -5,9 +5,12 @@ How it is built and what was measured: docs/kernels.md.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
+import re
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +21,7 @@ from ...config import RoutingConfig
 from ...errors import MoCError
 
 MOST_CHUNKS = 2**16
+OLDEST = (3, 4)  # Triton: 3.3 fails to build the router, 3.2 takes the whole process with it
 _log = logging.getLogger(__name__)
 
 
@@ -27,14 +31,33 @@ _failed: dict[str, str] = {}  # device -> why the kernels could not be built the
 @torch.compiler.assume_constant_result
 def _machine(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
+    missing = _triton_missing()
+    if missing is not None:
+        return missing
     if device.type != "cuda":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
         return None if interpreted else f"Triton needs a CUDA device, the tensors are on {device.type}"
     if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         return "the kernels are built for NVIDIA GPUs from compute capability 8.0 on"
     return _failed.get(str(device))
+
+
+@cache
+def _triton_missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        version = importlib.import_module("triton").__version__
+    except Exception as failure:
+        return f"Triton does not start ({type(failure).__name__}: {failure})"[:200]
+    return too_old(version)
+
+
+def too_old(version: str) -> str | None:
+    """What to say about a Triton that does not build all kernels."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= OLDEST:
+        return None
+    return f"Triton {version} is too old for MoC's kernels: they need 3.4, which comes with PyTorch 2.8"
 
 
 def wants_gradients(*inputs: Tensor) -> bool:

@@ -93,6 +93,8 @@ def _repair(
                         m_sel = b_sel & m_n[:, None]
                         tl.store(p_pairs + o_n[:, None] * k + b_next, (o_c << 16)[None, :], mask=m_sel)
                         b_slot += tl.sum(b_sel.to(tl.int32), 1)
+                        if i == turns - 1:  # not after the loop: Triton 3.5 does not build that
+                            tl.store(number + i_h * N + o_n, b_slot, mask=m_n)
             if state == 0:
                 b_at = b_n
                 b_hi = tl.where(b_hi < HIGHEST, b_hi + 1, b_hi)
@@ -113,5 +115,3 @@ def _repair(
                 state = 3
             else:
                 state = 4
-        if not BITS:
-            tl.store(number + i_h * N + o_n, b_slot, mask=m_n)
