@@ -9,6 +9,14 @@ from moc.config import RoutingConfig
 from moc.layout import Span, TokenLayout
 
 
+class OnGpu(torch.Tensor):
+    """A CPU tensor that says it lives on a CUDA device."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
 @st.composite
 def layouts(draw):
     grid = draw(st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import qkv
+from cases import OnGpu, qkv
 
 import moc.attention as attention
 from moc.attention import moc_attention
@@ -12,14 +12,6 @@ from moc.config import RoutingConfig
 from moc.counts import Counts
 from moc.errors import MoCError
 from moc.layout import TokenLayout
-
-
-class OnGpu(torch.Tensor):
-    """A CPU tensor that says it lives on a CUDA device."""
-
-    @property
-    def device(self):
-        return torch.device("cuda")
 
 
 @pytest.mark.parametrize(

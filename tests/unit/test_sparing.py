@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import qkv
+from cases import OnGpu, qkv
 
 import moc.attention as attention
 from moc import sparing
@@ -16,14 +16,6 @@ from moc.layout import TokenLayout
 LAYOUT = TokenLayout(64, (4, 4, 4))
 ROUTING = RoutingConfig(top_k=1, own="frame")
 HEADS = 5
-
-
-class OnGpu(torch.Tensor):
-    """A CPU tensor that says it lives on a CUDA device."""
-
-    @property
-    def device(self):
-        return torch.device("cuda")
 
 
 @pytest.fixture
