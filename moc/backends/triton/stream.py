@@ -127,7 +127,7 @@ def stream(
     n, d = plan.length, pair.shape[-1]
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
-    in_registers = few(queries, plan)
+    in_registers = isinstance(into, Tensor) and few(queries, plan)
     if isinstance(into, Tensor):
         out = (into if in_registers else into.zero_()), into, into
     else:
