@@ -32,6 +32,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.check_gpu import expected
 from moc.attention import moc_attention
 from moc.chunks import ChunkTable
+from moc.counts import Counts
 
 STAGES = {  # kernel name -> stage; the first that fits
     "_of_keys": "gradients by keys",
@@ -48,6 +49,7 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_pool": "pooling",
     "_routed": "routed",
     "_route": "routing",
+    "_ruled": "routing",
     "_deal": "routing",
     "_sift": "routing",
     "_few": "routing",
@@ -165,7 +167,7 @@ def run(case: Case, card: str | None = None) -> dict[str, Any]:
     table = case.table()
     q, k, v = case.inputs()
     n, top_k = table.length, table.top_k(case.routing)
-    kept = table.density(top_k, case.routing.causal)
+    kept = kept_share(q, k, v, table, case)
     result: dict[str, Any] = {
         "case": case.name, "tokens": n, "heads": case.heads, "dim": case.dim, "chunks": len(table.chunks),
         "top_k": top_k, "kept": round(kept, 4), "ideal": round(1 / kept, 2), "least": case.least, "aim": case.aim,
@@ -198,6 +200,15 @@ def run(case: Case, card: str | None = None) -> dict[str, Any]:
         q, k, v = case.inputs(coherent="trained")
     result["error"] = errors(calls, q, k, v, table)
     return result
+
+
+def kept_share(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> float:
+    """Pairs that are kept, of all; counted where nobody knows beforehand."""
+    if case.routing.same_k:
+        return table.density(table.top_k(case.routing), case.routing.causal)
+    counts = Counts(table, case.heads, q.device)
+    moc_attention(q, k, v, table, case.routing, backend="triton", record=counts)
+    return counts.geometry.mandatory + float(counts.result()[1])
 
 
 def some_rows(table: ChunkTable, device: torch.device) -> Tensor:

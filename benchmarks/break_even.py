@@ -36,6 +36,7 @@ RULES = {  # name -> (routing, shots)
     "own chunk + 3 frames": (RoutingConfig(top_k=3, own="chunk"), 1),
     "recommended": (PRESETS["recommended"].routing, 1),
     "fast": (PRESETS["fast"].routing, 1),
+    "large pictures": (PRESETS["large pictures"].routing, 1),
     "paper multi-shot": (PRESETS["paper multi-shot"].routing, 4),
     "own chunk + 16 of 450": (RoutingConfig(top_k=16, chunk_tokens=450, own="chunk"), 1),
 }

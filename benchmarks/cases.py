@@ -110,5 +110,15 @@ CASES = (
     Case("small tiles, random", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8),
     Case("recommended, 720p", (21, 45, 80), 40, PRESETS["recommended"].routing, 0, 0, coherent="trained"),
     Case("recommended, 8 shots", (120, 30, 50), 24, PRESETS["recommended"].routing, 0, 0, shots=8, coherent="trained"),
+    Case("top-p, 720p", (21, 45, 80), 40, RoutingConfig(rule="top-p", top_p=0.13, own="chunk"), 0, 0),
+    Case(
+        "threshold, medium tiles",
+        (21, 45, 80),
+        40,
+        replace(MEDIUM, rule="threshold", beta=2.0),
+        0,
+        0,
+        coherent="trained",
+    ),
     Case("d=64", (31, 34, 60), 32, RoutingConfig(top_k=4, own="chunk"), 3.0, 4.0, dim=64),
 )

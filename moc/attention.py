@@ -56,7 +56,8 @@ def moc_attention(
 
     if backend != "auto":
         return call(BACKENDS[backend], q, k, v, record)
-    if q.device.type == "cuda" and sparing.allowed(q, routing, training, record):
+    plain = q.device.type == "cuda" and not triton.wants_gradients(q, k, v)
+    if plain and sparing.allowed(q, routing, training, record):
         try:
             return sparing.by_heads(partial(call, partial(_auto, note=note, spare=True)), q, k, v, record, note)
         except torch.OutOfMemoryError:

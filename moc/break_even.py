@@ -6,7 +6,8 @@ measured on an H100 by `benchmarks/break_even.py`, whose `--fit` prints them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -104,6 +105,8 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
 
     Where nobody knows beforehand how much will be chosen, it is taken to be: who asks for such a rule wants to see it.
     """
+    if routing.head_density:
+        routing = replace(routing, density=fmean(routing.head_density), head_density=())
     if not routing.same_k:
         return True
     kernels = triton.supports(q, table, routing) is None

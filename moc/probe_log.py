@@ -51,7 +51,7 @@ class ProbeLog:
     """steps_asked  how many steps, evenly spread, or exactly which (a tuple of numbers from 0)
     chunkings    tiles that the advice may choose besides the asked chunks; None means whole frames
     rows_asked   query tokens of every call that the settings are compared on
-    all_rules    compare the descriptor mean+max+min as well, and what has no GPU kernel: top-p and threshold
+    all_rules    compare the descriptor mean+max+min as well, and other rules: top-p and threshold
 
     After a run: steps (how many), chosen, percent (where in the sampling step i begins, [steps + 1]), blocks, tokens,
     options (options[0] is the asked routing), chunk_share (chunks per token) and density of every option, calls by

@@ -28,14 +28,18 @@ def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingC
     """The k best (the paper, eq. 2); with head_density a k for every head."""
     if not routing.head_density:
         return select(score, candidate, table.top_k(routing))
-    heads = score.shape[1]
+    one = candidate.expand(score.shape)
+    counts = k_of_heads(table, routing, score.shape[1])
+    return torch.stack([select(score[:, h], one[:, h], k) for h, k in enumerate(counts)], 1)
+
+
+def k_of_heads(table: ChunkTable, routing: RoutingConfig, heads: int) -> list[int]:
+    """How many chunks the rows of every head choose, with head_density. Raises MoCError where it is not one each."""
     if len(routing.head_density) != heads:
         raise MoCError(
             f"head_density has {len(routing.head_density)} numbers, but this model has {heads} heads: give one each."
         )
-    counts = [table.top_k_at(density, routing.causal) for density in routing.head_density]
-    one = candidate.expand(score.shape)
-    return torch.stack([select(score[:, h], one[:, h], k) for h, k in enumerate(counts)], 1)
+    return [table.top_k_at(density, routing.causal) for density in routing.head_density]
 
 
 def top_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:

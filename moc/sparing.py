@@ -13,10 +13,10 @@ _at_once: dict[tuple[str, tuple[int, ...]], int] = {}  # (device, shape of q) ->
 
 
 def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
-    """Whether some heads of q [B, H, N, D] may go without the others."""
+    """Whether some heads of q [B, H, N, D] may go without the others, where no gradients are wanted."""
     together = routing.head_density or (training and (routing.drop_off or routing.drop_in))
-    plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return q.shape[1] > 1 and plain and not together and (record is None or hasattr(record, "of"))
+    apart = q.shape[1] > 1 and not together and (record is None or hasattr(record, "of"))
+    return apart and not torch.compiler.is_compiling()
 
 
 def by_heads(

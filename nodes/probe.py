@@ -83,8 +83,8 @@ class MoCProbe(io.ComfyNode):
                         options=list(RULES),
                         default=RULES[0],
                         optional=True,
-                        tooltip="What the advice may choose by. top-k: what is fast everywhere. all: the descriptor "
-                        "mean+max+min as well, and top-p and threshold, slow on GPUs; probing takes twice as long.",
+                        tooltip="What the advice may choose by. top-k: what is chosen fastest. all: the descriptor "
+                        "mean+max+min as well, and top-p and threshold; probing takes twice as long.",
                     )
                 ),
             ],

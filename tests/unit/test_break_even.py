@@ -78,10 +78,19 @@ def test_without_the_kernels_it_pays_later(monkeypatch):
     assert found == [True, False]
 
 
-@pytest.mark.parametrize("routing", [RoutingConfig(rule="top-p"), RoutingConfig(head_density=(0.1, 0.2))])
+@pytest.mark.parametrize("routing", [RoutingConfig(rule="top-p"), RoutingConfig(rule="threshold")])
 def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
     table = film(FRAMES, 4, frame=(4, 8))
     assert pays(query(2, table.length), table, routing)
+
+
+def test_a_density_for_every_head_pays_where_their_mean_does(monkeypatch):
+    monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
+    found = []
+    for routing in (RoutingConfig(head_density=(0.1, 0.3), own="chunk"), RoutingConfig(density=0.2, own="chunk")):
+        tables = [film(routing, frames) for frames in (2, 6, 9, 21)]
+        found.append([pays(query(2, table.length), table, routing) for table in tables])
+    assert found[0] == found[1] and len(set(found[0])) == 2
 
 
 def test_nothing_is_known_of_a_cpu():

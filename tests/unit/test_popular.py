@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 hopper_popular = pytest.importorskip("moc.backends.triton.hopper_popular", reason="this Triton has no Gluon")
 
 from moc.backends import reference
-from moc.backends.triton import engine, hopper_tail, job, popular
+from moc.backends.triton import choose, engine, hopper_tail, job, popular
 from moc.backends.triton.lists import new_choice
 from moc.backends.triton.plan import plan_of
 from moc.backends.triton.tail import Tail
@@ -95,7 +95,7 @@ def plain(q, k, v, summary, found, plan, heads, tail, *, scale):
 def together(monkeypatch: pytest.MonkeyPatch):
     """The engine as on Hopper, with plain torch in the place of the kernel that the interpreter cannot run."""
     calls = []
-    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(choose, "IN_REGISTERS", 0)
     monkeypatch.setattr(hopper_popular, "usable", lambda *_: True)
     monkeypatch.setattr(hopper_popular, "attend", lambda *a, **kw: calls.append(a[4]) or plain(*a, **kw))
     return calls

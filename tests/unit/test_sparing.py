@@ -93,7 +93,13 @@ def test_where_one_head_does_not_fit_torch_takes_over(tried, monkeypatch):
     ],
 )
 def test_heads_that_need_each_other_stay_together(routing, training, record):
-    with torch.no_grad():
-        assert not sparing.allowed(torch.empty(1, 4, 8, 8), routing, training, record)
-        assert sparing.allowed(torch.empty(1, 4, 8, 8), ROUTING, False, None)
-    assert not sparing.allowed(torch.empty(1, 4, 8, 8), ROUTING, False, None), "autograd wants one function"
+    assert not sparing.allowed(torch.empty(1, 4, 8, 8), routing, training, record)
+    assert sparing.allowed(torch.empty(1, 4, 8, 8), ROUTING, False, None)
+
+
+@pytest.mark.parametrize(("wanted", "tries"), [(False, [5, 3, 2, 2, 1]), (True, [5])])
+def test_autograd_wants_one_function_where_gradients_are_wanted(tried, monkeypatch, wanted, tries):
+    monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: q)
+    q, k, v = inputs()
+    moc_attention(q, k.requires_grad_(wanted), v, build_table(LAYOUT, (0, 2), ROUTING), ROUTING)
+    assert tried == tries

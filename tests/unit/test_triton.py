@@ -9,9 +9,9 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import dense, engine, job, stream, supports
+from moc.backends.triton import choose, dense, engine, job, stream, supports
 from moc.backends.triton.count import count_frames
-from moc.backends.triton.in_torch import unpack
+from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -84,8 +84,17 @@ RULES = {
 
 @pytest.mark.parametrize(("name", "which"), [*((name, "chunks") for name in RULES), ("top-p", "tiles")])
 def test_other_rules(name: str, which: str) -> None:
-    """Torch chooses, the kernels do the rest."""
     both(WITH_TEXT, (0, 2, 3), RULES[name], 1 + (name == "density per head"), which=which)
+
+
+@pytest.mark.parametrize("rule", ["top-p", "threshold", "top-k or top-p"])
+def test_other_rules_among_equal_scores(rule: str) -> None:
+    """Of chunks of one score the lower ones win, also across the steps of 32 chunks that the kernel takes."""
+    both(PLAIN, (0,), R(rule=rule, top_p=0.61, beta=0.9, top_k=5, tile=(1, 1, 1), own="frame"), quantised=True)
+
+
+def test_a_share_of_one_is_everything() -> None:
+    both(PLAIN, (0, 2), R(rule="top-p", top_p=1.0, tile=(1, 2, 2), own="frame", causal=True))
 
 
 def test_so_many_choices_that_a_partial_for_each_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +197,7 @@ def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int
 @pytest.mark.parametrize("top_k", [3, 20])
 def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
     """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
-    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(choose, "IN_REGISTERS", 0)
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
 
 
@@ -199,14 +208,14 @@ def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
 ) -> None:
     """Ten rows of a head fall through the first deal here; dealt again, none does. Chunk by chunk the router writes
     chunks, tile by tile bits."""
-    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(choose, "IN_REGISTERS", 0)
     monkeypatch.setattr(stream, "ROUNDS", rounds)
     routing = R(top_k=8, tile=(1, 1, 1), own="frame", causal=True, tail="pooled")
     both(PLAIN, (0, 2), routing, which=which, quantised=True)
 
 
 def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "IN_REGISTERS", 0)
+    monkeypatch.setattr(choose, "IN_REGISTERS", 0)
     monkeypatch.setattr(job, "WORKSPACE", 1)
     for direct in (True, False):
         monkeypatch.setattr(engine, "DIRECT", direct)
@@ -216,7 +225,7 @@ def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeyp
 @pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])
 def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, limit: int, top_k: int) -> None:
     """Above and below the score that the streaming router takes as zero."""
-    monkeypatch.setattr(engine, "IN_REGISTERS", limit)
+    monkeypatch.setattr(choose, "IN_REGISTERS", limit)
     both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 2), own="chunk"), quantised=True)
 
 

@@ -21,6 +21,7 @@ from moc.backends.triton import (
     repair,
     route,
     routed,
+    ruled,
     share,
     stream,
     tail,
@@ -43,6 +44,7 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
     """name -> (kernel, constants, how)."""
     router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
     deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
+    rule = router | dict(BM=c.router.rows, G=c.router.keys, PASSES=ruled.PASSES)
     again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
     repaired = router | dict(BM=16, G=c.router.keys)
     pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
@@ -56,6 +58,8 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
 
     return {
         "route": (route._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
+        "threshold": (ruled._ruled, rule | dict(TOP_P=False, MORE=False), c.router),
+        "top-p": (ruled._ruled, rule | dict(TOP_P=True, MORE=True), c.router),
         "deal": (stream._deal, deal | dict(R=4, AGAIN=False), c.router),
         "deal again": (stream._deal, deal | dict(R=8, AGAIN=True), again),
         "repair": (repair._repair, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
@@ -121,7 +125,7 @@ def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
             return "constexpr"
         if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_", "sg_")):
             return "i32"
-        if name in ("scale", "factor"):
+        if name in ("scale", "factor", "bar", "least"):
             return "fp32"
         if name == "place":
             return "*i8"

@@ -15,21 +15,19 @@ from torch import Tensor
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from .bit_lists import Bits
-from .configs import scores_in_registers
+from .choose import choose, first_plan, queries, streamed
 from .count import count_choices, count_frames
-from .in_torch import by_rule, disturbed, unpack
 from .job import WORKSPACE, Job, bytes_a_head, parts, split
 from .lists import Choice, choice_of, new_choice, ranked
-from .plan import Plan, plan_of
+from .noise import disturbed, unpack
+from .plan import Plan
 from .pool import pool
 from .popular import Popular, count_popular, popular_of
-from .route import route
 from .share import share_lists
 from .stream import few, stream
 
 SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
 DIRECT = True  # chunk-major, many chunks: `stream` writes down the chunks of a row (else bits)
-IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 
 
 @dataclass
@@ -47,32 +45,31 @@ def run(
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]. training: with drop-off and drop-in."""
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    plan = plan_of(table, routing, q.device)
+    plan = first_plan(table, routing, q)
     precision = precision_of(q)
     by_range = routing.descriptor != "mean"
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
-    ruled = not routing.same_k
+    ruled = routing.rule != "top-k"
     union = routing.lists == "union" and (plan.top_k > 0 or ruled)
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
-    many = plan.chunks > IN_REGISTERS or not scores_in_registers(q)
     noisy = training and bool(routing.drop_off or routing.drop_in)
-    off_tail = engine == "chunks" and not noisy and not ruled and plan.top_k > 0 and (job.take_off or summary is None)
-    direct = off_tail and many and DIRECT and not few(q, plan)
+    even = routing.same_k and not noisy and plan.top_k > 0
+    off_tail = engine == "chunks" and even and (job.take_off or summary is None)
+    direct = off_tail and DIRECT and streamed(q, plan) and not few(q, plan)
     popular = off_tail and job.by_popularity and keep is None
     every = range(q.shape[0] * q.shape[1])
     for heads in [every] if noisy or ruled else split(every, bytes_of_choice(plan, direct)):
-        inputs = _queries(q, heads), means["pair"], shots
         how: dict[str, Any] = dict(
             split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
         )
         if direct:
             choice = new_choice(len(heads), plan)
-            stream(*inputs, choice, plan, heads, **how)
+            stream(queries(q, heads), means["pair"], shots, choice, plan, heads, **how)
             liked = popular_of(choice, plan) if popular and not seen.row_by_row else None
             if liked is None:
                 ranked(choice)
@@ -82,16 +79,12 @@ def run(
             job.chunks(None, job.listed(choice), heads, liked)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if ruled:
-            plan = job.plan = seen.plan = by_rule(q, k, sel, shots, plan, routing, scale, training)
-            if bytes_a_head(q, plan, "chunks", False) > WORKSPACE:  # a partial for each of so many choices
-                engine = "tiles"
-        elif plan.top_k:
-            (stream if many or few(q, plan) else route)(*inputs, sel, plan, heads, **how)
-        else:
-            sel.zero_()
-        if noisy and not ruled:
-            plan = job.plan = seen.plan = disturbed(sel, shots, plan, routing, q.shape[:2])
+        plan = choose(q, means["pair"], shots, sel, plan, routing, heads, scale=scale, **how)
+        if noisy:
+            plan = disturbed(sel, shots, plan, routing, q.shape[:2])
+        job.plan = seen.plan = plan
+        if not routing.same_k and bytes_a_head(q, plan, "chunks", False) > WORKSPACE:
+            engine = "tiles"  # partials of one head, some of whose rows choose very many, find no room
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
@@ -149,15 +142,6 @@ class _Seen:
 def empty_output(q: Tensor) -> Tensor:
     """Laid out like q in memory, where its rows are whole."""
     return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty(q.shape, dtype=q.dtype, device=q.device)
-
-
-def _queries(q: Tensor, heads: range) -> Tensor:
-    """Some heads of q [B, H, N, D] as [heads, N, D]."""
-    h = q.shape[1]
-    parts = []
-    for b in range(heads.start // h, (heads.stop - 1) // h + 1):
-        parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def precision_of(q: Tensor) -> str:

@@ -102,7 +102,7 @@ class Job:
         some = split(heads, bytes_a_head(q, plan, "chunks", False))
         for group in _joined(some, 2 * plan.length * q.shape[-1] * q.element_size(), ROW_PARTIALS):
             many = range(group[0].start, group[-1].stop)
-            part = _within(many, heads)
+            part = within(many, heads)
             tail = self.tail(None if sel is None else sel[part], many, "none" if self.take_off else "row")
             if popular is not None:
                 tail = hopper_popular.attend(
@@ -110,8 +110,8 @@ class Job:
                 )
             own = list(dense.own_parts(q, k, v, plan, many, self.scale)) if dense.usable(q, plan) else None
             for few in group:
-                slots = None if lists is None else self.routed(lists.of(_within(few, heads)), few, taken)
-                self.merge(few, own, tail and tail.of(_within(few, many)), slots)
+                slots = None if lists is None else self.routed(lists.of(within(few, heads)), few, taken)
+                self.merge(few, own, tail and tail.of(within(few, many)), slots)
                 del slots  # before the next ones are made
             del tail, own
 
@@ -140,7 +140,7 @@ class Job:
             some = range(max(first, heads.start), min(first + partial.out.shape[1], heads.stop))
             rest = dense.linked_beside(plan, run_) is None
             config = self.configs.tile if rest else self.configs.merge
-            part = _within(some, heads)
+            part = within(some, heads)
             tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
             self._attend(
                 tiles, some, config, ranges=rest, own=partial.of(slice(some.start - first, some.stop - first)),
@@ -156,7 +156,7 @@ def piece_size(plan: Plan, keys: int) -> int:
     return size
 
 
-def _within(some: range, heads: range) -> slice:
+def within(some: range, heads: range) -> slice:
     """Where some of those heads stand among them."""
     return slice(some.start - heads.start, some.stop - heads.start)
 
@@ -192,4 +192,4 @@ def _joined(runs: list[range], bytes_a_head: int, most: int) -> list[list[range]
 
 def parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
     """Runs of some heads that fit the workspace, and where they stand among them."""
-    return [(run_, _within(run_, heads)) for run_ in split(heads, bytes_a_head)]
+    return [(run_, within(run_, heads)) for run_ in split(heads, bytes_a_head)]
