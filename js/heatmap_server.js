@@ -18,6 +18,8 @@ api.addEventListener("executed", (/** @type {CustomEvent} */ { detail }) => {
 })
 
 function tell(/** @type {any} */ message, /** @type {string[]} */ ids) {
+  // another tab's workflow may have nodes of the same numbers
+  if (message.workflow && root().id && message.workflow !== root().id) return
   for (const listener of listeners) listener(message, ids.map(String))
 }
 

@@ -114,6 +114,11 @@ class RoutingConfig:
             _check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")
 
     @property
+    def geometry(self) -> tuple:
+        """All that chunks and what rows always see depend on."""
+        return (self.chunk_tokens, self.tile, self.own, self.window, self.static, self.static_tokens, self.references)
+
+    @property
     def same_k(self) -> bool:
         """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
         return self.rule == "top-k" and not self.head_density

@@ -52,6 +52,12 @@ def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, at_once: int) -> Te
     return out
 
 
+def out_of_memory(failure: Exception) -> bool:
+    """Whether a call broke off for want of memory: libraries and the driver have words of their own for it."""
+    words = ("out of memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "not enough memory")
+    return isinstance(failure, torch.OutOfMemoryError) or any(word in str(failure) for word in words)
+
+
 def forget(record, heads: int) -> None:
     """What a call that broke off has counted."""
     if hasattr(record, "frame_pairs"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class ChunkTable:
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
     _top_k: dict[tuple[float, bool], int] = field(default_factory=dict, repr=False)
     _pairs: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict, repr=False)
+    plans: dict[tuple[int, str], Any] = field(default_factory=dict, repr=False)  # of backends, as long as the table
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

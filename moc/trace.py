@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -20,6 +20,7 @@ from .errors import MoCError
 
 AHEAD = 3  # routed calls of a pass that keep a device busy while what the pass before has counted is told
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
+MOST_TABLES = 64  # whose geometry a run holds on to: context windows bring many
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
 
@@ -29,6 +30,7 @@ class Reason(Enum):
     SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
     BLOCK = "block kept dense (dense first/last blocks)"
     SHORT = "so short that dense attention is as fast (min_tokens in MoC Routing; at 1 everything is routed)"
+    KERNELS = "without its GPU kernels MoC is slower than dense attention (min_tokens 1 in MoC Routing routes all)"
     ONE_FRAME = "a single latent frame: nothing to route"
     NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
     MASK = "the model passed an attention mask"
@@ -42,6 +44,7 @@ SHORTLY = {
     Reason.SCHEDULE: "start/end percent",
     Reason.BLOCK: "dense first/last blocks",
     Reason.SHORT: "short, dense is as fast",
+    Reason.KERNELS: "no GPU kernels",
     Reason.ONE_FRAME: "a single frame",
     Reason.NO_CHOICE: "nothing to choose",
     Reason.MASK: "attention mask",
@@ -91,7 +94,7 @@ class Trace:
     _routed_blocks: set[int] = field(default_factory=set, repr=False)
     _pending: list[tuple] = field(default_factory=list, repr=False)
     _moving: list[tuple] = field(default_factory=list, repr=False)
-    _geometry: dict[tuple[int, torch.device], Geometry] = field(default_factory=dict, repr=False)
+    _geometry: OrderedDict[tuple[int, bool, torch.device], Geometry] = field(default_factory=OrderedDict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -187,6 +190,12 @@ class Trace:
         self.move()
         return self.arrived()
 
+    def drop(self) -> None:
+        """Forget what has not arrived yet."""
+        with self._lock:
+            self._pending.clear()
+            self._moving.clear()
+
     def finish(self) -> None:
         """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
         with self._lock:
@@ -247,7 +256,10 @@ class Trace:
         }
 
     def _geometry_of(self, table: ChunkTable, causal: bool, device: torch.device) -> Geometry:
-        key = id(table), device
+        key = id(table), causal, device
         if key not in self._geometry:
             self._geometry[key] = Geometry.of(table, causal, device)
+            if len(self._geometry) > MOST_TABLES:
+                self._geometry.popitem(last=False)
+        self._geometry.move_to_end(key)
         return self._geometry[key]

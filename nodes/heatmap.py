@@ -15,6 +15,7 @@ from .thumbnails import contact_sheet
 from .types import MocTrace, advanced
 
 FLOW = "flow"
+NO_TRACE = "MoC: nothing was routed. MoC Apply is bypassed, or its trace is not connected."
 
 
 class MoCRoutingHeatmap(io.ComfyNode):
@@ -28,7 +29,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
             "to after_sample, so that this node runs after it.",
             is_output_node=True,
             inputs=[
-                MocTrace.Input("trace", tooltip="From MoC Apply."),
+                MocTrace.Input("trace", optional=True, tooltip="From MoC Apply."),
                 io.Latent.Input(
                     "after_sample",
                     optional=True,
@@ -102,7 +103,11 @@ class MoCRoutingHeatmap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, trace, after_sample=None, view="frames", images=None, **selection) -> io.NodeOutput:
+    def execute(cls, trace=None, after_sample=None, view="frames", images=None, **selection) -> io.NodeOutput:
+        if trace is None:  # MoC Apply is bypassed: what stands behind this node goes on
+            picture = as_image(draw_text(NO_TRACE))
+            shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (NO_TRACE,)}
+            return io.NodeOutput(picture, NO_TRACE, after_sample, json.dumps({"report": NO_TRACE}, indent=2), ui=shown)
         report = "\n".join([trace.report(), *flow(trace)])
         if not trace.records:
             image = as_image(draw_text(trace.report()))
@@ -112,7 +117,8 @@ class MoCRoutingHeatmap(io.ComfyNode):
             image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
         told = {**live.describe(trace), "running": False}
         if images is not None and trace.records:
-            sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"])
+            films = 1 if after_sample is None else len(after_sample["samples"])
+            sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"], films)
             told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
         live.shown(str(cls.hidden.unique_id), told)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}

@@ -19,6 +19,10 @@ from .types import MocProbe, MocRouting, MocShots, advanced
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"
 RULES = ("top-k", "all")
+NO_PROBE = (
+    "MoC Probe: nothing was looked at. MoC Probe is bypassed, or its probe is not connected. routing is the "
+    "recommended preset."
+)
 
 
 class MoCProbe(io.ComfyNode):
@@ -126,7 +130,7 @@ class MoCProbeReport(io.ComfyNode):
             "stay within an error at the least work. Connect routing to MoC Apply for the next run.",
             is_output_node=True,
             inputs=[
-                MocProbe.Input("probe", tooltip="From MoC Probe."),
+                MocProbe.Input("probe", optional=True, tooltip="From MoC Probe."),
                 io.Latent.Input(
                     "after_sample",
                     optional=True,
@@ -177,10 +181,13 @@ class MoCProbeReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, probe, after_sample=None, error=0.05, scope=SCOPES[0], across=0.0) -> io.NodeOutput:
-        log, trace = probe
+    def execute(cls, probe=None, after_sample=None, error=0.05, scope=SCOPES[0], across=0.0) -> io.NodeOutput:
+        log, trace = probe or (ProbeLog(PRESETS["recommended"]), Trace())
         settings, numbers = log.settings, {}
-        if log.calls:
+        if probe is None:  # bypassed: what stands behind this node goes on
+            report = NO_PROBE
+            picture = draw_text(report)
+        elif log.calls:
             advice = advise(log, error, scope, across)
             settings, numbers = advice.settings, data(log, trace, advice.table, advice, scope)
             report, picture = tell(log, trace, advice.table, advice), draw_probe(log, advice.table, advice)

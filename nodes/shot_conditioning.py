@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..moc.errors import MoCError
+from ..moc.host.adapters import class_of
 from ..moc.host.cross import can_split, join_captions, read_by_shot
 from .types import MocShots
 
@@ -54,7 +55,7 @@ class MoCShotConditioning(io.ComfyNode):
             return io.NodeOutput(
                 model, captions[0] if captions else encode(clip, shots.prompts[0]), "One text for all."
             )
-        name = type(model.model.diffusion_model).__name__
+        name = class_of(model.model.diffusion_model)
         if can_split(model):
             made = {text: encode(clip, text) for text in dict.fromkeys(shots.prompts)} if clip is not None else {}
             joined = join_captions([made[text] for text in shots.prompts] if made else captions, shots)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import MoCError
 from ..shots import Shots, shot_of
-from .adapters import Adapter, Plan, adapter_for, wan
+from .adapters import Adapter, Plan, adapter_for, class_of, wan
 from .forward import OVERRIDE, _absolute_frames
 
 KEY = "moc_captions"  # of our wrappers, and of Captions in a conditioning's model_conds
@@ -93,7 +93,7 @@ class Split:
 
 def can_split(model: ModelPatcher) -> bool:
     """Whether the captions of a model's prompt can be told apart in its cross-attention."""
-    return type(model.model.diffusion_model).__name__ in CLASSES
+    return class_of(model.model.diffusion_model) in CLASSES
 
 
 def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditioning:
@@ -127,6 +127,17 @@ def read_by_shot(model: ModelPatcher) -> ModelPatcher:
     return model
 
 
+def check(model: ModelPatcher, conds: dict) -> None:
+    """Before a run: captions of single shots want a model that tells them apart. Raises MoCError."""
+    by_shot = any(KEY in cond.get("model_conds", {}) for group in conds.values() for cond in group)
+    if by_shot and not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
+        raise MoCError(
+            "the prompt holds a caption for every shot, but this sampler's model did not come out of MoC Shot "
+            "Conditioning and would read them all at once: put this model through MoC Shot Conditioning as well "
+            "(Wan 2.2 has two models, and each needs it)."
+        )
+
+
 def _around_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     guider = executor.class_obj
     adapter = adapter_for(guider.model_patcher.model.diffusion_model)
@@ -140,7 +151,7 @@ def _around_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs)
         log.warning(
             "MoC Shot Conditioning: every shot read all captions, since this ComfyUI does not hand out the text "
             "attention of %s",
-            type(guider.model_patcher.model.diffusion_model).__name__,
+            class_of(guider.model_patcher.model.diffusion_model),
         )
     return out
 
@@ -199,7 +210,9 @@ def _make_distinct(args: list, plan: Plan) -> None:
     length, taken = text.shape[1], set()
     if isinstance(beside, Tensor) and beside.ndim == 3:
         taken = {beside.shape[1], 2 * beside.shape[1], beside.shape[1] // 2}
-    while length in taken or plan.layout(length, None) is not None:
+    # a plan with a part of open length explains every length: there `_attention` tells the two apart
+    open_length = any(count is None for _, count in (*plan.before, *plan.after))
+    while length in taken or (not open_length and plan.layout(length, None) is not None):
         length += 1
     more = length - text.shape[1]
     if more:
@@ -213,7 +226,8 @@ def _attention(func, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor |
     """As the host's attention: q, k, v [B, N, H*D] or [B, H, N, D]; tokens are the last axis but one of all of them."""
     split: Split = kwargs["transformer_options"][SPLIT]
     attend = func if split.previous is None else partial(split.previous, func)
-    pieces = split.pieces(q.shape[-2]) if k.shape[-2] == split.keys == v.shape[-2] else None
+    texts = k.shape[-2] == split.keys == v.shape[-2] != q.shape[-2]
+    pieces = split.pieces(q.shape[-2]) if texts else None
     if pieces is None:
         return attend(q, k, v, heads, mask=mask, **kwargs)
     split.film.split = True

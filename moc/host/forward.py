@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..trace import Reason
-from .adapters import adapter_for
+from .adapters import adapter_for, class_of
 from .override import attention_override
 from .run import FORWARD, RUN, Forward, Patch
 
@@ -29,7 +29,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
     """None where this pass has to run as if MoC were not there."""
     trace, run, adapter = patch.trace, options.get(RUN), adapter_for(diffusion_model)
     if adapter is None or run is None:
-        what = f"model {type(diffusion_model).__name__}" if adapter is None else "sampler"
+        what = f"model {class_of(diffusion_model)}" if adapter is None else "sampler"
         trace.ran_dense(Reason.MODEL)
         trace.note(f"MoC does not know this {what}, which ran unchanged")
         return None

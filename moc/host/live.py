@@ -66,6 +66,7 @@ class Live:
             and what.get("inputs", {}).get("trace") == [self.trace.node, 1]
         ]
         message = {**describe(self.trace, self._collected), **state, "step": self._step, "shown_on": shown_on}
+        message["workflow"] = self._workflow
         for node in (self.trace.node, *shown_on):
             _remember(self._workflow, node, message)
         if self._server is not None:
@@ -84,10 +85,11 @@ def describe(trace: Trace, collected: Collected | None = None) -> dict[str, Any]
 
 
 def shown(node: str, message: dict[str, Any]) -> None:
-    """A heatmap node of the running graph has shown this."""
+    """A heatmap node of the running graph shows this; the message learns of which workflow it is."""
     server = _server()
     if server is not None:
-        _remember(_running(server)[1], node, message)
+        message["workflow"] = _running(server)[1]
+        _remember(message["workflow"], node, message)
 
 
 def last(workflow: str, node: str) -> dict[str, Any]:
@@ -112,5 +114,6 @@ def _running(server) -> tuple[dict[str, Any], str]:
     if not running:
         return {}, ""
     _, _, prompt, extra, *_ = running[0]
-    workflow = (extra.get("extra_pnginfo") or {}).get("workflow") or {}
-    return prompt, str(workflow.get("id", ""))
+    info = extra.get("extra_pnginfo")
+    workflow = info.get("workflow") if isinstance(info, dict) else None  # a script may send anything
+    return prompt, str(workflow.get("id") or "") if isinstance(workflow, dict) else ""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import break_even
 from ..attention import moc_attention
+from ..backends import triton
 from ..layout import TokenLayout
 from ..trace import AHEAD, Reason
 from .padding import Unpadded, unpad
@@ -51,7 +52,7 @@ def attention_override(
             split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            out = Reason.SHORT if _too_short(forward, call, split[0]) else _video_attention(forward, call, *split)
+            out = _better_dense(forward, call, split[0]) or _video_attention(forward, call, *split)
     if isinstance(out, Tensor):
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
     forward.ran_dense(out)
@@ -91,14 +92,20 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     return Call(block, table, routing, unpadded, scale)
 
 
-def _too_short(forward: Forward, call: Call, q: Tensor) -> bool:
-    """Whether dense attention would be faster, where nobody has said what to do: no min_tokens, no backend."""
+def _better_dense(forward: Forward, call: Call, q: Tensor) -> Reason | None:
+    """Why dense attention would be faster, if it would, and nobody has said what to do: no min_tokens, no backend."""
     patch = forward.run.patch
     if patch.backend != "auto" or patch.settings.schedule.min_tokens or not break_even.applies(q.device):
-        return False
+        return None
     if _is_training(q) or torch.is_grad_enabled():
-        return False  # who trains with MoC trains what it does on long films
-    return not break_even.pays(q, call.table, call.routing)
+        return None  # who trains with MoC trains what it does on long films
+    if break_even.pays(q, call.table, call.routing):
+        return None
+    missing = triton.supports(q, call.table, call.routing)
+    if missing is None:
+        return Reason.SHORT
+    patch.trace.note(f"MoC's GPU kernels do not run here: {missing}")
+    return Reason.KERNELS
 
 
 def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor | Reason:

@@ -14,6 +14,7 @@ from ..errors import MoCError
 from ..probe_log import ProbeLog
 from ..shots import Shots
 from ..trace import Reason, Trace
+from . import cross
 from .adapters import adapter_for
 from .forward import begin_forward, end_forward
 from .run import KEY, RUN, Patch, Run
@@ -64,6 +65,7 @@ def apply_probe(
 def _around_run(patch: Patch) -> Callable:
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider, trace = executor.class_obj, patch.trace
+        cross.check(guider.model_patcher, guider.conds)
         percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
         patch.start(sigmas.tolist(), lambda percent: float(percent_to_sigma(percent)))
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
@@ -103,7 +105,6 @@ def _around_apply(patch: Patch) -> Callable:
 
     def apply_model(executor, *args, **kwargs):
         model = executor.class_obj.diffusion_model
-        model = getattr(model, "_orig_mod", model)  # torch.compile's wrapping
         adapter = adapter_for(model)
         if adapter is None or not adapter.outer:
             return executor(*args, **kwargs)

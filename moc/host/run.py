@@ -75,9 +75,7 @@ class Run:
     live: Live = field(init=False)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
-    _tables: OrderedDict[tuple[TokenLayout, RoutingConfig], tuple[ChunkTable, RoutingConfig | None]] = field(
-        default_factory=OrderedDict
-    )
+    _tables: OrderedDict[tuple[TokenLayout, tuple], ChunkTable] = field(default_factory=OrderedDict)
     _failures: set[str] = field(default_factory=set)
     _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,7 +99,11 @@ class Run:
     def pass_ended(self, step: int) -> None:
         """What a pass has counted leaves its device; a browser is told once it is there, while the next pass runs."""
         self.hand_over()
-        under_way = self.patch.trace.move()
+        try:
+            under_way = self.patch.trace.move()
+        except Exception as error:
+            self.lost(error)
+            return
         self._ended = step
         if not under_way:
             self.hand_over()
@@ -109,8 +111,18 @@ class Run:
     def hand_over(self) -> None:
         with self._lock:
             step, self._ended = self._ended, None
-        if step is not None:
+        if step is None:
+            return
+        try:
             self.live.update(self.patch.trace.arrived(), step)
+        except Exception as error:
+            self.lost(error)
+
+    def lost(self, error: Exception) -> None:
+        """What a pass has counted is gone: a picture is no reason to end somebody's sampling."""
+        self.patch.trace.drop()
+        self.patch.trace.note(f"a step is missing in the heatmap ({type(error).__name__}: {error})"[:300])
+        log.warning("MoC: what a step has routed could not be kept", exc_info=error)
 
     def end(self) -> None:
         for remove in self._hooks.values():
@@ -123,17 +135,17 @@ class Run:
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
         routing = self.patch.settings.routing_of(block)
-        key = layout, routing
+        key = layout, routing.geometry
         with self._lock:
             if key not in self._tables:
-                table = build_table(layout, self.starts, routing)
-                choice = table.density(0, routing.causal) < 1.0
-                settled = replace(routing, top_k=table.top_k(routing), density=None) if choice else None
-                self._tables[key] = table, settled
+                self._tables[key] = build_table(layout, self.starts, routing)
                 if len(self._tables) > MOST_TABLES:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)
-            return self._tables[key]
+            table = self._tables[key]
+            if table.density(0, routing.causal) >= 1.0:
+                return table, None
+            return table, replace(routing, top_k=table.top_k(routing), density=None)
 
     def failed(self, error: Exception) -> Reason:
         """Tell the person, and once the log with everything; returns the reason for running dense."""

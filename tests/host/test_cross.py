@@ -11,6 +11,8 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
+from mixture_of_contexts.moc.host import cross
+from mixture_of_contexts.moc.host.adapters import Plan
 from mixture_of_contexts.moc.host.cross import CLASSES, KEY, can_split, join_captions, read_by_shot
 from mixture_of_contexts.moc.shots import Shots
 from packaging.version import Version
@@ -146,6 +148,20 @@ def test_together_with_moc(moc_last):
         patched = read_by_shot(patched)
     assert apart(sample(patched, texts), wanted) < 1e-5
     assert trace.routed and not trace.dense
+
+
+def test_a_second_model_that_does_not_tell_captions_apart_is_refused_before_sampling():
+    """Wan 2.2 samples with two models: one of them is easily left out."""
+    patched, _ = routed(tiny.load(), everything(), SHOTS)
+    with pytest.raises(MoCError, match="put this model through MoC Shot Conditioning as well"):
+        sample(patched, join_captions(captions(), SHOTS))
+
+
+def test_a_sequence_of_open_length_ends_the_search_for_a_length_of_the_text():
+    plan = Plan(grid=(2, 2, 2), blocks=(), before=(("reference", None),))
+    args = [None, None, random(1, 30, 8), None]
+    cross._make_distinct(args, plan)
+    assert args[2].shape[1] == 30
 
 
 def test_another_packs_attention_gets_every_piece():

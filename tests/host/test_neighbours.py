@@ -11,6 +11,8 @@ import pytest
 import tiny
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
+from mixture_of_contexts.moc.host.cross import can_split
 from mixture_of_contexts.moc.shots import Shots
 from mixture_of_contexts.moc.trace import Reason
 from spies import apart, everything, little, routed, watched
@@ -149,3 +151,21 @@ def test_a_compiled_model_does_not_keep_the_settings_of_the_first_branch(name):
     assert apart(tiny.sample(routed(compiled, everything())[0], variant), plain["all"]) < 1e-5
     assert apart(tiny.sample(routed(compiled, little())[0], variant), plain["k=1"]) < 1e-5
     assert len(graphs) > BLOCKS, "the rest of the model is compiled"
+
+
+def test_a_model_compiled_as_a_whole_keeps_its_shots_in_every_run():
+    """The patch stands in the model's place from the first run on."""
+    settings = MoCSettings(RoutingConfig(top_k=1, own="shot", causal=True))
+    plain, trace = routed(tiny.load(), settings)
+    wanted, shots = tiny.sample(plain), {r.axes.shots for r in trace.records}
+    model = tiny.load().clone()
+    net = model.model.diffusion_model
+    model.add_object_patch("diffusion_model", torch.compile(net, backend="eager"))
+    compiled, trace = routed(model, settings)
+    with torch.compiler.set_stance("force_eager"):
+        for _ in range(2):
+            assert torch.equal(tiny.sample(compiled), wanted)
+            assert {r.axes.shots for r in trace.records} == shots and trace.routed == 6 and not trace.dense
+            assert can_split(compiled)
+    compiled.unpatch_model()
+    assert model.model.diffusion_model is net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -9,7 +11,7 @@ import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import apply_moc, override
+from mixture_of_contexts.moc.host import apply_moc, live, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
 from mixture_of_contexts.moc.host.live import Live
 from mixture_of_contexts.moc.shots import Shots
@@ -61,6 +63,27 @@ def test_what_was_on_its_way_when_a_run_was_cancelled_reaches_no_other_run(monke
         told.clear()
         tiny.sample(patched)
         assert told == [(0, BLOCKS), (1, BLOCKS)] and len(trace.records) == 2 * BLOCKS
+
+
+@pytest.mark.parametrize("what", ["move", "arrived"])
+def test_a_picture_is_no_reason_to_end_a_run(what, monkeypatch):
+    def broken(*_):
+        raise torch.OutOfMemoryError("2 GiB")
+
+    patched, trace = routed(tiny.load())
+    wanted = tiny.sample(patched)
+    monkeypatch.setattr(Trace, what, broken)
+    assert torch.equal(tiny.sample(patched), wanted)
+    assert trace.routed == 2 * BLOCKS and not trace.records and not trace._pending and not trace._moving
+    assert "a step is missing in the heatmap (OutOfMemoryError: 2 GiB)" in trace.report()
+
+
+@pytest.mark.parametrize("workflow", ["text", None, [], {"id": 7}])
+def test_whatever_a_script_calls_its_workflow_a_run_is_told_of(workflow):
+    queue = SimpleNamespace(
+        get_current_queue_volatile=lambda: ([(0, "id", {"1": {}}, {"extra_pnginfo": {"workflow": workflow}})], [])
+    )
+    assert live._running(SimpleNamespace(prompt_queue=queue)) == ({"1": {}}, "7" if workflow == {"id": 7} else "")
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -22,6 +22,7 @@ def asked(monkeypatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(override.break_even, "applies", lambda device: True)
     monkeypatch.setattr(override.break_even, "pays", lambda q, table, routing: bool(shapes.append(tuple(q.shape))))
+    monkeypatch.setattr(override.triton, "supports", lambda *_: None)
     return shapes
 
 
@@ -31,6 +32,15 @@ def test_what_does_not_pay_is_bitwise_the_unpatched_model_and_says_why(asked):
     assert trace.dense == {Reason.SHORT: STEPS * BLOCKS} and not trace.routed
     assert {shape[2] for shape in asked} == {TOKENS} and {len(shape) for shape in asked} == {4}
     assert "min_tokens" in trace.report() and "dense is as fast" in trace.status()
+
+
+def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypatch):
+    monkeypatch.setattr(override.triton, "supports", lambda *_: "Triton is not installed")
+    patched, trace = routed(tiny.load())
+    assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
+    assert trace.dense == {Reason.KERNELS: STEPS * BLOCKS} and not trace.routed
+    assert "MoC's GPU kernels do not run here: Triton is not installed" in trace.report()
+    assert "no GPU kernels" in trace.status()
 
 
 def test_what_pays_is_routed(asked, monkeypatch):

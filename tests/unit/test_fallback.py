@@ -38,6 +38,27 @@ def test_torch_takes_over_and_the_reason_is_noted(monkeypatch, supports, attend,
     assert len(notes) == 1 and expected in notes[0] and "slower" in notes[0]
 
 
+@pytest.mark.parametrize(
+    "words", ["Triton Error [CUDA]: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"]
+)
+def test_want_of_memory_passes_whoever_ran_out_of_it(monkeypatch, words):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from moc.backends.triton import op
+
+    def broken(*args, **kwargs):
+        raise RuntimeError(words)
+
+    layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
+    monkeypatch.setattr(op, "plain", broken)
+    monkeypatch.setattr(triton, "supports", lambda *_: None)
+    monkeypatch.setattr(triton, "_failed", {})
+    monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: q)
+    monkeypatch.setattr(attention.sparing, "_at_once", {})
+    q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
+    moc_attention(q, k, v, build_table(layout, (0,), routing), routing, note=notes.append)
+    assert triton._failed == {} and len(notes) == 1 and words[:30] in notes[0]
+
+
 def test_a_mistake_of_the_users_is_no_failure_of_the_kernels(monkeypatch):
     def broken(*args, **kwargs):
         raise MoCError("give one each")

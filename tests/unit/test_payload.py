@@ -122,5 +122,9 @@ def test_every_latent_frame_has_its_picture():
     sheet, where = thumbnails.contact_sheet(images, {"kind": ["text", *["video"] * 3], "frame": [-1, 0, 1, 2]})
     assert where == {"frames": [0, 1, 2], "across": 3, "width": 128, "height": 72} and sheet.shape == (1, 72, 384, 3)
     torch.testing.assert_close(sheet[0, 0, ::128, 0], torch.tensor([0.0, 0.4, 0.8]))
+    two, where = thumbnails.contact_sheet(
+        torch.cat([images, 1 - images]), {"kind": ["video"] * 3, "frame": [0, 1, 2]}, 2
+    )
+    torch.testing.assert_close(two[0, 0, ::128, 0], torch.tensor([0.0, 0.4, 0.8]))  # of two films the first
     many, where = thumbnails.contact_sheet(images[:1], {"kind": ["video"] * 30, "frame": list(range(30))})
     assert many.shape == (1, 72 * 3, 12 * where["width"], 3)

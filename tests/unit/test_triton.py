@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -136,6 +139,17 @@ def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chu
     assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
     exact = 2e-5 if DEVICE == "cpu" else 5e-3
     assert (got - want).abs().max() <= (exact if dtype == torch.float32 else 2**-7 * want.abs().max())
+
+
+def test_a_table_goes_with_all_that_was_made_of_it() -> None:
+    """Every run brings tables of its own: kept for ever they would fill the GPU."""
+    table = build_table(PLAIN, (0, 2), R(top_k=1, own="frame"))
+    both_plans = plan_of(table, R(top_k=1), torch.device(DEVICE)), plan_of(table, R(top_k=2), torch.device(DEVICE))
+    assert plan_of(table, R(top_k=1, causal=True), torch.device(DEVICE)) is both_plans[0] is not both_plans[1]
+    gone = weakref.ref(table), weakref.ref(both_plans[0])
+    del table, both_plans
+    gc.collect()
+    assert gone[0]() is None is gone[1]()
 
 
 UNIONS = {

@@ -66,6 +66,7 @@ def test_every_map_is_told_of_its_own_film(told):
     messages, traces = told
     assert {(m["node"], *m["shown_on"]) for m in messages} == {("apply", "heatmap", "again"), ("apply2", "heatmap2")}
     assert traces["heatmap"] == traces["again"] != traces["heatmap2"]
+    assert {m["workflow"] for m in messages} == {"films"}, "another tab may have nodes of the same numbers"
 
 
 def test_a_step_is_told_at_most_once_and_the_end_always(told):

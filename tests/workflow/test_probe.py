@@ -71,6 +71,16 @@ def test_a_report_that_runs_too_early_says_what_to_connect(server):
     assert "nothing was sampled yet. Connect the sampler's LATENT" in run.texts["heatmap"]
 
 
+def test_with_the_probe_bypassed_the_film_is_made_by_the_preset(server):
+    prompt = {**beside(probed(seed=36), film(seed=36)), "routing2": show("heatmap", 2)}
+    prompt["sampler"]["inputs"]["model"] = ["model", 0]
+    prompt["apply2"]["inputs"]["routing"] = ["heatmap", 0]
+    del prompt["apply"], prompt["routing"], prompt["heatmap"]["inputs"]["probe"]
+    run = server.wait(server.queue(prompt))
+    assert run.texts["heatmap"].startswith("MoC Probe: nothing was looked at. MoC Probe is bypassed")
+    assert run.texts["heatmap2"].startswith("MoC on:") and run.outputs["saved"]["latents"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [({"steps": "first"}, "write step numbers from 0 on"), ({"tiles": "4x4"}, "write sizes like 1x2x2")],

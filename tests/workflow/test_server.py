@@ -225,6 +225,16 @@ def test_a_heatmap_that_runs_too_early_says_what_to_connect(server):
     assert run.files["heatmap"]
 
 
+def test_with_moc_apply_bypassed_the_film_is_made_all_the_same(server):
+    """The front end then gives the sampler the model itself, and the heatmap no trace."""
+    prompt = film(seed=9)
+    del prompt["apply"], prompt["shots"], prompt["routing"], prompt["heatmap"]["inputs"]["trace"]
+    prompt["sampler"]["inputs"]["model"] = ["model", 0]
+    run = server.wait(server.queue(prompt))
+    assert run.texts["heatmap"].startswith("MoC: nothing was routed. MoC Apply is bypassed")
+    assert run.files["heatmap"] and run.outputs["saved"]["latents"]
+
+
 def test_a_cut_beyond_the_film_stops_the_run_before_its_first_step(server):
     prompt = film(seed=7)
     prompt["shots"] = shots(times="33")

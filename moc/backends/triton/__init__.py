@@ -92,7 +92,7 @@ def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
 def fails(device: torch.device, failure: Exception) -> str:
     """Why a call broke off, in one line. Want of memory passes; a kernel that does not build is remembered."""
     reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
-    if not isinstance(failure, torch.OutOfMemoryError):
+    if not sparing.out_of_memory(failure):
         _failed[str(device)] = reason
     return reason
 
@@ -141,9 +141,11 @@ def attend(
         return op.compiled(q, k, v, table, routing, scale)
     try:
         return call(q, k, v, table, routing, scale, record, training)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as failure:
+        if isinstance(failure, torch.OutOfMemoryError):
+            raise
+        if sparing.out_of_memory(failure):
+            raise torch.OutOfMemoryError(str(failure)) from failure
         from .configs import without_gluon
         from .dense import RefusedError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -14,7 +13,7 @@ from ...config import RoutingConfig
 from ...rules import k_of_heads
 from .configs import scores_in_registers
 from .job import within
-from .plan import Plan, plan_of
+from .plan import Plan, plan_for, plan_of
 from .route import route
 from .ruled import rule_bits
 from .stream import few, stream
@@ -27,7 +26,7 @@ def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Plan:
     """Places for as many choices as a row of q [B, H, N, D] makes, where that is known beforehand."""
     if routing.rule != "top-k" or not routing.head_density:
         return plan_of(table, routing, q.device)
-    return _with_places(table, routing, max(k_of_heads(table, routing, q.shape[1])), q.device)
+    return plan_for(table, max(k_of_heads(table, routing, q.shape[1])), q.device)
 
 
 def choose(
@@ -49,9 +48,7 @@ def choose(
                 part.zero_()
     if routing.rule == "top-k":
         return plan
-    return longest(
-        rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan, routing
-    )
+    return longest(rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan)
 
 
 def streamed(q: Tensor, plan: Plan) -> bool:
@@ -59,11 +56,11 @@ def streamed(q: Tensor, plan: Plan) -> bool:
     return plan.chunks > IN_REGISTERS or not scores_in_registers(q) or few(q, plan)
 
 
-def longest(count: Tensor, plan: Plan, routing: RoutingConfig) -> Plan:
+def longest(count: Tensor, plan: Plan) -> Plan:
     """A plan with places for the most of all counts; waits for the device."""
     places = -(-max(int(count.max()), 1) // ROUND) * ROUND
     places = places if places <= 4 * ROUND else 1 << (places - 1).bit_length()
-    return _with_places(plan.table, routing, places, count.device)
+    return plan_for(plan.table, places, plan.device)
 
 
 def queries(q: Tensor, heads: range) -> Tensor:
@@ -75,10 +72,6 @@ def queries(q: Tensor, heads: range) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _with_places(table: ChunkTable, routing: RoutingConfig, top_k: int, device: torch.device) -> Plan:
-    return plan_of(table, replace(routing, top_k=top_k, density=None, head_density=()), device)
-
-
 def _by_k(heads: range, plan: Plan, routing: RoutingConfig, q: Tensor) -> Iterator[tuple[range, Plan]]:
     """Neighbouring heads that choose alike many."""
     if not routing.head_density:
@@ -87,4 +80,4 @@ def _by_k(heads: range, plan: Plan, routing: RoutingConfig, q: Tensor) -> Iterat
     counts = k_of_heads(plan.table, routing, q.shape[1])
     for k, some in groupby(heads, lambda head: counts[head % len(counts)]):
         run = list(some)
-        yield range(run[0], run[-1] + 1), _with_places(plan.table, routing, k, q.device)
+        yield range(run[0], run[-1] + 1), plan_for(plan.table, k, plan.device)

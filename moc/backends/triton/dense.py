@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ...sparing import out_of_memory
 from .configs import capability
 from .order import moved
 from .plan import Plan, Run
@@ -48,9 +49,9 @@ def own_parts(
             keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
             try:
                 out, lse = _attention(q_run, keys, values, scale)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as failure:
+                if out_of_memory(failure):
+                    raise
                 _refused.add(q.device.index or 0)
                 raise RefusedError(str(failure)) from failure
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
@@ -91,9 +92,9 @@ def gradients(
                 sums = (lse[flat, rows] * math.log(2)).unflatten(1, (run.groups, -1)).transpose(0, 1).contiguous()
                 try:
                     found = _attention_gradients(q_run, out_run, grad_run, sums, keys, values, scale)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError:
+                except RuntimeError as failure:
+                    if out_of_memory(failure):
+                        raise
                     _no_gradients.add(q.device.index or 0)
                     dk.zero_()
                     dv.zero_()

@@ -44,4 +44,4 @@ def disturbed(sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingCon
         chosen = disturb(chosen, open_to, routing, order[rows])
         most = torch.maximum(most, chosen.sum(-1).max())
         sel[:, :, rows] = pack(chosen.flatten(0, 1))
-    return longest(most, plan, routing)
+    return longest(most, plan)

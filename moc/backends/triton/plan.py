@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -294,21 +293,24 @@ class Plan:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(self.device)
 
 
-_plans: weakref.WeakKeyDictionary[ChunkTable, dict] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def plan_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
-    """The plan of a table, made once per device and number of choices."""
+    """The plan of a table with places for as many choices as the k best make."""
+    return plan_for(table, table.top_k(routing), device)
+
+
+def plan_for(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
+    """The same for a number of choices; made once per device and number, and kept with the table."""
+    key = top_k, str(device)
     with _lock, torch.inference_mode(False):
-        plans = _plans.setdefault(table, {})
-        known = plans.get((routing, str(device)))
-        if known is None:
-            known = plans[routing, str(device)] = _make(table, routing, device)
-        return known
+        if key not in table.plans:
+            table.plans[key] = _make(table, top_k, device)
+        return table.plans[key]
 
 
-def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
+def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
     chunks = table.chunks
     free = [c.routable and not c.linked for c in chunks]
     size = np.array([g.stop - g.start for g in table.groups])
@@ -324,7 +326,7 @@ def _make(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Pl
     plan = Plan(
         table=table,
         device=device,
-        top_k=min(table.top_k(routing), sum(free)),
+        top_k=min(top_k, sum(free)),
         chunks=len(chunks),
         words=-(-len(chunks) // 32),
         chunk=torch.empty(0),

@@ -23,8 +23,13 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
+def class_of(diffusion_model: object) -> str:
+    """Its name, also where torch.compile has put a module around it."""
+    return type(getattr(diffusion_model, "_orig_mod", diffusion_model)).__name__
+
+
 def adapter_for(diffusion_model: object) -> Adapter | None:
-    return ADAPTERS.get(type(diffusion_model).__name__)
+    return ADAPTERS.get(class_of(diffusion_model))
 
 
-__all__ = ["ADAPTERS", "Adapter", "Plan", "adapter_for"]
+__all__ = ["ADAPTERS", "Adapter", "Plan", "adapter_for", "class_of"]
