@@ -22,6 +22,7 @@ from benchmarks import cards
 from moc.attention import moc_attention
 from moc.backends import reference
 from moc.backends.triton import dense, engine, job, training
+from moc.backends.triton.choose import first_plan
 from moc.backends.triton.plan import plan_of
 from moc.chunks import ChunkTable, build_table
 from moc.config import RoutingConfig
@@ -189,7 +190,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     engine.run(
         q, k, v, table, routing, scale, ours, engine=which, training=noisy
     )  # row by row, which is not how it runs otherwise
-    plan_of(table, routing, q.device).frame_parts()  # geometry is uploaded once
+    first_plan(table, routing, q).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
     if device == "cuda" and not noisy and routing.rule == "top-k":
         torch.cuda.set_sync_debug_mode("error")
