@@ -278,6 +278,26 @@ def check_memory() -> dict[str, Any]:
             "ok": bool(same and said)}  # fmt: skip
 
 
+def check_device() -> dict[str, Any]:
+    """A model on the second GPU while the first is the current one: the same bits, forward and backward."""
+    layout, routing = _layout((8, 24, 40), 64), R(top_k=3, own="frame", tail="pooled")
+    table = build_table(layout, (0, 3), routing)
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 4, layout.length, 128, dtype=torch.bfloat16)
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        q, k, v = x.to(device).requires_grad_().unbind(0)
+        with torch.no_grad():
+            plain = moc_attention(q, k, v, table, routing, backend="triton")
+        out = moc_attention(q, k, v, table, routing, backend="triton")
+        found.append(
+            [y.cpu() for y in (plain, out.detach(), *torch.autograd.grad(out.float().square().sum(), (q, k, v)))]
+        )
+    same = all(torch.equal(a, b) for a, b in zip(*(f[:2] for f in found), strict=True))
+    near = all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in zip(*(f[2:] for f in found), strict=True))
+    return {"case": "another device", "dtype": "bfloat16", "engine": "auto", "ok": bool(same and near)}
+
+
 def poison(q: Tensor) -> None:
     """Leave NaN in the memory that the next output is likely to get."""
     for _ in range(4):
@@ -300,6 +320,7 @@ def main() -> None:
     parser.add_argument("--engines", default="chunks,tiles")
     parser.add_argument("--cases", default="", help="parts of names of layouts, separated by commas")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th layout from the I-th on, for several at a time")
+    parser.add_argument("--second-gpu", action="store_true", help="ask another GPU as well, which has to be there")
     cards.add_argument(parser)
     args = parser.parse_args()
     cards.pretend(args.card)
@@ -320,6 +341,9 @@ def main() -> None:
                     print(json.dumps(results[-1]), flush=True)
     if part == 0 and not args.card:
         results.append(check_memory())
+        print(json.dumps(results[-1]), flush=True)
+    if args.second_gpu:
+        results.append(check_device())
         print(json.dumps(results[-1]), flush=True)
     print(f"{sum(r['ok'] for r in results)} of {len(results)} right on {torch.cuda.get_device_name()}", flush=True)
     if args.out:

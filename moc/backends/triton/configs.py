@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,17 @@ def without_gluon(x: torch.Tensor, reason: str) -> bool:
         return False
     _no_gluon[x.device.index or 0] = reason
     return True
+
+
+def on_its_device(call: Callable[Concatenate[torch.Tensor, P], T]) -> Callable[Concatenate[torch.Tensor, P], T]:
+    """Triton launches on the current device, which need not be the one of the first tensor."""
+
+    @wraps(call)
+    def on_device(x: torch.Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
+            return call(x, *args, **kwargs)
+
+    return on_device
 
 
 @cache

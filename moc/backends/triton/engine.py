@@ -16,6 +16,7 @@ from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from .bit_lists import Bits
 from .choose import choose, first_plan, queries, streamed
+from .configs import on_its_device
 from .count import count_choices, count_frames
 from .job import WORKSPACE, Job, bytes_a_head, parts, split
 from .lists import Choice, choice_of, new_choice, ranked
@@ -38,6 +39,7 @@ class Kept:
     choices: list[tuple[range, Choice | Bits]] = field(default_factory=list)
 
 
+@on_its_device
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
     *, engine: str | None = None, keep: Kept | None = None, training: bool = False,

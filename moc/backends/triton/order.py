@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .configs import on_its_device
+
 
 @triton.jit
 def _move(
@@ -23,6 +25,7 @@ def _move(
     tl.store(out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :], b_x, mask=m)
 
 
+@on_its_device
 def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
     """out[:, :, i] = x[:, :, index[i]] for x [B, H, N, D], out [B, H, M, D], index [M]."""
     b, h, n, d = out.shape

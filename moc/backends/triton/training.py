@@ -16,7 +16,7 @@ from ...config import RoutingConfig
 from . import dense
 from .backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
 from .bit_lists import Bits
-from .configs import Config, configs_of
+from .configs import Config, configs_of, on_its_device
 from .engine import Kept, precision_of, run
 from .job import split
 from .lists import Choice, listed
@@ -66,6 +66,7 @@ class Move(torch.autograd.Function):
         return moved(grad, ctx.inverse, back), None, None, None
 
 
+@on_its_device
 def gradients(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, kept: Kept, plan: Plan, routing: RoutingConfig,
     scale: float,
