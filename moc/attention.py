@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import sparing
+from .autocast import as_one
 from .backends import BACKENDS, eager, triton
 from .chunks import ChunkTable
 from .config import RoutingConfig
@@ -31,7 +32,8 @@ def moc_attention(
 ) -> Tensor:
     """Mixture of Contexts self-attention (arXiv 2508.21058, eq. 1).
 
-    q, k, v   [B, H, N, D] in the model's own token order, any strides; routing differs per sample, head and token
+    q, k, v   [B, H, N, D] in the model's own token order, any strides; routing differs per sample, head and token.
+              Under autocast they may differ in precision, as they may for torch's attention
     table     chunks of this sequence, from `build_table`
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in
@@ -43,6 +45,9 @@ def moc_attention(
         raise MoCError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} must agree and hold {table.length} tokens."
         )
+    q, k, v = as_one(q, k, v)
+    if not q.dtype == k.dtype == v.dtype:
+        raise MoCError(f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: give all three one precision.")
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -58,8 +63,9 @@ def moc_attention(
         return call(BACKENDS[backend], q, k, v, record)
     plain = q.device.type == "cuda" and not triton.wants_gradients(q, k, v)
     if plain and sparing.allowed(q, routing, training, record):
+        attend = partial(call, partial(_auto, note=note, spare=True))
         try:
-            return sparing.by_heads(partial(call, partial(_auto, note=note, spare=True)), q, k, v, record, note)
+            return sparing.by_heads(attend, q, k, v, record, note, routing)
         except torch.OutOfMemoryError:
             sparing.forget(record, q.shape[1])
     return call(partial(_auto, note=note, spare=False), q, k, v, record)
@@ -75,6 +81,8 @@ def _auto(
     """
     if q.device.type == "cuda":
         reason = triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v))
+        if rest["scale"] <= 0:
+            reason = f"scale {rest['scale']} is not positive"
         if reason is None:
             try:
                 return triton.attend(q, k, v, table, routing, training=training, record=record, **rest)

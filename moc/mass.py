@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .autocast import without_autocast
 from .routing import per_chunk, wide
 from .table import ChunkTable
 
@@ -38,7 +39,7 @@ def chunk_mass(
         attended = attended.expand(b, h, count, len(table.chunks))
     step = max(1, min(count, BLOCK_ELEMENTS // k.shape[-2]))
     mass = torch.empty(b, h, count, len(table.chunks), dtype=wide(q[..., :1, :1]).dtype, device=q.device)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         for sample in range(b):
             for head in range(h):
                 keys = wide(k[sample, head])

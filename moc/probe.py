@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from .autocast import without_autocast
 from .config import RoutingConfig
 from .routing import candidates, chunk_means, describe, kept_shots, narrow, per_chunk, scores, wide
 from .rules import choose
@@ -96,7 +97,7 @@ def look(
     routings = [replace(r, lists="token") for r in routings]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rows = rows.to(q.device)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         described = {name: describe(k, table, name) for name in dict.fromkeys(r.descriptor for r in routings)}
         mean_k, mean_v = next(iter(described.values())).mean, chunk_means(v, table)
         keep = {r.shots_kept: kept_shots(q, k, table, r) for r in routings}

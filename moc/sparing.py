@@ -9,7 +9,12 @@ from torch import Tensor
 
 from .config import RoutingConfig
 
-_at_once: dict[tuple[str, tuple[int, ...]], int] = {}  # (device, shape of q) -> heads that fitted
+_at_once: dict[tuple, int] = {}  # (device, shape and precision of q, routing) -> heads that fitted
+
+
+def start() -> None:
+    """A run begins, and there may be more memory than in the last one."""
+    _at_once.clear()
 
 
 def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
@@ -21,11 +26,11 @@ def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
 
 def by_heads(
     call: Callable[[Tensor, Tensor, Tensor, object], Tensor], q: Tensor, k: Tensor, v: Tensor, record,
-    note: Callable[[str], None] | None,
+    note: Callable[[str], None] | None, routing: RoutingConfig,
 ) -> Tensor:  # fmt: skip
     """call(q, k, v, record) for all heads of q, k, v [B, H, N, D]; when memory runs out, for half as many at a time,
-    and so on. What fitted is remembered. Raises torch.OutOfMemoryError where a single head finds no memory."""
-    key, heads = (str(q.device), tuple(q.shape)), q.shape[1]
+    and so on. What fitted is remembered until `start`. Raises torch.OutOfMemoryError where one head finds no memory."""
+    key, heads = (str(q.device), q.shape, q.dtype, routing), q.shape[1]
     while True:
         at_once = _at_once.get(key, heads)
         try:

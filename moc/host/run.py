@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from .. import sparing
 from ..chunks import ChunkTable, build_table
 from ..config import MoCSettings, RoutingConfig
 from ..layout import TokenLayout
@@ -46,6 +47,7 @@ class Patch:
 
     def start(self, sigmas: list[float] | tuple[float, ...] = (), percent_to_sigma: Callable | None = None) -> None:
         """Forget the last run. sigmas [steps + 1] of the next one."""
+        sparing.start()
         self.trace.start(max(len(sigmas) - 1, 0))
         if self.probe is not None:
             self.probe.start(sigmas, percent_to_sigma)

@@ -1,5 +1,7 @@
 """The eager backend computes what the reference computes, on both of its engines, forward and backward."""
 
+import weakref
+
 import pytest
 import torch
 from cases import layouts, qkv, routings, shot_starts
@@ -131,3 +133,22 @@ def test_wrong_shapes_and_unknown_backends_are_named():
         moc_attention(q[..., :8, :], k, v, table, RoutingConfig())
     with pytest.raises(MoCError, match="unknown backend"):
         moc_attention(q, k, v, table, RoutingConfig(), backend="cuda")
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_masks_of_all_blocks_are_kept_for_gradients_only(monkeypatch, gradients):
+    """They are B x H x N x C in all: more than q, k and v where chunks are small."""
+    routing, layout = RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame"), TokenLayout(8 * 64, (8, 8, 8))
+    kept, most = [], []
+
+    def watched(*args, make=eager._route):
+        for block in make(*args):
+            kept.append(weakref.ref(block.chosen))
+            most.append(sum(ref() is not None for ref in kept))
+            yield block
+
+    monkeypatch.setattr(eager, "_route", watched)
+    monkeypatch.setattr(eager, "BLOCK_ELEMENTS", 1)
+    q, k, v = (x.requires_grad_(gradients) for x in qkv(layout, dtype=torch.float32))
+    moc_attention(q, k, v, build_table(layout, (0,), routing), routing, backend="eager")
+    assert max(most) == len(kept) == 8 if gradients else max(most) <= 2 < len(kept)

@@ -130,3 +130,35 @@ def test_a_triton_that_does_not_start_is_no_triton(monkeypatch):
     monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(triton.importlib, "import_module", broken)
     assert "DLL load failed" in triton._triton_missing.__wrapped__()
+
+
+def test_two_remedies_in_one_call(monkeypatch):
+    """Hopper's kernels do not build, and then the library for own parts refuses as well."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from moc.backends.triton import configs, dense, op
+
+    layout, routing, tries = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
+    q, k, v = qkv(layout, dtype=torch.float32)
+
+    def engine(*args):
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("ptxas failed") if len(tries) == 1 else dense.RefusedError("no plan")
+        return q
+
+    monkeypatch.setattr(op, "plain", engine)
+    monkeypatch.setattr(configs, "without_gluon", lambda *_: len(tries) == 1)
+    monkeypatch.setattr(triton, "supports", lambda *_: None)
+    rest = dict(scale=1.0, training=False, record=None)
+    assert triton.attend(q, k, v, build_table(layout, (0,), routing), routing, **rest) is q and len(tries) == 3
+
+
+def test_a_scale_that_the_kernels_do_not_take_is_for_torch(monkeypatch):
+    monkeypatch.setattr(attention.triton, "supports", lambda *_: None)
+    monkeypatch.setattr(attention.triton, "attend", lambda *_, **__: pytest.fail("not positive"))
+    monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: q)
+    layout, notes = TokenLayout(32, (2, 4, 4)), []
+    q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
+    table = build_table(layout, (0,), RoutingConfig())
+    moc_attention(q, k, v, table, RoutingConfig(), scale=-1.0, note=notes.append)
+    assert "scale -1.0 is not positive" in notes[0]

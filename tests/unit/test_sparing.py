@@ -57,7 +57,12 @@ def test_fewer_heads_at_a_time_until_they_fit_and_the_next_call_knows(tried):
         tried.clear()
         moc_attention(q, k, v, table, ROUTING, note=notes.append)
         assert tried == [2, 2, 1]
-    assert set(notes) == {"memory is short: MoC works on 2 of 5 heads at a time, which costs little"}
+        assert set(notes) == {"memory is short: MoC works on 2 of 5 heads at a time, which costs little"}
+        sparing.start()  # the next run finds more
+        tried.clear()
+        tried.fit = HEADS
+        moc_attention(q, k, v, table, ROUTING)
+        assert tried == [5]
 
 
 def test_what_is_counted_is_counted_once(tried):

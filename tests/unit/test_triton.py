@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import choose, dense, engine, job, stream, supports
+from moc.backends.triton import choose, dense, engine, job, stream, supports, training
 from moc.backends.triton.count import count_frames
 from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
@@ -139,6 +139,21 @@ def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chu
     assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
     exact = 2e-5 if DEVICE == "cpu" else 5e-3
     assert (got - want).abs().max() <= (exact if dtype == torch.float32 else 2**-7 * want.abs().max())
+
+
+def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
+    table = build_table(PLAIN, (0, 2), R(tile=(1, 2, 2)))
+    t, x = table.tensors(torch.device(DEVICE)), torch.randn(2, 2, PLAIN.length, 16, device=DEVICE)
+    across = torch.empty(2, 2, 16, PLAIN.length, device=DEVICE).mT
+    for like in (x, across, x.transpose(1, 2).contiguous().transpose(1, 2)):
+        assert torch.equal(training.Move.apply(x, t.inverse, t.order, like), x.index_select(-2, t.inverse))
+
+
+def test_counters_of_a_very_long_film_count_as_workspace() -> None:
+    short, long = (TokenLayout(f * 48, (f, 6, 8)) for f in (8, 400))
+    plans = [plan_of(build_table(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu")) for x in (short, long)]
+    size = [engine.bytes_of_choice(p, slots=True) for p in plans]
+    assert size[0] < 8 * plans[0].chunks * 100 and size[1] >= 8 * plans[1].chunks * 400 > 4 * 2 * plans[1].length
 
 
 def test_a_table_goes_with_all_that_was_made_of_it() -> None:

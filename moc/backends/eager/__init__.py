@@ -7,12 +7,13 @@ union of the small chunks that their rows chose (`tile_major`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ...autocast import without_autocast
 from ...config import RoutingConfig
 from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
 from ...rules import choose
@@ -28,15 +29,18 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
-    with torch.autocast(q.device.type, enabled=False):  # scores and sums keep the digits that `wide` gives them
+    with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
         return _attend(q, k, v, table, routing, scale, training, record)
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Tensor:
-    with torch.no_grad():
-        blocks = tuple(_route(q, k, table, routing, scale, training, record))
+    blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if wanted or torch.compiler.is_compiling():  # else one block after the other: their masks take up much
+        with torch.no_grad():
+            blocks = tuple(blocks)
     mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)

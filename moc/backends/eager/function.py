@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...autocast import without_autocast
 from ...routing import wide
 from ...table import ChunkTable, Group
 from . import chunk_major, tile_major
@@ -51,7 +52,7 @@ class Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autocast(grad.device):
             return Attend._backward(ctx, grad)
 
     @staticmethod

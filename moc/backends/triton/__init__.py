@@ -139,21 +139,24 @@ def attend(
     call = Attend.apply if gradients else op.plain
     if record is None and torch.compiler.is_compiling() and not training:
         return op.compiled(q, k, v, table, routing, scale)
-    try:
-        return call(q, k, v, table, routing, scale, record, training)
-    except Exception as failure:
-        if isinstance(failure, torch.OutOfMemoryError):
-            raise
-        if sparing.out_of_memory(failure):
-            raise torch.OutOfMemoryError(str(failure)) from failure
-        from .configs import without_gluon
-        from .dense import RefusedError
+    while True:
+        try:
+            return call(q, k, v, table, routing, scale, record, training)
+        except Exception as failure:
+            _put_right(q, failure)
+        sparing.forget(record, q.shape[1])  # and again without what failed; the failure held on to what had been made
 
-        if isinstance(failure, RefusedError):
-            _log.warning("MoC: torch's attention does not run here, MoC's kernels take over: %s", failure)
-        elif without_gluon(q, str(failure)):
-            _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
-        else:
-            raise
-        sparing.forget(record, q.shape[1])
-        return call(q, k, v, table, routing, scale, record, training)
+
+def _put_right(q: Tensor, failure: Exception) -> None:
+    """Leave out what failed, from now on; raises where that is no remedy, or was one already."""
+    from .configs import without_gluon
+    from .dense import RefusedError
+
+    if sparing.out_of_memory(failure):
+        raise failure if isinstance(failure, torch.OutOfMemoryError) else torch.OutOfMemoryError(str(failure))
+    if isinstance(failure, RefusedError):
+        _log.warning("MoC: torch's attention does not run here, MoC's kernels take over: %s", failure)
+    elif without_gluon(q, str(failure)):
+        _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
+    else:
+        raise failure

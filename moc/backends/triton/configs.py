@@ -10,6 +10,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from ...autocast import without_autocast
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -141,11 +143,13 @@ def without_gluon(x: torch.Tensor, reason: str) -> bool:
 
 
 def on_its_device(call: Callable[Concatenate[torch.Tensor, P], T]) -> Callable[Concatenate[torch.Tensor, P], T]:
-    """Triton launches on the current device, which need not be the one of the first tensor."""
+    """Triton launches on the current device, which need not be the one of the first tensor; and without autocast, whose
+    products would have few digits."""
 
     @wraps(call)
     def on_device(x: torch.Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
+        there = torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+        with there, without_autocast(x.device):
             return call(x, *args, **kwargs)
 
     return on_device

@@ -6,6 +6,7 @@ tile-major   many small chunks: a tile of rows meets the union of what its rows 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from .choose import choose, first_plan, queries, streamed
 from .configs import on_its_device
 from .count import count_choices, count_frames
 from .job import WORKSPACE, Job, bytes_a_head, parts, split
-from .lists import Choice, choice_of, new_choice, ranked
+from .lists import Choice, choice_of, counters, new_choice, ranked
 from .noise import disturbed, unpack
 from .plan import Plan
 from .pool import pool
@@ -109,8 +110,11 @@ def run(
 
 
 def bytes_of_choice(plan: Plan, slots: bool = False) -> int:
-    """What the choice of one head takes up as bits or slots, and so many entries of lists at most."""
-    return plan.length * 4 * max(plan.top_k, 0 if slots else plan.words)
+    """What the choice of one head takes up as bits or slots, and so many entries of lists at most; or, where that is
+    more, what counters of a long film's many chunks do, and where they stand."""
+    if not slots:
+        return plan.length * 4 * max(plan.top_k, plan.words)
+    return 4 * max(plan.length * plan.top_k, 2 * plan.chunks * math.prod(counters(plan)))
 
 
 class _Seen:

@@ -61,13 +61,17 @@ class Choice:
         return entry, choice.number
 
 
+def counters(plan: Plan) -> tuple[int, int]:
+    """(frames, counters that a chunk has for each of them) of a choice that is written slot by slot."""
+    _, frames, most = plan.row_frames()
+    rows = plan.length * plan.top_k // plan.chunks
+    return frames, triton.next_power_of_2(max(min(-(-rows // (frames * EACH)), MOST_TURNS), -(-most // RANKS)))
+
+
 def new_choice(heads: int, plan: Plan) -> Choice:
     pair = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
     number = pair.new_empty(heads, plan.length)
-    frame, frames, most = plan.row_frames()
-    rows = plan.length * plan.top_k // plan.chunks
-    turns = triton.next_power_of_2(max(min(-(-rows // (frames * EACH)), MOST_TURNS), -(-most // RANKS)))
-    return Choice(pair, number, pair.new_zeros(heads, plan.chunks, frames, turns), frame)
+    return Choice(pair, number, pair.new_zeros(heads, plan.chunks, *counters(plan)), plan.row_frames()[0])
 
 
 @dataclass(frozen=True)

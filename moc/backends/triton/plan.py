@@ -240,17 +240,18 @@ class Plan:
     def runs(self) -> list[Run]:
         """Routed rows as few dense attention calls: equal neighbouring groups that own just their rows go together."""
         if self._runs is None:
-            self._runs = []
+            runs: list[Run] = []  # another thread may look while it grows
             for g in self.table.groups:
                 if not g.routed:
                     continue
                 length, (a, b) = g.stop - g.start, self.own_tokens(g)
-                last = self._runs[-1] if self._runs else None
+                last = runs[-1] if runs else None
                 alike = last is not None and length == last.length == last.tokens == b - a and last.first == last.start
                 if last is not None and alike and a == g.start == last.first + last.groups * length:
-                    self._runs[-1] = Run(last.first, length, last.groups + 1, last.first, length)
+                    runs[-1] = Run(last.first, length, last.groups + 1, last.first, length)
                 else:
-                    self._runs.append(Run(g.start, length, 1, a, b - a))
+                    runs.append(Run(g.start, length, 1, a, b - a))
+            self._runs = runs
         return self._runs
 
     def joined(self, run: Run, linked: list[tuple[int, int]]) -> Tensor:

@@ -34,8 +34,7 @@ class Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool):
         kept = Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device))
-        with torch.autocast(q.device.type, enabled=False):
-            out = run(q, k, v, table, routing, scale, record, keep=kept, training=training)
+        out = run(q, k, v, table, routing, scale, record, keep=kept, training=training)
         ctx.save_for_backward(q, k, v, out)
         ctx.call = kept, plan_of(table, routing, q.device), routing, scale
         return out
@@ -44,8 +43,7 @@ class Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, out = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
-            return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None
+        return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None
 
 
 class Move(torch.autograd.Function):
@@ -55,7 +53,8 @@ class Move(torch.autograd.Function):
     def forward(ctx, x, index, inverse, like=None):
         """like: whose order in memory the rows take."""
         ctx.inverse = inverse
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if like is None else torch.empty_like(like)
+        plain = like is None or like.stride(-1) != 1
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if plain else torch.empty_like(like)
         return moved(x, index, out)
 
     @staticmethod
