@@ -199,7 +199,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     poison(q)
     workspace = job.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
-    if dense.capability(q.device) == (9, 0) or not dense.usable(q, plan_of(table, routing, q.device)):
+    if dense.capability(q.device) == (9, 0) or not dense.usable(q, first_plan(table, routing, q)):
         job.WORKSPACE = 1
     try:
         again = engine.run(q, k, v, table, routing, scale, engine=which, training=noisy)

@@ -1,5 +1,9 @@
 """On a GPU whose kernels do not run, the call goes on in torch and says so."""
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch
 from cases import OnGpu, qkv
@@ -57,6 +61,33 @@ def test_want_of_memory_passes_whoever_ran_out_of_it(monkeypatch, words):
     q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
     moc_attention(q, k, v, build_table(layout, (0,), routing), routing, note=notes.append)
     assert triton._failed == {} and len(notes) == 1 and words[:30] in notes[0]
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RuntimeError, ValueError])
+def test_what_a_call_had_made_goes_with_its_failure(monkeypatch, kind):
+    """Or the next try, with fewer heads, finds the memory of this one still taken."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from moc.backends.triton import op
+
+    made = []
+
+    def broken(*args, **kwargs):
+        partials = torch.zeros(8)
+        made.append(weakref.ref(partials))
+        raise kind("out of memory")
+
+    monkeypatch.setattr(op, "plain", broken)
+    monkeypatch.setattr(triton, "supports", lambda *_: None)
+    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
+    q, k, v = qkv(layout, dtype=torch.float32)
+    table = build_table(layout, (0,), routing)
+    gc.disable()
+    try:
+        with contextlib.suppress(RuntimeError, ValueError):
+            triton.attend(q, k, v, table, routing, scale=1.0, training=False, record=None)
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_mistake_of_the_users_is_no_failure_of_the_kernels(monkeypatch):

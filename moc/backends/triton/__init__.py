@@ -143,20 +143,24 @@ def attend(
         try:
             return call(q, k, v, table, routing, scale, record, training)
         except Exception as failure:
-            _put_right(q, failure)
-        sparing.forget(record, q.shape[1])  # and again without what failed; the failure held on to what had been made
+            if sparing.out_of_memory(failure) and not isinstance(failure, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(str(failure)) from None
+            if not _remedied(q, failure):
+                raise  # here: a frame that raised what it was handed would keep both alive, and all tensors of the call
+        sparing.forget(record, q.shape[1])
 
 
-def _put_right(q: Tensor, failure: Exception) -> None:
-    """Leave out what failed, from now on; raises where that is no remedy, or was one already."""
+def _remedied(q: Tensor, failure: Exception) -> bool:
+    """Leave out what failed, from now on. Not where that is no remedy, or was one already."""
     from .configs import without_gluon
     from .dense import RefusedError
 
-    if sparing.out_of_memory(failure):
-        raise failure if isinstance(failure, torch.OutOfMemoryError) else torch.OutOfMemoryError(str(failure))
+    if isinstance(failure, torch.OutOfMemoryError):
+        return False
     if isinstance(failure, RefusedError):
         _log.warning("MoC: torch's attention does not run here, MoC's kernels take over: %s", failure)
-    elif without_gluon(q, str(failure)):
+        return True
+    if without_gluon(q, str(failure)):
         _log.warning("MoC's kernels for Hopper do not run here, its other kernels take over: %s", failure)
-    else:
-        raise failure
+        return True
+    return False
