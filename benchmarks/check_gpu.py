@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cards
-from moc.attention import moc_attention
+from benchmarks.check_more import MEMORY, check_device, check_eager, check_memory, film, poison
 from moc.backends import reference
 from moc.backends.triton import dense, engine, job, training
 from moc.backends.triton.choose import first_plan
@@ -27,7 +27,6 @@ from moc.backends.triton.plan import plan_of
 from moc.chunks import ChunkTable, build_table
 from moc.config import RoutingConfig
 from moc.counts import Counts
-from moc.layout import Span, TokenLayout
 from moc.routing import candidates, chunk_means, describe, kept_shots, narrow, scores, wide
 from moc.rules import choose
 from moc.table import TILE_ROWS
@@ -35,102 +34,90 @@ from moc.table import TILE_ROWS
 R = RoutingConfig
 
 
-def _layout(grid, text=0, reference_tokens=0, after=0) -> TokenLayout:
-    tokens = grid[0] * grid[1] * grid[2]
-    spans, place = [], 0
-    for kind, size in (("text", text), ("reference", reference_tokens)):
-        if size:
-            spans.append(Span(kind, place, place + size))
-            place += size
-    if after:
-        spans.append(Span("other", place + tokens, place + tokens + after))
-    return TokenLayout(place + tokens + after, grid, place, tuple(spans))
-
-
 # name: layout, shot starts, routing, batch, heads, dim (each with the reason why it is here)
 CASES = {
-    "own shot, causal, text": (_layout((12, 10, 13), 77), (0, 5, 6), R(top_k=4, causal=True), 1, 3, 128),
-    "own chunk, batch of 2": (_layout((6, 15, 20)), (0,), R(top_k=3, own="chunk"), 2, 2, 128),
-    "more choices than chunks": (_layout((5, 9, 11), 5), (0, 2), R(top_k=40, own="frame", chunk_tokens=30), 1, 2, 128),
+    "own shot, causal, text": (film((12, 10, 13), 77), (0, 5, 6), R(top_k=4, causal=True), 1, 3, 128),
+    "own chunk, batch of 2": (film((6, 15, 20)), (0,), R(top_k=3, own="chunk"), 2, 2, 128),
+    "more choices than chunks": (film((5, 9, 11), 5), (0, 2), R(top_k=40, own="frame", chunk_tokens=30), 1, 2, 128),
     "chunks of one token": (
-        _layout((3, 9, 13)), (0, 1), R(top_k=9, tile=(1, 1, 1), own="frame", tail="pooled"), 1, 2, 64,
+        film((3, 9, 13)), (0, 1), R(top_k=9, tile=(1, 1, 1), own="frame", tail="pooled"), 1, 2, 64,
     ),
     "2x2 tiles, own chunk below a tile of rows": (
-        _layout((4, 13, 17), 31), (0, 2), R(top_k=11, tile=(1, 2, 2), own="chunk", descriptor="minmax"), 1, 2, 128,
+        film((4, 13, 17), 31), (0, 2), R(top_k=11, tile=(1, 2, 2), own="chunk", descriptor="minmax"), 1, 2, 128,
     ),
     "8x8 tiles, ragged, min-max, tail": (
-        _layout((9, 30, 50)), (0, 4),
+        film((9, 30, 50)), (0, 4),
         R(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
     ),
     "popular chunks, text, tail": (
-        _layout((12, 30, 50), 31), (0, 5),
+        film((12, 30, 50), 31), (0, 5),
         R(top_k=60, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
     ),
     "popular chunks, batch of 2, head dim 64": (
-        _layout((11, 31, 47)), (0,), R(top_k=41, tile=(1, 8, 8), own="frame"), 2, 2, 64,
+        film((11, 31, 47)), (0,), R(top_k=41, tile=(1, 8, 8), own="frame"), 2, 2, 64,
     ),
     "large chunks, tail, window": (
-        _layout((10, 16, 17), 9), (0, 5), R(top_k=3, own="frame", window=1, tail="pooled"), 1, 2, 128,
+        film((10, 16, 17), 9), (0, 5), R(top_k=3, own="frame", window=1, tail="pooled"), 1, 2, 128,
     ),
     "first frames static, outer loop": (
-        _layout((12, 8, 9)), (0, 3, 6, 9), R(top_k=5, tile=(1, 4, 4), static="first frame", shots_kept=2), 1, 2, 64,
+        film((12, 8, 9)), (0, 3, 6, 9), R(top_k=5, tile=(1, 4, 4), static="first frame", shots_kept=2), 1, 2, 64,
     ),
     "first tokens static, reference routed": (
-        _layout((8, 12, 12), 3, 150), (0, 4), R(top_k=4, static="first tokens", static_tokens=20), 1, 2, 96,
+        film((8, 12, 12), 3, 150), (0, 4), R(top_k=4, static="first tokens", static_tokens=20), 1, 2, 96,
     ),
     "reference linked, text after, odd dim": (
-        _layout((7, 11, 19), 0, 201, 40), (0, 3), R(top_k=2, references="linked", own="frame", tail="pooled"), 1, 2, 40,
+        film((7, 11, 19), 0, 201, 40), (0, 3), R(top_k=2, references="linked", own="frame", tail="pooled"), 1, 2, 40,
     ),
-    "all frames one chunk": (_layout((4, 20, 30)), (0,), R(top_k=2, tile=(4, 20, 30), own="chunk"), 1, 2, 128),
+    "all frames one chunk": (film((4, 20, 30)), (0,), R(top_k=2, tile=(4, 20, 30), own="chunk"), 1, 2, 128),
     "union lists, 8x8 tiles, tail": (
-        _layout((6, 26, 34), 20), (0, 3),
+        film((6, 26, 34), 20), (0, 3),
         R(top_k=8, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled", lists="union"), 1, 2, 128,
     ),
     "union lists across small groups, outer loop, causal": (
-        _layout((8, 12, 14)), (0, 2, 4, 6),
+        film((8, 12, 14)), (0, 2, 4, 6),
         R(top_k=3, tile=(1, 4, 5), own="chunk", lists="union", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
     ),
     "many chunks, text, tail": (
-        _layout((20, 24, 34), 13), (0, 6),
+        film((20, 24, 34), 13), (0, 6),
         R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"), 1, 2, 128,
     ),
-    "many alike chunks": (_layout((24, 24, 34)), (0,), R(top_k=21, tile=(1, 4, 4), own="frame"), 1, 2, 128),
+    "many alike chunks": (film((24, 24, 34)), (0,), R(top_k=21, tile=(1, 4, 4), own="frame"), 1, 2, 128),
     "many chunks, outer loop, causal": (
-        _layout((24, 18, 26)), (0, 5, 11, 18),
+        film((24, 18, 26)), (0, 5, 11, 18),
         R(top_k=32, tile=(1, 3, 3), own="chunk", shots_kept=2, causal=True, tail="pooled"), 2, 2, 64,
     ),
     "two hundred chunks, outer loop, causal, text": (
-        _layout((12, 16, 17), 40), (0, 3, 6, 9),
+        film((12, 16, 17), 40), (0, 3, 6, 9),
         R(top_k=7, tile=(1, 4, 4), own="frame", shots_kept=2, causal=True), 2, 2, 128,
     ),
     "two hundred alike chunks, tail": (
-        _layout((24, 18, 24)), (0,), R(top_k=16, tile=(2, 6, 4), own="chunk", tail="pooled"), 1, 2, 128,
+        film((24, 18, 24)), (0,), R(top_k=16, tile=(2, 6, 4), own="chunk", tail="pooled"), 1, 2, 128,
     ),
     "nearly four hundred chunks, min-max": (
-        _layout((15, 20, 20)), (0, 7),
+        film((15, 20, 20)), (0, 7),
         R(top_k=48, tile=(1, 4, 4), own="frame", descriptor="minmax"), 1, 2, 64,
     ),
     "four hundred chunks, mean+max+min, tail": (
-        _layout((16, 20, 20), 9), (0, 7),
+        film((16, 20, 20), 9), (0, 7),
         R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="mean+max+min", tail="pooled"), 1, 2, 128,
     ),
     "drop-off and drop-in, text": (
-        _layout((12, 16, 17), 40), (0, 5),
+        film((12, 16, 17), 40), (0, 5),
         R(top_k=6, tile=(1, 8, 9), own="frame", tail="pooled", drop_off=0.7, drop_in=2.0, seed=3), 2, 2, 128,
     ),
     "drop-off and drop-in, many chunks": (
-        _layout((20, 24, 34)), (0, 6),
+        film((20, 24, 34)), (0, 6),
         R(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", drop_off=0.5, drop_in=1.0), 1, 2, 64,
     ),
     "top-p, text, tail": (
-        _layout((12, 16, 17), 40), (0, 5),
+        film((12, 16, 17), 40), (0, 5),
         R(rule="top-p", top_p=0.4, tile=(1, 8, 9), own="frame", descriptor="minmax", tail="pooled"), 2, 2, 128,
     ),
     "threshold, many chunks": (
-        _layout((20, 24, 34)), (0, 6), R(rule="threshold", beta=2.0, tile=(1, 4, 4), own="frame"), 1, 2, 64,
+        film((20, 24, 34)), (0, 6), R(rule="threshold", beta=2.0, tile=(1, 4, 4), own="frame"), 1, 2, 64,
     ),
-    "density per head": (_layout((10, 20, 30)), (0, 4), R(head_density=(0.2, 0.5), own="shot"), 1, 2, 128),
-    "nothing routed": (_layout((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
+    "density per head": (film((10, 20, 30)), (0, 4), R(head_density=(0.2, 0.5), own="shot"), 1, 2, 128),
+    "nothing routed": (film((6, 20, 30), 64), (0, 3), R(top_k=0, tail="pooled"), 1, 2, 128),
 }  # fmt: skip
 
 
@@ -248,62 +235,6 @@ def check_gradients(
     return {"gradient_error": error, "gradient_allowed": allowed}
 
 
-def check_memory() -> dict[str, Any]:
-    """A call for which there is memory for about half its heads: the same bits and counts, and it says so."""
-    layout, heads = _layout((20, 24, 40), 64), 16
-    routing = R(top_k=16, tile=(1, 12, 10), own="frame", tail="pooled")
-    table = build_table(layout, (0, 6, 13), routing)
-    q, k, v = torch.randn(3, 1, heads, layout.length, 128, device="cuda", dtype=torch.bfloat16)
-    counted, again = (Counts(table, heads, q.device) for _ in "ab")
-    notes: list[str] = []
-
-    def call(counts: Counts) -> Tensor:
-        return moc_attention(q, k, v, table, routing, record=counts, note=notes.append)
-
-    call(Counts(table, heads, q.device))
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
-    out = call(counted)
-    short = before + (torch.cuda.max_memory_allocated() - before) * 3 // 4
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(short / torch.cuda.get_device_properties(0).total_memory)
-    try:
-        parts = call(again)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    same = torch.equal(out, parts) and torch.equal(counted.result()[0], again.result()[0])
-    said = len(notes) == 1 and "heads at a time" in notes[0]
-    return {"case": "want of memory", "dtype": "bfloat16", "engine": "auto", "limit_mib": short >> 20, "notes": notes,
-            "ok": bool(same and said)}  # fmt: skip
-
-
-def check_device() -> dict[str, Any]:
-    """A model on the second GPU while the first is the current one: the same bits, forward and backward."""
-    layout, routing = _layout((8, 24, 40), 64), R(top_k=3, own="frame", tail="pooled")
-    table = build_table(layout, (0, 3), routing)
-    torch.manual_seed(0)
-    x = torch.randn(3, 1, 4, layout.length, 128, dtype=torch.bfloat16)
-    found = []
-    for device in ("cuda:0", "cuda:1"):
-        q, k, v = x.to(device).requires_grad_().unbind(0)
-        with torch.no_grad():
-            plain = moc_attention(q, k, v, table, routing, backend="triton")
-        out = moc_attention(q, k, v, table, routing, backend="triton")
-        found.append(
-            [y.cpu() for y in (plain, out.detach(), *torch.autograd.grad(out.float().square().sum(), (q, k, v)))]
-        )
-    same = all(torch.equal(a, b) for a, b in zip(*(f[:2] for f in found), strict=True))
-    near = all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in zip(*(f[2:] for f in found), strict=True))
-    return {"case": "another device", "dtype": "bfloat16", "engine": "auto", "ok": bool(same and near)}
-
-
-def poison(q: Tensor) -> None:
-    """Leave NaN in the memory that the next output is likely to get."""
-    for _ in range(4):
-        torch.full_like(q, torch.nan)
-
-
 def good(r: dict[str, Any]) -> bool:
     # a score that ties within rounding moves a row, with shared lists a query tile
     moved = 2e-3 + (TILE_ROWS / r["tokens"] if r["shared"] else 0)
@@ -340,8 +271,14 @@ def main() -> None:
                 if not results[-1]["ok"]:
                     print(json.dumps(results[-1]), flush=True)
     if part == 0 and not args.card:
-        results.append(check_memory())
-        print(json.dumps(results[-1]), flush=True)
+        for more in (check_memory, check_eager):
+            for name in MEMORY:
+                try:
+                    results.append(more(name))
+                except Exception as failure:
+                    said = f"{type(failure).__name__}: {failure}"[:600]
+                    results.append({"case": f"{more.__name__}: {name}", "ok": False, "failed": said})
+                print(json.dumps(results[-1]), flush=True)
     if args.second_gpu:
         results.append(check_device())
         print(json.dumps(results[-1]), flush=True)

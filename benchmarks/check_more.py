@@ -1,0 +1,105 @@
+"""What check_gpu asks beside its layouts: calls that find too little memory, plain torch, and another GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moc.attention import moc_attention
+from moc.chunks import build_table
+from moc.config import RoutingConfig
+from moc.counts import Counts
+from moc.layout import Span, TokenLayout
+
+R = RoutingConfig
+
+
+def film(grid, text=0, reference_tokens=0, after=0) -> TokenLayout:
+    tokens = grid[0] * grid[1] * grid[2]
+    spans, place = [], 0
+    for kind, size in (("text", text), ("reference", reference_tokens)):
+        if size:
+            spans.append(Span(kind, place, place + size))
+            place += size
+    if after:
+        spans.append(Span("other", place + tokens, place + tokens + after))
+    return TokenLayout(place + tokens + after, grid, place, tuple(spans))
+
+
+def poison(q: Tensor) -> None:
+    """Leave NaN in the memory that the next output is likely to get."""
+    for _ in range(4):
+        torch.full_like(q, torch.nan)
+
+
+MEMORY = {
+    "tiles, tail": (
+        film((20, 24, 40), 64), (0, 6, 13), R(top_k=16, tile=(1, 12, 10), own="frame", tail="pooled"), 1,
+    ),
+    "frames, batch of 2": (film((20, 24, 40)), (0,), R(top_k=12, own="chunk"), 2),
+    "pieces of frames": (film((20, 24, 40)), (0,), R(top_k=16, chunk_tokens=240, own="chunk"), 1),
+}  # fmt: skip
+
+
+def check_memory(name: str) -> dict[str, Any]:
+    """A call for which there is memory for a part of its heads: the same bits and counts, and it says so."""
+    (layout, starts, routing, batch), heads = MEMORY[name], 16
+    table = build_table(layout, starts, routing)
+    qkv = torch.randn(batch, layout.length, 3, heads, 128, device="cuda", dtype=torch.bfloat16)
+    q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
+    counted, again = (Counts(table, heads, q.device, batch) for _ in "ab")
+    notes: list[str] = []
+
+    def call(counts: Counts) -> Tensor:
+        return moc_attention(q, k, v, table, routing, record=counts, note=notes.append)
+
+    call(Counts(table, heads, q.device, batch))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    out = call(counted)
+    short = before + (torch.cuda.max_memory_allocated() - before) * 3 // 4
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(short / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        parts = call(again)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    same = torch.equal(out, parts) and torch.equal(counted.result()[0], again.result()[0])
+    said = len(notes) == 1 and "heads at a time" in notes[0]
+    return {"case": f"want of memory: {name}", "dtype": "bfloat16", "engine": "auto", "limit_mib": short >> 20,
+            "notes": notes, "ok": bool(same and said)}  # fmt: skip
+
+
+def check_eager(name: str, device: str = "cuda") -> dict[str, Any]:
+    """What takes over where not even one head finds memory: plain torch against the kernels, with poisoned memory."""
+    layout, starts, routing, batch = MEMORY[name]
+    table = build_table(layout, starts, routing)
+    q, k, v = torch.randn(3, batch, 2, layout.length, 128, device=device, dtype=torch.bfloat16)
+    want = moc_attention(q, k, v, table, routing)
+    poison(q)
+    out = moc_attention(q, k, v, table, routing, backend="eager")
+    far = float((out.float() - want.float()).norm() / want.float().norm())
+    return {"case": f"plain torch: {name}", "dtype": "bfloat16", "engine": "eager", "error": far, "ok": far < 0.02}
+
+
+def check_device() -> dict[str, Any]:
+    """A model on the second GPU while the first is the current one: the same bits, forward and backward."""
+    layout, routing = film((8, 24, 40), 64), R(top_k=3, own="frame", tail="pooled")
+    table = build_table(layout, (0, 3), routing)
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 4, layout.length, 128, dtype=torch.bfloat16)
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        q, k, v = x.to(device).requires_grad_().unbind(0)
+        with torch.no_grad():
+            plain = moc_attention(q, k, v, table, routing, backend="triton")
+        out = moc_attention(q, k, v, table, routing, backend="triton")
+        found.append(
+            [y.cpu() for y in (plain, out.detach(), *torch.autograd.grad(out.float().square().sum(), (q, k, v)))]
+        )
+    same = all(torch.equal(a, b) for a, b in zip(*(f[:2] for f in found), strict=True))
+    near = all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in zip(*(f[2:] for f in found), strict=True))
+    return {"case": "another device", "dtype": "bfloat16", "engine": "auto", "ok": bool(same and near)}
