@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import cards, host
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, Case, asked_for
 from benchmarks.check_gpu import expected
 from moc.attention import moc_attention
 from moc.chunks import ChunkTable
@@ -267,10 +267,9 @@ def collect(
         "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
         "command": host.command(name),
     }  # fmt: skip
-    wanted = [w for w in args.cases.split(",") if w] or [""]
     results: list[dict[str, Any]] = []
     for case in cases:
-        if not any(w in case.name for w in wanted):
+        if not asked_for(case.name, args.cases):
             continue
         try:
             results.append(run(case))

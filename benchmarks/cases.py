@@ -75,6 +75,12 @@ class Case:
         return tuple(x.transpose(1, 2) for x in out)
 
 
+def asked_for(name: str, parts: str) -> bool:
+    """Whether a name holds one of some parts, which commas separate; without any all names do."""
+    wanted = [part for part in parts.split(",") if part]
+    return not wanted or any(part in name for part in wanted)
+
+
 def smooth(grid: tuple[int, int, int], cell: tuple[int, int, int], channels: int, device: str) -> Tensor:
     """A field [N, channels]: drawn at one point for every `cell` of tokens, edges included, and linear between."""
     size = [max(2, s // step) for s, step in zip(grid, cell, strict=True)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cards
+from benchmarks.cases import asked_for
 from benchmarks.check_more import MEMORY, check_device, check_eager, check_memory, film, poison
 from moc.backends import reference
 from moc.backends.triton import dense, engine, job, training
@@ -186,7 +187,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     poison(q)
     workspace = job.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
-    if dense.capability(q.device) == (9, 0) or not dense.usable(q, first_plan(table, routing, q)):
+    if not dense.usable(q, first_plan(table, routing, q)) or dense.capability(q.device) == (9, 0):
         job.WORKSPACE = 1
     try:
         again = engine.run(q, k, v, table, routing, scale, engine=which, training=noisy)
@@ -257,8 +258,7 @@ def main() -> None:
     cards.pretend(args.card)
     results = []
     part, parts = map(int, args.part.split("/"))
-    wanted = [w for w in args.cases.split(",") if w] or [""]
-    for seed, name in [x for x in enumerate(CASES) if any(w in x[1] for w in wanted)][part::parts]:
+    for seed, name in [x for x in enumerate(CASES) if asked_for(x[1], args.cases)][part::parts]:
         for dtype in (getattr(torch, x) for x in args.dtypes.split(",")):
             for which in args.engines.split(","):
                 try:
