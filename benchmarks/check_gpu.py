@@ -4,7 +4,8 @@ Error rule (FlashAttention's): at most twice the error of plain torch in the sam
 reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call, head by head, must
 agree bit by bit and may not wait for the device, and what it counts for a trace must be what was chosen. Gradients
 by q, k and v follow the same rule, with half a percent of the largest on top (float32: one percent). In the end a call
-gets too little memory, and must give the same bits and counts in parts.
+gets too little memory, and must give the same bits and counts in parts; and other processes use the GPU, which must not
+change a bit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import cards
 from benchmarks.cases import asked_for
-from benchmarks.check_more import MEMORY, check_device, check_eager, check_memory, film, poison
+from benchmarks.check_more import MEMORY, check_beside_others, check_device, check_eager, check_memory, film, poison
 from moc.backends import reference
 from moc.backends.triton import dense, engine, job, training
 from moc.backends.triton.choose import first_plan
@@ -279,6 +280,9 @@ def main() -> None:
                     said = f"{type(failure).__name__}: {failure}"[:600]
                     results.append({"case": f"{more.__name__}: {name}", "ok": False, "failed": said})
                 print(json.dumps(results[-1]), flush=True)
+        for result in check_beside_others():
+            results.append(result)
+            print(json.dumps(result), flush=True)
     if args.second_gpu:
         results.append(check_device())
         print(json.dumps(results[-1]), flush=True)

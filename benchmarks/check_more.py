@@ -1,7 +1,11 @@
-"""What check_gpu asks beside its layouts: calls that find too little memory, plain torch, and another GPU."""
+"""What check_gpu asks beside its layouts: calls that find too little memory, plain torch, another GPU, and a GPU that
+other processes use at the same time."""
 
 from __future__ import annotations
 
+import multiprocessing
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -83,6 +87,54 @@ def check_eager(name: str, device: str = "cuda") -> dict[str, Any]:
     out = moc_attention(q, k, v, table, routing, backend="eager")
     far = float((out.float() - want.float()).norm() / want.float().norm())
     return {"case": f"plain torch: {name}", "dtype": "bfloat16", "engine": "eager", "error": far, "ok": far < 0.02}
+
+
+BESIDE = MEMORY | {
+    "thousands of tiles, tail": (
+        film((20, 24, 40)), (0,),
+        R(top_k=20, tile=(1, 2, 3), own="frame", descriptor="minmax", tail="pooled"), 1,
+    ),
+    "union lists": (film((20, 24, 40)), (0,), R(top_k=16, tile=(1, 8, 8), own="frame", lists="union"), 1),
+    "own shot, causal": (film((20, 24, 40), 64), (0, 6, 13), R(top_k=3, own="shot", causal=True), 1),
+}  # fmt: skip
+SECONDS = 4.0  # for every layout
+
+
+def _use_gpu(started) -> None:
+    x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    while True:
+        for _ in range(20):
+            torch.mm(x, x)
+        torch.cuda.synchronize()
+        started.set()
+
+
+def check_beside_others(processes: int = 3) -> Iterator[dict[str, Any]]:
+    """The GPU turns from process to process in the middle of a kernel: what comes out must be the same bits."""
+    calls, alone = {}, {}
+    for name, (layout, starts, routing, batch) in BESIDE.items():
+        table = build_table(layout, starts, routing)
+        q, k, v = torch.randn(3, batch, 8, layout.length, 128, device="cuda", dtype=torch.bfloat16)
+        calls[name] = q, k, v, table, routing
+        alone[name] = moc_attention(*calls[name], backend="triton")
+    context = multiprocessing.get_context("spawn")
+    started = [context.Event() for _ in range(processes)]
+    others = [context.Process(target=_use_gpu, args=(event,), daemon=True) for event in started]
+    for other in others:
+        other.start()
+    try:
+        there = all(event.wait(60) for event in started)
+        for name, call in calls.items():
+            times = wrong = 0
+            begin = time.perf_counter()
+            while time.perf_counter() < begin + SECONDS:
+                times += 1
+                wrong += not torch.equal(moc_attention(*call, backend="triton"), alone[name])
+            yield {"case": f"beside {processes} other processes: {name}", "dtype": "bfloat16", "engine": "auto",
+                   "calls": times, "wrong": wrong, "ok": there and not wrong}  # fmt: skip
+    finally:
+        for other in others:
+            other.terminate()
 
 
 def check_device() -> dict[str, Any]:

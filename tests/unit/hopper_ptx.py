@@ -1,5 +1,5 @@
-"""Compile the kernels for Hopper and print their PTX as JSON. A program of its own: the tests' own process has Triton's
-interpreter in the compiler's place."""
+"""Compile the kernels for Hopper and print their PTX and Triton's own code as JSON. A program of its own: in the tests'
+process Triton's interpreter is in the compiler's place."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ KERNELS = {
 }  # fmt: skip
 
 
-def compiled(kernel, constants: dict, types: dict) -> str:
-    """PTX for sm_90."""
+def compiled(kernel, constants: dict, types: dict) -> dict[str, str]:
+    """ "ptx" and "ttgir" for sm_90."""
     types = TYPES | {name: "*i32" for name in INDICES} | types
     if kernel is hopper_tail._tail_hopper:
         types["tiles"] = "i32"
@@ -81,9 +81,10 @@ def compiled(kernel, constants: dict, types: dict) -> str:
     aligned = {(i,): [["tt.divisibility", 16]] for name, i in places.items()
                if signature[name].startswith("*") or re.fullmatch(r"s[qo]?_(b|h|n|bh)", name)}  # fmt: skip
     source = GluonASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
-    return triton.compile(
+    asm = triton.compile(
         source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1 if kernel is hopper_best._best else 4}
-    ).asm["ptx"]
+    ).asm
+    return {stage: asm[stage] for stage in ("ptx", "ttgir")}
 
 
 if __name__ == "__main__":

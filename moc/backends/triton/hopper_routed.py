@@ -48,12 +48,12 @@ def _where(tiles, i_t, C):
 
 @gluon.jit
 def _produce(
-    k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty,
-    chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
+    k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     k_smem, k_full, k_empty = keys
     v_smem, v_full, v_empty = values
+    m_smem, m_full, m_empty = means
     i, turn = 0, 0
     for i_t in range(tiles[1] + gl.program_id(0), tiles[2], gl.num_programs(0)):
         i_local, i_c, _, _ = _where(tiles, i_t, C)
@@ -115,8 +115,8 @@ def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 
 @gluon.jit
 def _consume(
-    GROUP: gl.constexpr, q, q_smem, keys, values, m_smem, m_full, m_empty,
-    weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
+    GROUP: gl.constexpr, q, q_smem, keys, values, means, weight, chunk, entry, tiles, part, lse,
+    sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
@@ -128,6 +128,7 @@ def _consume(
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
     step = gl.num_programs(0)
+    m_smem, m_full, m_empty = means
 
     # entries and query rows of the first tile, entries of the second
     i_t = tiles[1] + gl.program_id(0)
@@ -211,20 +212,24 @@ def _routed_hopper(
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_0 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     q_1 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
-    m_smem = gl.allocate_shared_memory(dtype, [2, 16, D], mk_desc.layout)
-    bars: gl.constexpr = mbarrier.MBarrierLayout()
-    m_full = gl.allocate_shared_memory(gl.int64, [1], bars)
-    m_empty = gl.allocate_shared_memory(gl.int64, [1], bars)
-    mbarrier.init(m_full, count=1)
-    mbarrier.init(m_empty, count=2)
+    means = keys  # stand there, not looked at
+    if TAIL:  # else no barrier may be made: the place of one that nobody waits for is given away, and when the GPU
+        # turns to another process and back, it holds a barrier again
+        m_smem = gl.allocate_shared_memory(dtype, [2, 16, D], mk_desc.layout)
+        bars: gl.constexpr = mbarrier.MBarrierLayout()
+        m_full = gl.allocate_shared_memory(gl.int64, [1], bars)
+        m_empty = gl.allocate_shared_memory(gl.int64, [1], bars)
+        mbarrier.init(m_full, count=1)
+        mbarrier.init(m_empty, count=2)
+        means = m_smem, m_full, m_empty
     tiles = tile, gl.load(border + head), gl.load(border + head + heads), most, head * C, N * K
     gl.warp_specialize(
         [
-            (_consume, (0, q, q_0, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tiles, part, lse,
+            (_consume, (0, q, q_0, keys, values, means, weight, chunk, entry, tiles, part, lse,
                         sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_consume, (1, q, q_1, keys, values, m_smem, m_full, m_empty, weight, chunk, entry, tiles, part, lse,
+            (_consume, (1, q, q_1, keys, values, means, weight, chunk, entry, tiles, part, lse,
                         sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, m_smem, m_full, m_empty, chunk, tiles,
+            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles,
                         k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
