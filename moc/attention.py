@@ -61,28 +61,28 @@ def moc_attention(
 
     if backend != "auto":
         return call(BACKENDS[backend], q, k, v, record)
+    short = None
     plain = q.device.type == "cuda" and not triton.wants_gradients(q, k, v)
     if plain and sparing.allowed(q, routing, training, record):
         attend = partial(call, partial(_auto, note=note, spare=True))
         try:
             return sparing.by_heads(attend, q, k, v, record, note, routing)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as failure:
+            short = triton.fails(q.device, failure)
             sparing.forget(record, q.shape[1])
-    return call(partial(_auto, note=note, spare=False), q, k, v, record)
+    return call(partial(_auto, note=note, short=short), q, k, v, record)
 
 
 def _auto(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, record, note,
-    spare: bool, **rest,
+    spare: bool = False, short: str | None = None, **rest,
 ) -> Tensor:  # fmt: skip
     """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off.
 
-    spare: want of memory is for the caller to deal with.
+    spare: want of memory is for the caller to deal with. short: the kernels found no memory, even for a single head.
     """
     if q.device.type == "cuda":
-        reason = triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v))
-        if rest["scale"] <= 0:
-            reason = f"scale {rest['scale']} is not positive"
+        reason = short or triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v), rest["scale"])
         if reason is None:
             try:
                 return triton.attend(q, k, v, table, routing, training=training, record=record, **rest)

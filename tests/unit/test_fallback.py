@@ -185,7 +185,7 @@ def test_two_remedies_in_one_call(monkeypatch):
 
 
 def test_a_scale_that_the_kernels_do_not_take_is_for_torch(monkeypatch):
-    monkeypatch.setattr(attention.triton, "supports", lambda *_: None)
+    monkeypatch.setattr(attention.triton, "_machine", lambda device: None)
     monkeypatch.setattr(attention.triton, "attend", lambda *_, **__: pytest.fail("not positive"))
     monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: q)
     layout, notes = TokenLayout(32, (2, 4, 4)), []

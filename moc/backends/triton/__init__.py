@@ -65,9 +65,12 @@ def wants_gradients(*inputs: Tensor) -> bool:
 
 
 def supports(
-    q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False, gradients: bool = False
-) -> str | None:
+    q: Tensor, table: ChunkTable, routing: RoutingConfig, training: bool = False, gradients: bool = False,
+    scale: float = 1.0,
+) -> str | None:  # fmt: skip
     """Why this backend cannot take the call, or None when it can."""
+    if scale <= 0:
+        return f"scale {scale} is not positive"
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"no kernel for {q.dtype}"
     if q.shape[-1] > 128:
@@ -128,9 +131,7 @@ def attend(
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
     gradients = wants_gradients(q, k, v)
-    reason = supports(q, table, routing, training, gradients)
-    if reason is None and scale <= 0:
-        reason = f"scale {scale} is not positive"
+    reason = supports(q, table, routing, training, gradients, scale)
     if reason is not None:
         raise MoCError(f"the triton backend cannot run this: {reason}.")
     from . import op

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import open_to
+from .common import open_to, own_of_rows
 from .routed import _own_tile
 
 
@@ -162,9 +162,7 @@ def _of_rows(
 @triton.jit
 def _skipped(p_sel, weight, chunk, row, o_c, o_n, m_n, N, C, CAUSAL: tl.constexpr):
     """Bias [M, J] of summaries: what rows could have chosen and did not."""
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     m_c = (o_c < C)[None, :]
     b_w = tl.load(p_sel + (o_c >> 5).to(tl.int64)[None, :] * N + o_n[:, None], mask=m_n[:, None] & m_c, other=-1)
     b_open = open_to(o_c, b_first, b_last, b_shot, chunk, chunk, C, 0, CAUSAL, False)

@@ -107,6 +107,14 @@ def signed(b_q, o_k, DP: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
+def own_of_rows(row, o_n, m_n, N, C):
+    """Of rows [M]: their own chunks' first and last + 1, and their shot. row [3, N] of `Plan`."""
+    b_first = tl.load(row + o_n, mask=m_n, other=0)
+    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
+    return b_first, b_last, tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+
+
+@triton.jit
 def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexpr, KEEP: tl.constexpr):
     """Which chunks [1, C] rows may choose from -> mask [M, C]. keep [S, S] of this head: the outer loop's choice."""
     m_c = o_c < C

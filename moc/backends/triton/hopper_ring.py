@@ -19,7 +19,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from . import common
 
-bounds, closed, open_to = (gluon.jit(f.fn) for f in (common.bounds, common.closed, common.open_to))
+shared = common.bounds, common.closed, common.open_to, common.own_of_rows
+bounds, closed, open_to, own_of_rows = (gluon.jit(f.fn) for f in shared)
 ROWS = gl.constexpr(64)  # of a warpgroup
 BOTH = 128  # rows of a tile
 KEYS = 128  # of a step
@@ -40,9 +41,7 @@ def products(n):
 @gluon.jit
 def own_chunks(row, o_n, m_n, N, C):
     """Of every row: its own chunks' first and last + 1, and its shot; of all of them: what `common.bounds` says."""
-    b_first = gl.load(row + o_n, mask=m_n, other=0)
-    b_last = gl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = gl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
     return b_first, b_last, b_shot, own_from, own_to, shot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import HIGHEST, LOWEST, key_of, open_to, pair_columns, signed, value_of
+from .common import HIGHEST, LOWEST, key_of, open_to, own_of_rows, pair_columns, signed, value_of
 
 WAYS = tl.constexpr(8)  # keys that a pass counts at once: a few rows wait for passes, not for comparisons
 
@@ -37,9 +37,7 @@ def _repair(
         o_e = i_t * BM + tl.arange(0, BM)
         m_n = o_e < n_rows
         o_n = tl.load(listed + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
-        b_first = tl.load(row + o_n, mask=m_n, other=0)
-        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
         b_level = key_of(tl.load(level + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0.0))
         o_g = tl.arange(0, G)
         o_k = tl.arange(0, 2 * DP)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import least_chosen, least_of_few, open_to, pair_columns, signed
+from .common import least_chosen, least_of_few, open_to, own_of_rows, pair_columns, signed
 from .configs import Config
 from .plan import Plan
 
@@ -24,9 +24,7 @@ def _route(
     i_bh = bh_first + i_local
     o_n = i_t * BM + tl.arange(0, BM)
     m_n = o_n < N
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
 
     o_c = tl.arange(0, CP)
     p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n

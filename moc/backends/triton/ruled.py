@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...config import RoutingConfig
-from .common import ones, open_to, pair_columns, signed
+from .common import ones, open_to, own_of_rows, pair_columns, signed
 from .configs import Config
 from .plan import Plan
 from .tile import LOG2E
@@ -72,9 +72,7 @@ def _ruled(
     i_bh, i_h = (bh_first + i_local).to(tl.int64), i_local.to(tl.int64)
     o_n = i_t * BM + tl.arange(0, BM)
     m_n = o_n < N
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     o_g = tl.arange(0, G)
     o_k = tl.arange(0, 2 * DP)
     o_q, o_p, m_k = pair_columns(o_k, D, DP)

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...table import TILE_ROWS
-from .common import bounds, closed, open_to
+from .common import bounds, closed, open_to, own_of_rows
 from .plan import Plan
 
 
@@ -25,9 +25,7 @@ def _share(
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     o_n = tl.load(first + i_t) + tl.arange(0, BM)
     m_n = o_n < tl.load(stop + i_t)
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
     o_b = tl.arange(0, 32)
     p_sel = sel + i_local.to(tl.int64) * W * N + o_n

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import bounds, closed, open_to, pair_columns, signed
+from .common import bounds, closed, open_to, own_of_rows, pair_columns, signed
 from .configs import Config, processors, takes_gluon
 from .kept import bits, mark, settle, taken
 from .lists import Choice
@@ -62,9 +62,7 @@ def _deal(
         m_n = o_n < n_rows
         if AGAIN:
             o_n = tl.load(listed + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0)
-        b_first = tl.load(row + o_n, mask=m_n, other=0)
-        b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-        b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+        b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
         own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
         b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]

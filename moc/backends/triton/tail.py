@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import bounds, closed
+from .common import bounds, closed, own_of_rows
 from .configs import Config, takes_gluon
 from .plan import Plan, Tiles
 
@@ -52,9 +52,7 @@ def _tail(
     m_d = (o_d < D)[None, :]
     p_q = q + (i_bh // H).to(tl.int64) * s_b + (i_bh % H).to(tl.int64) * s_h + o_n.to(tl.int64)[:, None] * s_n
     b_q = tl.load(p_q + o_d[None, :], mask=m_n[:, None] & m_d, other=0.0)  # [BM, DP]
-    b_first = tl.load(row + o_n, mask=m_n, other=0)
-    b_last = tl.load(row + N + o_n, mask=m_n, other=C)
-    b_shot = tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
+    b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
     p_sel = sel + i_local.to(tl.int64) * W * N
     p_mean = i_bh.to(tl.int64) * C * D + o_d[None, :]
