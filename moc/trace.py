@@ -78,6 +78,7 @@ class Trace:
 
     steps, blocks  how many the run has, as far as it is known
     keep           one of KEEP
+    first          latent frame that the film begins with, behind reference frames
     node           id of the MoC Apply node in the graph, where there is one
     id             a name that nobody guesses: with it a browser asks for this trace
     """
@@ -88,6 +89,7 @@ class Trace:
     notes: list[str] = field(default_factory=list)
     steps: int = 0
     blocks: int = 0
+    first: int = 0
     keep: str = KEEP[0]
     node: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -109,7 +111,7 @@ class Trace:
                 part.clear()
             self._pending.clear()
             self._moving.clear()
-            self.steps, self.routed, self.blocks, self._bytes = steps, 0, 0, 0
+            self.steps, self.routed, self.blocks, self.first, self._bytes = steps, 0, 0, 0, 0
 
     def note(self, text: str) -> None:
         with self._lock:

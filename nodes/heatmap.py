@@ -118,7 +118,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
         told = {**live.describe(trace), "running": False}
         if images is not None and trace.records:
             films = 1 if after_sample is None else len(after_sample["samples"])
-            sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"], films)
+            sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"], films, trace.first)
             told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
         live.shown(str(cls.hidden.unique_id), told)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}

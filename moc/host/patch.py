@@ -122,6 +122,7 @@ def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]
     first, frames = 0, shape[2] if len(shape) == 5 else 1
     if adapter is not None and frames > 1:
         first, frames = adapter.film(shape, guider.conds)
+    patch.trace.first = first
     starts: tuple[int, ...] = (0,)
     if adapter is not None and patch.shots is not None:
         starts, notes = adapter.starts(patch.shots, frames)

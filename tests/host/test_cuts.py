@@ -75,4 +75,7 @@ def test_vaces_references_come_before_the_film(references):
     conds = variant.conds((1, *variant.latent))
     conds["vace_frames"][0][:, 16:, :references] = Wan21().process_out(torch.zeros(1, 16, references, 8, 8))
     variant = replace(variant, conds=lambda shape: conds)
-    assert shots_of("vace", (5,), variant)[0] == tuple(int(i >= 2 + references) for i in range(5))
+    patched, trace = routed(tiny.load("vace"), shots=Shots(cuts=(5,)))
+    tiny.sample(patched, variant, steps=1)
+    assert trace.records[0].axes.shots == tuple(int(i >= 2 + references) for i in range(5))
+    assert trace.first == references

@@ -128,3 +128,12 @@ def test_every_latent_frame_has_its_picture():
     torch.testing.assert_close(two[0, 0, ::128, 0], torch.tensor([0.0, 0.4, 0.8]))  # of two films the first
     many, where = thumbnails.contact_sheet(images[:1], {"kind": ["video"] * 30, "frame": list(range(30))})
     assert many.shape == (1, 72 * 3, 12 * where["width"], 3)
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_a_reference_frame_in_front_is_no_picture_of_the_film(cut_off):
+    """Two latent frames behind a reference: 1 + 4 pictures, and 4 more where the reference was decoded as well."""
+    images = torch.arange(5 if cut_off else 9).view(-1, 1, 1, 1).expand(-1, 36, 64, 3) / 10
+    sheet, where = thumbnails.contact_sheet(images, {"kind": ["video"] * 3, "frame": [0, 1, 2]}, first=1)
+    assert where["frames"] == ([1, 2] if cut_off else [0, 1, 2])
+    torch.testing.assert_close(sheet[0, 0, ::128, 0], torch.tensor([0.0, 0.4] if cut_off else [0.0, 0.4, 0.8]))
