@@ -30,5 +30,5 @@ def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu
     done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(out.read_text())["results"]
-    assert len(results) == 20 and "20 of 20 hold" in done.stdout
+    assert len(results) == 38 and "38 of 38 hold" in done.stdout
     assert [r["question"] for r in results if not r["holds"]] == []
