@@ -1,6 +1,6 @@
 """Draw time and memory against tokens from results that are there: python -m benchmarks.speed_figure
 
-Reads benchmarks/results/attention_h100.json, writes docs/images/speed.png. Both are per head, so that cases with
+Reads benchmarks/results/attention_h200.json, writes docs/images/speed.png. Both are per head, so that cases with
 different numbers of heads share the axes; only head dim 128. Needs Pillow.
 """
 
@@ -73,11 +73,11 @@ def mebibytes(result: dict, whose: str) -> float:
 
 
 def main() -> None:
-    data = json.loads((ROOT / "benchmarks/results/attention_h100.json").read_text(encoding="utf-8"))
+    data = json.loads((ROOT / "benchmarks/results/attention_h200.json").read_text(encoding="utf-8"))
     results = {r["case"]: r for r in data["results"]}
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
-    draw.text((20, 14), "Attention on one H100, bf16, head dim 128", "black", ImageFont.load_default(22))
+    draw.text((20, 14), "Attention on one H200, bf16, head dim 128", "black", ImageFont.load_default(22))
     for panel in (TIME, MEMORY):
         panel.axes(draw)
     for number, (name, (whose, cases, colour)) in enumerate(SERIES.items()):
