@@ -7,6 +7,7 @@ import torch
 from ..trace import Reason
 from .adapters import adapter_for, class_of
 from .override import attention_override
+from .recording import unrecorded
 from .run import FORWARD, RUN, Forward, Patch
 
 OVERRIDE = "optimized_attention_override"  # the host's slot
@@ -74,5 +75,6 @@ def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
 @torch.compiler.disable
 def end_forward(forward: Forward | None) -> None:
     if forward is not None and forward.recording:
-        forward.run.pass_ended(forward.step)
+        with unrecorded():
+            forward.run.pass_ended(forward.step)
         forward.recording = False

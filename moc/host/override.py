@@ -16,6 +16,7 @@ from ..layout import TokenLayout
 from ..trace import AHEAD, Reason
 from .padding import Unpadded, unpad
 from .probe import look_at
+from .recording import unrecorded
 from .run import BLOCK, FORWARD, Call, Forward
 
 
@@ -45,14 +46,16 @@ def attention_override(
     out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
     if q.shape == k.shape:
         block = options.get(BLOCK, options.get("block_index", 0))
-        call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
+        with unrecorded():
+            call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
         if isinstance(call, Reason):
             out = call
         else:
             split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            out = _better_dense(forward, call, split[0]) or _video_attention(forward, call, *split)
+            with unrecorded():
+                out = _better_dense(forward, call, split[0]) or _video_attention(forward, call, *split)
     if isinstance(out, Tensor):
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
     forward.ran_dense(out)

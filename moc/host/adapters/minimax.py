@@ -6,7 +6,10 @@ from .plan import Plan, each, patches
 
 CLASSES = ("MiniMaxH3Model",)
 STRIDE = (1, 4, 4, 4, 4)  # its VAE starts anew every 17 frames
-KINDS = {"text": "text", "cond": "reference", "ref_img": "reference", "ref_audio": "audio", "audio": "audio"}
+KINDS = {
+    "text": "text", "cond": "reference", "ref_img": "reference",
+    "cond_audio": "audio", "ref_audio": "audio", "audio": "audio",
+}  # fmt: skip
 
 
 def plan(model, args: list, kwargs: dict) -> Plan:

@@ -1,0 +1,159 @@
+"""Does MoC stay out of what newer ComfyUIs record? Since 0.34 they write down what MiniMax H3 and LTX-2 allocate in a
+forward pass, block by block, and give the next pass the same places ("Comfy Compiler"). Needs comfy-aimdo 0.5.3 or newer.
+
+PYTORCH_ALLOC_CONF=backend:cudaMallocAsync python -m benchmarks.check_recording --comfyui FOLDER [--out FILE.json]
+
+The model is `check_graph`'s, in a ComfyUI that may be older: its forward pass and blocks are recorded here as 0.38 records
+MiniMax H3. Asked is for the film that comes without recording, bit for bit, twice, and for no block that allocated
+otherwise than before (`breaks`) nor anything that outlived the recording (`rogues`) beyond what the model by itself has.
+--unguarded: without what the pack does about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import host
+from benchmarks.check_graph import FILM, RULES, SIZE, film
+from benchmarks.end_to_end_model import new_model, noise_of
+from moc.config import MoCSettings, RoutingConfig, Schedule
+
+
+class Recorder:
+    """What ComfyUI's `model_prefetch` and `ldm/minimax/model.py` do around a forward pass and around its blocks."""
+
+    def __init__(self) -> None:
+        self.graph, self.active, self.breaks, self.rogues, self.pauses = None, False, 0, 0, 0
+
+    def forward(self, run, x: Tensor, *args, **kwargs) -> Tensor:
+        import comfy_aimdo.malloc_graph
+
+        out = torch.empty_like(x)
+        if self.graph is None:
+            self.graph = comfy_aimdo.malloc_graph.record(torch.cuda.current_stream())
+        else:
+            self.graph.push()
+        self.active = True
+        found = run(x, *args, **kwargs)
+        self.breaks += self.graph.iterate(None)
+        out.copy_(found)
+        del found
+        self.breaks += self.graph.pop()
+        self.active = False
+        return out
+
+    def block(self, run, x: Tensor, *args, **kwargs) -> Tensor:
+        """MiniMax's blocks add to their input in place: nothing of a block is left when the next one begins."""
+        self.breaks += self.graph.iterate("block")
+        x.copy_(run(x, *args, **kwargs))
+        return x
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        self.pauses += 1
+        if self.active:
+            self.graph.pause()
+        yield
+        if self.active:
+            self.graph.resume()
+
+    def end(self) -> None:
+        """As after a prompt."""
+        if self.graph is not None:
+            if self.active:
+                self.graph.abort()
+            self.rogues += self.graph.rogue_count
+        self.graph, self.active = None, False
+
+
+@contextmanager
+def recorded(model) -> Iterator[Recorder]:
+    recorder, inner = Recorder(), model.model.diffusion_model
+    inner.forward = partial(recorder.forward, inner.forward)
+    for block in inner.blocks:
+        block.forward = partial(recorder.block, block.forward)
+    try:
+        yield recorder
+    finally:
+        recorder.end()
+        for module in (inner, *inner.blocks):
+            del module.forward
+
+
+def asked() -> dict[str, tuple[MoCSettings, str]]:
+    """Settings, and what is traced."""
+    always = Schedule(min_tokens=1)
+    found = {name: (MoCSettings(routing, always), "routing") for name, routing in RULES.items()}
+    frames = RoutingConfig(top_k=5, own="shot", causal=True)
+    late = replace(always, start_percent=0.5)
+    return found | {
+        "dense first, then routed": (MoCSettings(frames, late), "routing"),
+        "routing and attention traced": (MoCSettings(frames, always), "routing and attention"),
+        "top-p": (MoCSettings(replace(frames, rule="top-p", top_p=0.5), always), "routing"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    host.add_argument(parser)
+    parser.add_argument("--out", type=host.Path)
+    parser.add_argument("--unguarded", action="store_true")
+    args = parser.parse_args()
+    import comfy_aimdo.control
+
+    assert comfy_aimdo.control.init("cuda") and comfy_aimdo.control.init_device(torch.cuda.current_device())
+    version = host.start(args.comfyui, "--highvram")
+    from moc.host import recording
+    from moc.host.patch import apply_moc
+    from moc.shots import Shots
+    from moc.trace import Trace
+
+    model, noise = new_model(4, SIZE, torch.device("cuda"), torch.bfloat16), noise_of(FILM, white=False)
+    sample = partial(film, noise=noise)
+    results, begin = [], time.perf_counter()
+
+    def ask(name: str, patched) -> dict:
+        sample(patched)
+        alone = sample(patched)
+        with recorded(model) as recorder:
+            recording.model_prefetch = argparse.Namespace(
+                pause_malloc_graph=nullcontext if args.unguarded else recorder.pause
+            )
+            row = {"case": name, "same": [], "breaks": [], "rogues": []}
+            for _ in range(2):
+                row["same"].append(torch.equal(sample(patched), alone))
+                recorder.end()
+                row["breaks"].append(recorder.breaks)
+                row["rogues"].append(recorder.rogues)
+            row["pauses"] = recorder.pauses
+        results.append(row)
+        print(f"{time.perf_counter() - begin:5.1f} s", json.dumps(row), flush=True)
+        return row
+
+    by_itself = ask("without MoC", model)
+    for name, (settings, keep) in asked().items():
+        row = ask(name, apply_moc(model, Shots(even=FILM.shots), settings, Trace(keep=keep)))
+        row["ok"] = all(row["same"]) and all(row[what] == by_itself[what] for what in ("breaks", "rogues"))
+    print(f"{sum(r.get('ok', False) for r in results)} of {len(results) - 1} hold")
+    if args.out:
+        import importlib.metadata
+
+        facts = {
+            "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "comfyui": version,
+            "comfy_aimdo": importlib.metadata.version("comfy-aimdo"), "date": time.strftime("%Y-%m-%d"),
+            "command": "PYTORCH_ALLOC_CONF=backend:cudaMallocAsync " + host.command("check_recording"),
+        }  # fmt: skip
+        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
