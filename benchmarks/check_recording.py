@@ -1,12 +1,12 @@
 """Does MoC stay out of what newer ComfyUIs record? Since 0.34 they write down what MiniMax H3 and LTX-2 allocate in a
-forward pass, block by block, and give the next pass the same places ("Comfy Compiler"). Needs comfy-aimdo 0.5.3 or newer.
+forward pass, block by block, and give the next pass the same places ("Comfy Compiler").
 
 PYTORCH_ALLOC_CONF=backend:cudaMallocAsync python -m benchmarks.check_recording --comfyui FOLDER [--out FILE.json]
 
-The model is `check_graph`'s, in a ComfyUI that may be older: its forward pass and blocks are recorded here as 0.38 records
-MiniMax H3. Asked is for the film that comes without recording, bit for bit, twice, and for no block that allocated
-otherwise than before (`breaks`) nor anything that outlived the recording (`rogues`) beyond what the model by itself has.
---unguarded: without what the pack does about it.
+Needs comfy-aimdo 0.5.3 or newer. The model is `check_graph`'s, in a ComfyUI that may be older: its forward pass and its
+blocks are recorded here as 0.38 records MiniMax H3. Asked is for the film that comes without recording, bit for bit,
+twice, with no more blocks that allocated otherwise than before (`breaks`) and no more that outlived the recording
+(`rogues`) than the model by itself has. --unguarded: without what the pack does about it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,22 +31,22 @@ from moc.config import MoCSettings, RoutingConfig, Schedule
 
 
 class Recorder:
-    """What ComfyUI's `model_prefetch` and `ldm/minimax/model.py` do around a forward pass and around its blocks."""
+    """What ComfyUI's `model_prefetch` and `ldm/minimax/model.py` do around a forward pass and around its blocks.
 
-    def __init__(self) -> None:
-        self.graph, self.active, self.breaks, self.rogues, self.pauses = None, False, 0, 0, 0
+    record() -> a recording that has begun, as comfy-aimdo makes it.
+    """
+
+    def __init__(self, record: Callable[[], Any]) -> None:
+        self.record, self.graph, self.active, self.breaks, self.rogues, self.pauses = record, None, False, 0, 0, 0
 
     def forward(self, run, x: Tensor, *args, **kwargs) -> Tensor:
-        import comfy_aimdo.malloc_graph
-
         out = torch.empty_like(x)
         if self.graph is None:
-            self.graph = comfy_aimdo.malloc_graph.record(torch.cuda.current_stream())
+            self.graph = self.record()
         else:
             self.graph.push()
         self.active = True
         found = run(x, *args, **kwargs)
-        self.breaks += self.graph.iterate(None)
         out.copy_(found)
         del found
         self.breaks += self.graph.pop()
@@ -56,6 +58,11 @@ class Recorder:
         self.breaks += self.graph.iterate("block")
         x.copy_(run(x, *args, **kwargs))
         return x
+
+    def head(self, run, *args) -> Tensor:
+        """Behind the last block."""
+        self.breaks += self.graph.iterate(None)
+        return run(*args)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -76,16 +83,24 @@ class Recorder:
 
 
 @contextmanager
-def recorded(model) -> Iterator[Recorder]:
-    recorder, inner = Recorder(), model.model.diffusion_model
+def recorded(model, record: Callable[[], Any], guarded: bool = True) -> Iterator[Recorder]:
+    """ComfyUI as if it recorded this model of its Wan class. guarded: and said so."""
+    from moc.host import recording
+
+    recorder, inner = Recorder(record), model.model.diffusion_model
+    before, recording.model_prefetch = recording.model_prefetch, SimpleNamespace()
+    if guarded:
+        recording.model_prefetch.pause_malloc_graph = recorder.pause
     inner.forward = partial(recorder.forward, inner.forward)
     for block in inner.blocks:
         block.forward = partial(recorder.block, block.forward)
+    inner.head.forward = partial(recorder.head, inner.head.forward)
     try:
         yield recorder
     finally:
         recorder.end()
-        for module in (inner, *inner.blocks):
+        recording.model_prefetch = before
+        for module in (inner, *inner.blocks, inner.head):
             del module.forward
 
 
@@ -109,13 +124,16 @@ def main() -> None:
     parser.add_argument("--unguarded", action="store_true")
     args = parser.parse_args()
     import comfy_aimdo.control
+    import comfy_aimdo.malloc_graph
 
     assert comfy_aimdo.control.init("cuda") and comfy_aimdo.control.init_device(torch.cuda.current_device())
     version = host.start(args.comfyui, "--highvram")
-    from moc.host import recording
     from moc.host.patch import apply_moc
     from moc.shots import Shots
     from moc.trace import Trace
+
+    def record():
+        return comfy_aimdo.malloc_graph.record(torch.cuda.current_stream())
 
     model, noise = new_model(4, SIZE, torch.device("cuda"), torch.bfloat16), noise_of(FILM, white=False)
     sample = partial(film, noise=noise)
@@ -124,10 +142,7 @@ def main() -> None:
     def ask(name: str, patched) -> dict:
         sample(patched)
         alone = sample(patched)
-        with recorded(model) as recorder:
-            recording.model_prefetch = argparse.Namespace(
-                pause_malloc_graph=nullcontext if args.unguarded else recorder.pause
-            )
+        with recorded(model, record, not args.unguarded) as recorder:
             row = {"case": name, "same": [], "breaks": [], "rogues": []}
             for _ in range(2):
                 row["same"].append(torch.equal(sample(patched), alone))

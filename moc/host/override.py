@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from weakref import ref
 
 import comfy.model_management
 import torch
@@ -159,6 +160,6 @@ def _is_training(q: Tensor) -> bool:
 
 
 def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
-    if forward.unpadded is None or forward.unpadded[0] is not mask:
-        forward.unpadded = mask, unpad(mask, layout)
+    if forward.unpadded is None or forward.unpadded[0]() is not mask:
+        forward.unpadded = ref(mask), unpad(mask, layout)
     return forward.unpadded[1]

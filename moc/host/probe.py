@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..attention import moc_attention
+from ..probe_log import ProbeLog
 from ..table import ChunkTable
 from ..trace import Reason
+from .recording import unrecorded
 from .run import Call, Forward
 
 
@@ -18,46 +20,55 @@ def look_at(
     forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor, *, dense: Callable[[], Tensor], joined: bool
 ) -> Tensor:
     """q, k, v [B, H, N, D]; dense() -> what is handed on, untouched: [B, N, H*D] if joined, else [B, H, N, D]."""
-    run, patch = forward.run, forward.run.patch
-    log, trace = patch.probe, patch.trace
+    run = forward.run
+    log = run.patch.probe
     if log is None or not forward.recording or not log.wants(forward.step):
         forward.ran_dense(Reason.SCHEDULE)
         return dense()
     log.blocks = len(forward.plan.blocks)
     out, dense_seconds = _timed(dense, q.device)
+    heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if joined else out
     try:
-        heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if joined else out
-        if call.unpadded is not None:
-            q, k, v, heads = (call.unpadded.take(x) for x in (q, k, v, heads))
-
-        def route(record=None) -> Tensor:
-            return moc_attention(
-                q, k, v, call.table, call.routing, backend=patch.backend, scale=call.scale, record=record,
-                note=trace.note,
-            )  # fmt: skip
-
-        if (forward.step, call.block) not in log.calls and call.block == 0:
-            route()  # kernels are built and tuned at their first call
-        routed, seconds = _timed(route, q.device)
-        kept = Kept(call.table, q.device)
-        route(kept)
-        log.add(
-            forward.step,
-            call.block,
-            call.table.layout,
-            run.starts,
-            (q, k, v),
-            dense=heads,
-            routed=routed,
-            density=call.table.density(0, call.routing.causal) + kept.share(q.shape[0] * q.shape[1]),
-            seconds=(dense_seconds, seconds),
-            scale=call.scale,
-        )
-        trace.ran_routed(forward.step, call.block, None)
+        with unrecorded():
+            _compare(forward, log, call, q, k, v, heads, dense_seconds)
     except Exception as error:  # a look is no reason to end somebody's sampling
         forward.reason = run.failed(error)
         forward.ran_dense(forward.reason)
     return out
+
+
+def _compare(
+    forward: Forward, log: ProbeLog, call: Call, q: Tensor, k: Tensor, v: Tensor, dense: Tensor, dense_seconds: float
+) -> None:
+    """Everything [B, H, N, D]."""
+    patch = forward.run.patch
+    if call.unpadded is not None:
+        q, k, v, dense = (call.unpadded.take(x) for x in (q, k, v, dense))
+
+    def route(record=None) -> Tensor:
+        return moc_attention(
+            q, k, v, call.table, call.routing, backend=patch.backend, scale=call.scale, record=record,
+            note=patch.trace.note,
+        )  # fmt: skip
+
+    if (forward.step, call.block) not in log.calls and call.block == 0:
+        route()  # kernels are built and tuned at their first call
+    routed, seconds = _timed(route, q.device)
+    kept = Kept(call.table, q.device)
+    route(kept)
+    log.add(
+        forward.step,
+        call.block,
+        call.table.layout,
+        forward.run.starts,
+        (q, k, v),
+        dense=dense,
+        routed=routed,
+        density=call.table.density(0, call.routing.causal) + kept.share(q.shape[0] * q.shape[1]),
+        seconds=(dense_seconds, seconds),
+        scale=call.scale,
+    )
+    patch.trace.ran_routed(forward.step, call.block, None)
 
 
 class Kept:

@@ -1,6 +1,9 @@
-"""Staying out of what ComfyUI records. Since 0.34 it writes down everything that some models (MiniMax H3, LTX-2) allocate
-in a forward pass and gives the next pass the same places. What outlives its block, or is made in some passes only, breaks
-such a recording, and with it the process: chunk tables, counts of the trace, routed steps among dense ones."""
+"""Staying out of what ComfyUI records.
+
+Since 0.34 it writes down what MiniMax H3 and LTX-2 allocate in a forward pass, block by block, and gives the next pass
+the same places. What outlives its block, or is made in some passes only, breaks that and can end the process: tables of
+chunks, counts of the trace, routed steps among dense ones.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ except ImportError:  # ComfyUI 0.3.75
 
 
 def unrecorded() -> AbstractContextManager[None]:
-    """For everything that MoC allocates within a forward pass. Not to be nested: the end of the inner one ends both."""
+    """For all that MoC allocates within a forward pass.
+
+    The last reference to anything of the model's must not end inside: what was recorded can be freed only outside. Not
+    to be nested: the end of the inner one ends both.
+    """
     pause = getattr(model_prefetch, "pause_malloc_graph", nullcontext)  # ComfyUI 0.30.0 has none
     return pause()

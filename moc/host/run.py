@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from weakref import ReferenceType
 
 import comfy.model_management
 import torch
@@ -196,7 +197,7 @@ class Forward:
     reason: Reason | None
     recording: bool
     routed: int = 0
-    unpadded: tuple[Tensor, Unpadded | None] | None = None
+    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:

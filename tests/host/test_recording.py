@@ -1,0 +1,175 @@
+"""ComfyUI 0.34 and newer record what a forward pass allocates; MoC has to stay out of it (`moc/host/recording.py`).
+
+Neither tested version records, and there is no GPU here: `Recording` keeps the rules of comfy-aimdo's malloc graph for
+tensors on the CPU, and is put around the model as ComfyUI puts the real one around MiniMax H3.
+`benchmarks/check_recording.py` does the same with the real one.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
+from mixture_of_contexts.moc.host import apply_moc, recording
+from mixture_of_contexts.moc.host.patch import apply_probe
+from mixture_of_contexts.moc.probe_log import ProbeLog
+from mixture_of_contexts.moc.trace import Trace
+from spies import TWO_SHOTS, little
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+STEPS = 4
+
+
+def storages(tree: object) -> list[torch.UntypedStorage]:
+    return [x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
+
+
+class Recording(TorchDispatchMode):
+    """faults: what would break a recording or the process. made: per scope, the operations that allocated in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[str] = []
+        self.made: list[list[str]] = []
+        self.scopes: list[dict[int, tuple[StorageWeakRef, str]]] = []
+        self.paused: list[tuple[StorageWeakRef, str]] | None = None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = {s._cdata for s in storages((args, kwargs))}
+        out = func(*args, **(kwargs or {}))
+        if self.paused is None:
+            for storage in storages(out):
+                if storage._cdata not in before:
+                    self.scopes[-1][storage._cdata] = StorageWeakRef(storage), str(func)
+                    self.made[-1].append(f"{func} {storage.nbytes()}")
+        return out
+
+    def begin(self) -> None:
+        self.scopes.append({})
+        self.made.append([])
+
+    def end(self) -> None:
+        assert self.paused is None
+        left = [operation for storage, operation in self.scopes.pop().values() if not storage.expired()]
+        self.faults += [f"outlives its scope: {operation}" for operation in left]
+
+    def next_block(self) -> None:
+        if len(self.scopes) > 1:
+            self.end()
+        self.begin()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        if not self.scopes:  # not within a forward pass
+            yield
+            return
+        assert self.paused is None, "nested: the end of the inner pause would end the outer one too"
+        self.paused = [held for scope in self.scopes for held in scope.values() if not held[0].expired()]
+        yield
+        self.faults += [f"recorded, freed in a pause: {operation}" for s, operation in self.paused if s.expired()]
+        self.paused = None
+
+    @contextmanager
+    def around(self, diffusion_model) -> Iterator[None]:
+        """Its forward pass and its blocks are recorded. As with MiniMax H3 a block adds to its input in place."""
+        run, blocks, head = diffusion_model.forward, list(diffusion_model.blocks), diffusion_model.head
+
+        def forward(x, *args, **kwargs):
+            out = torch.empty_like(x)
+            with self:
+                self.begin()
+                out.copy_(run(x, *args, **kwargs))
+                self.end()
+            return out
+
+        def recorded(block):
+            def forward(x, *args, **kwargs):
+                self.next_block()
+                return x.copy_(block(x, *args, **kwargs))
+
+            return forward
+
+        def after_blocks(*_):
+            self.end()
+
+        for block in blocks:
+            block.forward = recorded(block.forward)
+        hook = head.register_forward_pre_hook(after_blocks)
+        diffusion_model.forward = forward
+        try:
+            yield
+        finally:
+            hook.remove()
+            for module in (diffusion_model, *blocks):
+                del module.forward
+
+
+@pytest.fixture
+def model():
+    gc.collect()
+    gc.disable()  # a cycle that is found in a pause would look like our doing
+    yield tiny.load()
+    gc.enable()
+
+
+def film(patched, monkeypatch, guarded: bool = True) -> tuple[torch.Tensor, list[str], list[list[str]]]:
+    """(the film, what broke, what every scope of every pass allocated)"""
+    host = Recording()
+    stand_in = SimpleNamespace(pause_malloc_graph=host.pause) if guarded else SimpleNamespace()
+    with monkeypatch.context() as patch, host.around(patched.model.diffusion_model):
+        patch.setattr(recording, "model_prefetch", stand_in)
+        out = tiny.sample(patched, steps=STEPS)
+    return out, host.faults, host.made
+
+
+SETTINGS = {
+    "frames": little(),
+    "tiles, tail": MoCSettings(
+        RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), Schedule()
+    ),
+    "late": little(start_percent=0.5),
+}
+
+
+def test_the_model_by_itself_keeps_the_rules(model, monkeypatch):
+    _, faults, blocks = film(model, monkeypatch)
+    assert faults == [] and len(blocks) >= STEPS
+
+
+@pytest.mark.parametrize("keep", ["routing", "routing and attention", "off"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_of_moc_is_recorded(model, monkeypatch, name, keep):
+    patched = apply_moc(model, TWO_SHOTS, SETTINGS[name], trace := Trace(keep=keep))
+    alone = tiny.sample(patched, steps=STEPS)
+    for _ in range(2):
+        out, faults, _ = film(patched, monkeypatch)
+        assert faults == []
+        assert torch.equal(out, alone)
+    assert trace.routed > 0
+
+
+def test_every_routed_step_allocates_the_same(model, monkeypatch):
+    patched = apply_moc(model, TWO_SHOTS, little(), Trace())
+    _, _, scopes = film(patched, monkeypatch)
+    passes = [scopes[i : i + len(scopes) // STEPS] for i in range(0, len(scopes), len(scopes) // STEPS)]
+    assert passes == [passes[0]] * STEPS
+
+
+def test_a_probed_run_keeps_the_rules(model, monkeypatch):
+    log = ProbeLog(little(), steps_asked=2, rows_asked=16)
+    _, faults, _ = film(apply_probe(model, TWO_SHOTS, log, Trace()), monkeypatch)
+    assert faults == [] and log.calls
+
+
+def test_without_the_pauses_it_would_break(model, monkeypatch):
+    """So that the tests above can fail."""
+    _, faults, _ = film(apply_moc(model, TWO_SHOTS, little(), Trace()), monkeypatch, guarded=False)
+    assert any("outlives" in fault for fault in faults)
