@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,20 +15,34 @@ from torch import Tensor
 from ..detect.footage import VALUES_AT_ONCE, Footage, ImageFootage, Size
 from ..errors import MoCError
 
+Window = tuple[float, float]  # where a trimmed file starts and how long it goes on, in seconds; 0: to its end
+
 
 def footage_of(video: Any) -> Footage:
     """What a VIDEO socket carries -> Footage. Only files stream; other kinds hold their frames in memory already."""
-    if isinstance(video, InputImpl.VideoFromFile):
-        return FileFootage(video)
+    window = window_of(video) if isinstance(video, InputImpl.VideoFromFile) else None
+    if window is not None:
+        return FileFootage(video, window)
     parts = video.get_components()
     return ImageFootage(parts.images, float(parts.frame_rate))
+
+
+def window_of(video: Any) -> Window | None:
+    """None where a ComfyUI has trimmed a file and does not tell from where: several before 0.30.0 do not."""
+    if hasattr(video, "get_active_trim_window"):
+        return video.get_active_trim_window()
+    kind = type(video)
+    can_trim = "start_time" in inspect.signature(kind).parameters
+    if can_trim and video.get_duration() != kind(video.get_stream_source()).get_duration():
+        return None
+    return 0.0, 0.0
 
 
 class FileFootage:
     """The frames that ComfyUI itself would make of a video file, cut to its trim, turned as the file asks."""
 
-    def __init__(self, video: Any) -> None:
-        self.video = video
+    def __init__(self, video: Any, window: Window) -> None:
+        self.video, self.window = video, window
         self.fps = float(video.get_frame_rate())
         self.count = video.get_frame_count() or None  # from the file's head: perhaps not exact
 
@@ -42,8 +57,7 @@ class FileFootage:
             yield torch.from_numpy(np.stack(block))
 
     def _pictures(self, size: Size | None) -> Iterator[np.ndarray]:
-        # Hosts before trimming lack the method.
-        start, duration = getattr(self.video, "get_active_trim_window", lambda: (0.0, 0.0))()
+        start, duration = self.window
         with av.open(self.video.get_stream_source(), mode="r") as container:
             if not container.streams.video:
                 raise MoCError("there is no picture in this video: choose another file.")
