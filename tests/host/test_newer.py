@@ -1,4 +1,4 @@
-"""What ComfyUI 0.31 to 0.38 hands over and 0.30.0 does not, with stand-ins (`test_recording.py` has the rest)."""
+"""What ComfyUI after 0.30.0 hands over, with stand-ins (`test_recording.py` has the rest)."""
 
 from __future__ import annotations
 

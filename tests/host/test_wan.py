@@ -43,7 +43,7 @@ def test_as_many_text_tokens_as_video_tokens_cannot_be_told_apart_and_run_dense(
     assert not trace.routed and trace.dense[Reason.LENGTH]
 
 
-@pytest.mark.skipif(HOST >= Version("0.30.0"), reason="0.30.0 hands it out")
+@pytest.mark.skipif(HOST >= Version("0.8.0"), reason="hands it out")
 def test_a_model_whose_attention_the_host_does_not_hand_out_says_so():
     variant = tiny.variant_of("s2v")
     model = tiny.load("s2v")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 
 import torch
@@ -67,11 +68,11 @@ def ltx(model: str, name: str, config: dict, **facts) -> Variant:
 
 def _guides(shape: tuple) -> dict:
     """Two guide frames at the end of the latent."""
-    import comfy.context_windows  # the table can be read without a host
+    from comfy.ldm.lightricks.symmetric_patchifier import SymmetricPatchifier  # the table can be read without a host
 
     tokens = shape[3] * shape[4]
-    # their starts, and since ComfyUI 0.30.0 also their ends
-    start_and_end = (2,) if hasattr(comfy.context_windows, "compute_guide_overlap") else ()
+    # their starts, and in newer ComfyUIs also their ends
+    start_and_end = (2,) if "start_end" in inspect.signature(SymmetricPatchifier).parameters else ()
     places = random(1, 3, 2 * tokens, *start_and_end, seed=33).abs()
     entries = [{"pre_filter_count": tokens, "strength": 1.0, "pixel_mask": None, "latent_shape": [1, *shape[3:]]}] * 2
     return {**padded(7, 5, shape), "keyframe_idxs": places, "guide_attention_entries": entries}
