@@ -37,8 +37,9 @@ The report of MoC Routing Heatmap says so, with the reason.
 ## Other versions of ComfyUI
 
 The host tests were also run by hand on 0.33.0: all pass, and so does the demo. On 0.8.0, 0.19.3 and 0.22.0, with the
-models of 0.3.75: all but those that ask for what the oldest version lacks and these have. Training does not work in
-0.8.0, with or without MoC: its RoPE has no gradient.
+models of 0.3.75, all pass but two kinds: training in 0.8.0, which does not work without MoC either (its RoPE has no
+gradient), and the node for several devices in 0.22.0, which takes no CPU for one. The browser tests pass with front end
+1.58.1 (November 2026) as well.
 
 Later releases were not at hand as a whole. What 0.34 to 0.38 changed about attention and the models above was read in
 their sources, and is tested with stand-ins (`tests/host/test_newer.py`, `test_recording.py`):

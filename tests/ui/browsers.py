@@ -25,7 +25,12 @@ def find_browser() -> str | None:
 
 
 def front_end(host: Host) -> list[str]:
-    """Arguments that give an older ComfyUI the front end it was released with: the environment holds the newest's."""
+    """Arguments that give an older ComfyUI the front end it was released with: the environment holds the newest's.
+
+    MOC_FRONT_END names the folder of another one (`comfyui_frontend_package/static`).
+    """
+    if chosen := os.environ.get("MOC_FRONT_END"):
+        return ["--front-end-root", chosen]
     if host.version == NEWEST:
         return []
     listed = (host.folder / "requirements.txt").read_text("utf-8").splitlines()
