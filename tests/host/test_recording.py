@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import comfyui_version
 import pytest
 import tiny
 import torch
@@ -20,10 +21,11 @@ from mixture_of_contexts.moc.host import apply_moc, recording
 from mixture_of_contexts.moc.host.patch import apply_probe
 from mixture_of_contexts.moc.probe_log import ProbeLog
 from mixture_of_contexts.moc.trace import Trace
+from packaging.version import Version
 from spies import TWO_SHOTS, little
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 STEPS = 4
 
@@ -80,20 +82,22 @@ class Recording(TorchDispatchMode):
     @contextmanager
     def around(self, diffusion_model) -> Iterator[None]:
         """Its forward pass and its blocks are recorded. As with MiniMax H3 a block adds to its input in place."""
-        run, blocks, head = diffusion_model.forward, list(diffusion_model.blocks), diffusion_model.head
+        run, blocks = diffusion_model.forward, list(diffusion_model.blocks)
+        head = diffusion_model.head if hasattr(diffusion_model, "head") else diffusion_model.final_layer
 
         def forward(x, *args, **kwargs):
-            out = torch.empty_like(x)
+            out = tree_map(torch.empty_like, x)
             with self:
                 self.begin()
-                out.copy_(run(x, *args, **kwargs))
+                tree_map(torch.Tensor.copy_, out, run(x, *args, **kwargs))
                 self.end()
             return out
 
         def recorded(block):
             def forward(x, *args, **kwargs):
                 self.next_block()
-                return x.copy_(block(x, *args, **kwargs))
+                out = block(x, *args, **kwargs)
+                return x if out is x else x.copy_(out)
 
             return forward
 
@@ -112,21 +116,29 @@ class Recording(TorchDispatchMode):
                 del module.forward
 
 
+@pytest.fixture(params=["t2v", "MiniMax H3 keyframe"])
+def variant(request):
+    found = tiny.variant_of(request.param)
+    if Version(comfyui_version.__version__) < Version(found.since):
+        pytest.skip("this ComfyUI does not have the model")
+    return found
+
+
 @pytest.fixture
-def model():
+def model(variant):
     gc.collect()
     gc.disable()  # a cycle that is found in a pause would look like our doing
-    yield tiny.load()
+    yield tiny.load(str(variant))
     gc.enable()
 
 
-def film(patched, monkeypatch, guarded: bool = True) -> tuple[torch.Tensor, list[str], list[list[str]]]:
+def film(patched, variant, monkeypatch, guarded: bool = True) -> tuple[torch.Tensor, list[str], list[list[str]]]:
     """(the film, what broke, what every scope of every pass allocated)"""
     host = Recording()
     stand_in = SimpleNamespace(pause_malloc_graph=host.pause) if guarded else SimpleNamespace()
     with monkeypatch.context() as patch, host.around(patched.model.diffusion_model):
         patch.setattr(recording, "model_prefetch", stand_in)
-        out = tiny.sample(patched, steps=STEPS)
+        out = tiny.sample(patched, variant, steps=STEPS)
     return out, host.faults, host.made
 
 
@@ -139,37 +151,42 @@ SETTINGS = {
 }
 
 
-def test_the_model_by_itself_keeps_the_rules(model, monkeypatch):
-    _, faults, blocks = film(model, monkeypatch)
+def test_the_model_by_itself_keeps_the_rules(model, variant, monkeypatch):
+    _, faults, blocks = film(model, variant, monkeypatch)
     assert faults == [] and len(blocks) >= STEPS
 
 
 @pytest.mark.parametrize("keep", ["routing", "routing and attention", "off"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_nothing_of_moc_is_recorded(model, monkeypatch, name, keep):
+def test_nothing_of_moc_is_recorded(model, variant, monkeypatch, name, keep):
     patched = apply_moc(model, TWO_SHOTS, SETTINGS[name], trace := Trace(keep=keep))
-    alone = tiny.sample(patched, steps=STEPS)
+    alone = tiny.sample(patched, variant, steps=STEPS)
     for _ in range(2):
-        out, faults, _ = film(patched, monkeypatch)
+        out, faults, _ = film(patched, variant, monkeypatch)
         assert faults == []
         assert torch.equal(out, alone)
     assert trace.routed > 0
 
 
-def test_every_routed_step_allocates_the_same(model, monkeypatch):
-    patched = apply_moc(model, TWO_SHOTS, little(), Trace())
-    _, _, scopes = film(patched, monkeypatch)
-    passes = [scopes[i : i + len(scopes) // STEPS] for i in range(0, len(scopes), len(scopes) // STEPS)]
-    assert passes == [passes[0]] * STEPS
+def test_routed_steps_allocate_alike_where_the_models_own_do(model, variant, monkeypatch):
+    def alike(patched) -> list[bool]:
+        _, _, scopes = film(patched, variant, monkeypatch)
+        each = len(scopes) // STEPS
+        passes = [scopes[i : i + each] for i in range(0, len(scopes), each)]
+        return [a == b for a, b in zip(passes, passes[1:], strict=False)]
+
+    by_itself = alike(model)
+    assert any(by_itself)
+    assert alike(apply_moc(model, TWO_SHOTS, little(), Trace())) == by_itself
 
 
-def test_a_probed_run_keeps_the_rules(model, monkeypatch):
+def test_a_probed_run_keeps_the_rules(model, variant, monkeypatch):
     log = ProbeLog(little(), steps_asked=2, rows_asked=16)
-    _, faults, _ = film(apply_probe(model, TWO_SHOTS, log, Trace()), monkeypatch)
+    _, faults, _ = film(apply_probe(model, TWO_SHOTS, log, Trace()), variant, monkeypatch)
     assert faults == [] and log.calls
 
 
-def test_without_the_pauses_it_would_break(model, monkeypatch):
+def test_without_the_pauses_it_would_break(model, variant, monkeypatch):
     """So that the tests above can fail."""
-    _, faults, _ = film(apply_moc(model, TWO_SHOTS, little(), Trace()), monkeypatch, guarded=False)
+    _, faults, _ = film(apply_moc(model, TWO_SHOTS, little(), Trace()), variant, monkeypatch, guarded=False)
     assert any("outlives" in fault for fault in faults)
