@@ -13,6 +13,7 @@ twice, with no more that outlived its block (`rogues`) and no more blocks that a
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -162,15 +163,12 @@ def main() -> None:
     by_itself = ask("without MoC", model)
     for name, (settings, keep) in asked().items():
         row = ask(name, apply_moc(model, Shots(even=FILM.shots), settings, Trace(keep=keep)))
-        more = settings.schedule.start_percent > 0  # blocks of the first routed step
-        breaks = all(
-            a <= b + more * BLOCKS * (i + 1) for i, (a, b) in enumerate(zip(row["breaks"], by_itself["breaks"]))
-        )
+        more = BLOCKS if settings.schedule.start_percent > 0 else 0  # of the first routed step, once a film
+        most = [n + more * films for films, n in enumerate(by_itself["breaks"], 1)]
+        breaks = all(a <= b for a, b in zip(row["breaks"], most, strict=True))
         row["ok"] = all(row["same"]) and row["rogues"] == by_itself["rogues"] and breaks
     print(f"{sum(r.get('ok', False) for r in results)} of {len(results) - 1} hold")
     if args.out:
-        import importlib.metadata
-
         facts = {
             "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "comfyui": version,
             "comfy_aimdo": importlib.metadata.version("comfy-aimdo"), "date": time.strftime("%Y-%m-%d"),

@@ -47,8 +47,7 @@ def attention_override(
     out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
     if q.shape == k.shape:
         block = options.get(BLOCK, options.get("block_index", 0))
-        with unrecorded():
-            call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
+        call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
         if isinstance(call, Reason):
             out = call
         else:
@@ -161,5 +160,6 @@ def _is_training(q: Tensor) -> bool:
 
 def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
     if forward.unpadded is None or forward.unpadded[0]() is not mask:
-        forward.unpadded = ref(mask), unpad(mask, layout)
+        with unrecorded():
+            forward.unpadded = ref(mask), unpad(mask, layout)
     return forward.unpadded[1]

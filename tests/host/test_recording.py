@@ -17,12 +17,13 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.host import apply_moc, recording
+from mixture_of_contexts.moc.host import apply_moc, override, padding, recording
 from mixture_of_contexts.moc.host.patch import apply_probe
 from mixture_of_contexts.moc.probe_log import ProbeLog
 from mixture_of_contexts.moc.trace import Trace
 from packaging.version import Version
-from spies import TWO_SHOTS, little
+from spies import TWO_SHOTS, everything, little
+from test_override import TOKENS, attend, forward
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -184,6 +185,30 @@ def test_a_probed_run_keeps_the_rules(model, variant, monkeypatch):
     log = ProbeLog(little(), steps_asked=2, rows_asked=16)
     _, faults, _ = film(apply_probe(model, TWO_SHOTS, log, Trace()), variant, monkeypatch)
     assert faults == [] and log.calls
+
+
+def test_what_a_mask_leaves_of_the_sequence_is_not_recorded(monkeypatch):
+    """Kept from the first block on. On the CPU numpy makes it, which is not recorded: so it is asked when it was made."""
+    hidden, text = 4, 6
+    mask = torch.zeros(1, 1, TOKENS + text)
+    mask[..., TOKENS + hidden :] = torch.finfo(torch.float32).min
+    state, host, paused = forward(settings=everything(), after=(("text", text),)), Recording(), []
+
+    def unpad(*args):
+        paused.append(host.paused is not None)
+        return padding.unpad(*args)
+
+    monkeypatch.setattr(recording, "model_prefetch", SimpleNamespace(pause_malloc_graph=host.pause))
+    monkeypatch.setattr(override, "unpad", unpad)
+    with host:
+        host.begin()
+        for _ in range(2):
+            host.next_block()
+            attend(state, tokens=TOKENS + text, mask=mask)
+        host.end()
+        host.end()
+    assert paused == [True], "once, for every block passes the same mask"
+    assert state.run.patch.trace.routed == 2 and host.faults == []
 
 
 def test_without_the_pauses_it_would_break(model, variant, monkeypatch):
