@@ -188,7 +188,7 @@ def test_a_probed_run_keeps_the_rules(model, variant, monkeypatch):
 
 
 def test_what_a_mask_leaves_of_the_sequence_is_not_recorded(monkeypatch):
-    """Kept from the first block on. On the CPU numpy makes it, which is not recorded: so it is asked when it was made."""
+    """Kept from the first block on. On the CPU numpy makes it, which is not recorded: so when it is made is asked."""
     hidden, text = 4, 6
     mask = torch.zeros(1, 1, TOKENS + text)
     mask[..., TOKENS + hidden :] = torch.finfo(torch.float32).min
