@@ -1,8 +1,8 @@
 """All tests, from nothing: python tests/run.py [lint] [unit] [js] [host] [workflow] [ui] [-- arguments for pytest]
 
 Makes the private environment first (a few minutes, once), then runs each part in it and sums up. Without names,
-every part runs; js is skipped without Node.js and ui without Chromium. The environment is the demo's; MOC_DEMO_HOME
-moves it.
+every part runs. Node.js and Chromium come from package registries, once (MOC_CHROMIUM names another browser). The
+environment is the demo's; MOC_DEMO_HOME moves it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPO))
 
 from demo.host import NEWEST, OLDEST, Host, prepare  # noqa: E402
 from demo.hosting.common import HostError  # noqa: E402
-from tests.ui.browsers import find_browser  # noqa: E402
+from tests.ui.browsers import find_browser, find_node  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
@@ -70,19 +70,13 @@ class Parts:
 
     def js(self) -> None:
         """The scripts' pure logic, without a browser."""
-        node, files = shutil.which("node"), sorted((REPO / "tests" / "js").glob("*.test.mjs"))
-        if not node:
-            self.skip("js", "there is no Node.js on this machine")
-        elif not files:
-            self.skip("js", "tests/js has no *.test.mjs")
-        else:
-            self.step("js", [node, "--test", *(str(file.relative_to(REPO)) for file in files)])
+        files = sorted((REPO / "tests" / "js").glob("*.test.mjs"))
+        node = find_node(prepare(NEWEST, tools=True))
+        self.step("js", [str(node), "--test", *(str(file.relative_to(REPO)) for file in files)])
 
     def ui(self) -> None:
         """The real front end in a real browser: all of it in the newest version, loading in the oldest."""
-        if find_browser() is None:
-            self.skip("ui", "there is no Chromium on this machine (apt-get install chromium, or set MOC_CHROMIUM)")
-            return
+        find_browser(prepare(NEWEST, tools=True))
         for version, tests in ((NEWEST, ""), (OLDEST, "/test_loading.py")):
             host = prepare(version, tools=True)
             self.pytest(f"ui (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version}, tests)

@@ -31,11 +31,10 @@ def server():
 
 @pytest.fixture(scope="session")
 def browser():
-    path = find_browser()
-    if path is None:
-        pytest.skip("there is no Chromium on this machine; MOC_CHROMIUM names one elsewhere")
+    chosen = find_browser(prepare(VERSION, tools=True))
+    environment = {**os.environ, **chosen.environment}
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        running = playwright.chromium.launch(executable_path=chosen.path, args=ARGUMENTS, env=environment)
         yield running
         running.close()
 
