@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .backends import triton
 from .chunks import ChunkTable
-from .config import RoutingConfig
+from .config import DESCRIPTORS, RoutingConfig
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
 SMALL_CHUNK = 32  # tokens: up to here the kernels work tile by tile (`backends/triton/engine.py`)
@@ -75,7 +75,7 @@ def work_of(table: ChunkTable, routing: RoutingConfig, heads: int, dim: int) -> 
         own=each * own,
         chosen=each * chosen,
         choices=each * n * min(top_k, chunks),
-        scores=each * n * chunks * (1 if routing.descriptor == "mean" else 2),
+        scores=each * n * chunks * DESCRIPTORS[routing.descriptor].products,
         tail=each * n * chunks * (routing.tail == "pooled"),
         rows=each * n,
     )
@@ -103,11 +103,12 @@ def applies(device: torch.device) -> bool:
 def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
     """Whether routing is faster than dense attention. q [B, H, N, D].
 
-    Where nobody knows beforehand how much will be chosen, it is taken to be: who asks for such a rule wants to see it.
+    Where nobody knows beforehand how much will be chosen, or what choosing costs, it is taken to be: who asks for such
+    a rule wants to see it.
     """
     if routing.head_density:
         routing = replace(routing, density=fmean(routing.head_density), head_density=())
-    if not routing.same_k:
+    if not routing.same_k or routing.rule not in triton.RULES:
         return True
     kernels = triton.supports(q, table, routing) is None
     costs = COSTS[kind_of(table, routing, kernels)]

@@ -12,7 +12,7 @@ from test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain
 from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
 from moc.backends.triton import dense, job, supports, training
-from moc.backends.triton.noise import pack, unpack
+from moc.backends.triton.by_torch import pack, unpack
 from moc.chunks import build_table
 
 

@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 from moc.backends import reference
 from moc.backends import triton as triton_backend
 from moc.backends.triton import choose, dense, engine, job, stream, supports, training
+from moc.backends.triton.by_torch import unpack
 from moc.backends.triton.count import count_frames
-from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig

@@ -18,8 +18,10 @@ from ...config import RoutingConfig
 from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
 from ...rules import choose
 from ...table import ChunkTable, Group
+from ..allowed import Allowed
 from .function import Attend, Block
 
+ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
 LARGE_CHUNK = 128
 BLOCK_ELEMENTS = 2**24  # scores held at a time
@@ -29,6 +31,7 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    ALLOWED.check("eager", q, routing)
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
         return _attend(q, k, v, table, routing, scale, training, record)
 

@@ -81,7 +81,7 @@ class Job:
                 scale=self.scale * LOG2E,
             )  # fmt: skip
             return
-        if plan.top_k or not alone:
+        if plan.top_k or self.union or not alone:
             width = width_of(plan, pieces, config.rows, not alone or self.union)
             lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
         tail = self.tail(sel, heads, "tile" if alike else "row")
