@@ -1,5 +1,5 @@
-"""Every rule, descriptor, tail and kind of list, on every backend, against brute force; and what is registered anew works
-on all of them, or is refused."""
+"""Every rule, descriptor, tail and kind of list, on every backend, against brute force; and what is registered anew
+works on all of them, or is refused."""
 
 from dataclasses import fields
 

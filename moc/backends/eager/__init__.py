@@ -32,6 +32,8 @@ def attend(
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
     ALLOWED.check("eager", q, routing)
+    # torch's kernels behind `softmax_part` take the channels of a token to lie side by side and read whatever does
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
         return _attend(q, k, v, table, routing, scale, training, record)
 
