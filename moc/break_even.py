@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .backends import triton
+from .backends.triton.own_calls import CALL, FEWEST_ROWS, calls, heads_at_once
+from .backends.triton.plan import plan_of
 from .chunks import ChunkTable
 from .config import DESCRIPTORS, RoutingConfig
 
@@ -88,11 +90,21 @@ def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
     return "small chunks" if routing.lists == "union" or table.mean_chunk <= SMALL_CHUNK else "large chunks"
 
 
-def estimate(work: Work, costs: Costs, speed: float = 1.0) -> tuple[float, float]:
-    """Milliseconds (dense, routed) on a GPU `speed` times as fast as the measured one."""
+def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, bool]:
+    """(calls of an attention library for own parts of large chunks, whether our kernel stands in because they would be
+    too many). q [B, H, N, D]."""
+    plan = plan_of(table, routing, torch.device("cpu"))
+    heads = heads_at_once(*q.shape[1:], q.element_size())
+    each = calls(plan, heads, q.shape[3])
+    return -(-q.shape[1] // heads) * q.shape[0] * each, not each and plan.group_rows >= FEWEST_ROWS
+
+
+def estimate(work: Work, costs: Costs, speed: float = 1.0, processor: float = 0.0) -> tuple[float, float]:
+    """Milliseconds (dense, routed) on a GPU `speed` times as fast as the measured one. processor: its work beside
+    costs.call, while the GPU does its own."""
     spent = {f.name: getattr(work, f.name) * getattr(costs, f.name) * 1e-12 / speed for f in fields(work)}
     dense = spent.pop("dense")
-    return dense, max(costs.call, sum(spent.values()))
+    return dense, max(costs.call + processor, sum(spent.values()))
 
 
 def applies(device: torch.device) -> bool:
@@ -111,8 +123,14 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
     if not routing.same_k or routing.rule not in triton.RULES:
         return True
     kernels = triton.supports(q, table, routing) is None
-    costs = COSTS[kind_of(table, routing, kernels)]
-    dense, routed = estimate(work_of(table, routing, q.shape[0] * q.shape[1], q.shape[-1]), costs, _speed(q.device))
+    kind, processor = kind_of(table, routing, kernels), 0.0
+    costs = COSTS[kind]
+    if kind == "large chunks":
+        number, ours = library(q, table, routing)
+        processor = number * CALL
+        costs = replace(costs, own=COSTS["small chunks"].own) if ours else costs
+    work = work_of(table, routing, q.shape[0] * q.shape[1], q.shape[-1])
+    dense, routed = estimate(work, costs, _speed(q.device), processor)
     return routed * MARGIN < dense
 
 
