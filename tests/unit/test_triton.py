@@ -183,7 +183,7 @@ UNIONS = {
 
 @pytest.mark.parametrize("name", UNIONS)
 def test_union_lists(name: str) -> None:
-    both(*UNIONS[name])
+    both(*UNIONS[name], batch=2)  # a list is of one sample
 
 
 @pytest.mark.parametrize("tile", [(1, 2, 3), (3, 2, 3)])
