@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import head_mixes
-from .config import MoCSettings, RoutingConfig, Schedule
+from .config import DESCRIPTORS, MoCSettings, RoutingConfig, Schedule
 from .errors import MoCError
 from .probe_log import ProbeLog
 
@@ -20,7 +20,6 @@ SCOPES = ("one setting for all blocks", "a setting for every block", "a setting 
 # Aim lower than asked: errors are measured on some tokens of some steps of one film. Where every block takes its own
 # cheapest setting all of them end close to the limit, and the worst of many misses counts (docs/routing.md).
 MARGINS = dict(zip(SCOPES, (0.8, 0.7, 0.7), strict=True))
-PRODUCTS = {"mean": 1, "minmax": 2, "mean+max+min": 2}  # of every query with every chunk
 
 
 def choosing(routing: RoutingConfig) -> float:
@@ -29,7 +28,7 @@ def choosing(routing: RoutingConfig) -> float:
     The paper (section 3.3) counts 2NCD for choosing and 4NmD for reading, against 4N^2 D. Other descriptors take more
     products, and a pooled tail reads one more key and value per chunk.
     """
-    return PRODUCTS[routing.descriptor] / 2 + (routing.tail == "pooled")
+    return DESCRIPTORS[routing.descriptor].products / 2 + (routing.tail == "pooled")
 
 
 @dataclass(frozen=True, eq=False)

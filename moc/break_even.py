@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from .backends import triton
+from .backends.triton.own_calls import CALL, FEWEST_ROWS, calls, heads_at_once
+from .backends.triton.plan import plan_of
 from .chunks import ChunkTable
-from .config import RoutingConfig
+from .config import DESCRIPTORS, RoutingConfig
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
 SMALL_CHUNK = 32  # tokens: up to here the kernels work tile by tile (`backends/triton/engine.py`)
@@ -75,7 +77,7 @@ def work_of(table: ChunkTable, routing: RoutingConfig, heads: int, dim: int) -> 
         own=each * own,
         chosen=each * chosen,
         choices=each * n * min(top_k, chunks),
-        scores=each * n * chunks * (1 if routing.descriptor == "mean" else 2),
+        scores=each * n * chunks * DESCRIPTORS[routing.descriptor].products,
         tail=each * n * chunks * (routing.tail == "pooled"),
         rows=each * n,
     )
@@ -88,11 +90,21 @@ def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
     return "small chunks" if routing.lists == "union" or table.mean_chunk <= SMALL_CHUNK else "large chunks"
 
 
-def estimate(work: Work, costs: Costs, speed: float = 1.0) -> tuple[float, float]:
-    """Milliseconds (dense, routed) on a GPU `speed` times as fast as the measured one."""
+def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, bool]:
+    """(calls of an attention library for own parts of large chunks, whether our kernel stands in because they would be
+    too many). q [B, H, N, D]."""
+    plan = plan_of(table, routing, torch.device("cpu"))
+    heads = heads_at_once(*q.shape[1:], q.element_size())
+    each = calls(plan, heads, q.shape[3])
+    return -(-q.shape[1] // heads) * q.shape[0] * each, not each and plan.group_rows >= FEWEST_ROWS
+
+
+def estimate(work: Work, costs: Costs, speed: float = 1.0, processor: float = 0.0) -> tuple[float, float]:
+    """Milliseconds (dense, routed) on a GPU `speed` times as fast as the measured one. processor: its work beside
+    costs.call, while the GPU does its own."""
     spent = {f.name: getattr(work, f.name) * getattr(costs, f.name) * 1e-12 / speed for f in fields(work)}
     dense = spent.pop("dense")
-    return dense, max(costs.call, sum(spent.values()))
+    return dense, max(costs.call + processor, sum(spent.values()))
 
 
 def applies(device: torch.device) -> bool:
@@ -103,15 +115,22 @@ def applies(device: torch.device) -> bool:
 def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
     """Whether routing is faster than dense attention. q [B, H, N, D].
 
-    Where nobody knows beforehand how much will be chosen, it is taken to be: who asks for such a rule wants to see it.
+    Where nobody knows beforehand how much will be chosen, or what choosing costs, it is taken to be: who asks for such
+    a rule wants to see it.
     """
     if routing.head_density:
         routing = replace(routing, density=fmean(routing.head_density), head_density=())
-    if not routing.same_k:
+    if not routing.same_k or routing.rule not in triton.RULES:
         return True
     kernels = triton.supports(q, table, routing) is None
-    costs = COSTS[kind_of(table, routing, kernels)]
-    dense, routed = estimate(work_of(table, routing, q.shape[0] * q.shape[1], q.shape[-1]), costs, _speed(q.device))
+    kind, processor = kind_of(table, routing, kernels), 0.0
+    costs = COSTS[kind]
+    if kind == "large chunks":
+        number, ours = library(q, table, routing)
+        processor = number * CALL
+        costs = replace(costs, own=COSTS["small chunks"].own) if ours else costs
+    work = work_of(table, routing, q.shape[0] * q.shape[1], q.shape[-1])
+    dense, routed = estimate(work, costs, _speed(q.device), processor)
     return routed * MARGIN < dense
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from .descriptors import DESCRIPTORS
 from .errors import MoCError
+from .rules import RULES
 
 OWN = ("shot", "frame", "chunk")
-DESCRIPTORS = ("mean", "minmax", "mean+max+min")
-RULES = ("top-k", "top-p", "threshold", "top-k or top-p")
 TAILS = ("none", "pooled")
 STATIC = ("none", "first frame", "first tokens")
 REFERENCES = ("routed", "linked")
@@ -121,7 +121,7 @@ class RoutingConfig:
     @property
     def same_k(self) -> bool:
         """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
-        return self.rule == "top-k" and not self.head_density
+        return RULES[self.rule].same_k and not self.head_density
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def look(
     rows = rows.to(q.device)
     with without_autocast(q.device):
         described = {name: describe(k, table, name) for name in dict.fromkeys(r.descriptor for r in routings)}
-        mean_k, mean_v = next(iter(described.values())).mean, chunk_means(v, table)
+        mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
         keep = {r.shots_kept: kept_shots(q, k, table, r) for r in routings}
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each
         widest = max(table.length, len(table.chunks) * max(q.shape[-1], 2 * len(routings), masks))

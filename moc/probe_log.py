@@ -196,7 +196,7 @@ def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bo
     mine = replace(shape, top_k=table.top_k(shape), density=None)
     plain = replace(mine, rule="top-k", head_density=())
     found = [mine] if asked else []
-    for descriptor in DESCRIPTORS if all_rules else DESCRIPTORS[:2]:
+    for descriptor in tuple(DESCRIPTORS)[: None if all_rules else 2]:
         for k in sorted({*TOP_K, mine.top_k}):
             option = replace(plain, top_k=k, descriptor=descriptor)
             if option not in found and table.density(k, shape.causal) <= DENSE_ENOUGH:

@@ -15,21 +15,17 @@ import torch
 from torch import Tensor
 
 from .config import RoutingConfig
+from .descriptors import DESCRIPTORS, wide
+from .rules import select
 from .table import NO_SHOT, ChunkTable
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Summaries of every chunk's keys [B, H, C, D]. low and high only for the descriptors that look at the range."""
+    """Summaries of every chunk's keys [B, H, C, D]. low: what negative channels of a query meet, if it is another."""
 
-    mean: Tensor
+    high: Tensor
     low: Tensor | None = None
-    high: Tensor | None = None
-
-
-def wide(x: Tensor) -> Tensor:
-    """float64 stays, everything else becomes float32: means and scores need more digits than half precision has."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def chunk_means(x: Tensor, table: ChunkTable) -> Tensor:
@@ -38,27 +34,19 @@ def chunk_means(x: Tensor, table: ChunkTable) -> Tensor:
 
 
 def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
-    """Chunk descriptors of the keys [B, H, N, D]."""
-    mean = chunk_means(k, table)
-    if descriptor == "mean":
-        return Descriptors(mean)
-    low = per_chunk(k, table, lambda block: wide(block.amin(-2)))
-    high = per_chunk(k, table, lambda block: wide(block.amax(-2)))
-    if descriptor == "mean+max+min":  # q . mean is q+ . mean + q- . mean, so that halfway there is a range as well
-        low, high = (wide(((end + mean) / 2).to(k.dtype)) for end in (low, high))
-    return Descriptors(mean, low, high)
+    """Chunk descriptors of the keys [B, H, N, D], by the name of one of `DESCRIPTORS`."""
+    kind = DESCRIPTORS[descriptor]
+    if not kind.signed:
+        return Descriptors(per_chunk(k, table, lambda keys: kind.ends(keys)[0]))
+    both = per_chunk(k, table, lambda keys: torch.cat(kind.ends(keys), -1))
+    return Descriptors(*wide(both.to(k.dtype)).chunk(2, -1))
 
 
 def scores(q: Tensor, chunks: Descriptors) -> Tensor:
-    """q [B, H, R, D] -> [B, H, R, C].
-
-    "mean" is q . mean(K_c) (eq. 2). "minmax" bounds q . k over the chunk from above: every channel takes the end of
-    the chunk's range that agrees with the sign of q. "mean+max+min" is halfway between the two: what the chunk gives on
-    average, and the best it could hold. (VEDA describes chunks by these three and trains a network to weigh them.)
-    """
+    """q [B, H, R, D] -> [B, H, R, C]: q . mean(K_c) in the paper (eq. 2)."""
     q = wide(q)
-    if chunks.high is None or chunks.low is None:
-        return q @ chunks.mean.mT
+    if chunks.low is None:
+        return q @ chunks.high.mT
     return q.clamp(min=0) @ chunks.high.mT + q.clamp(max=0) @ chunks.low.mT
 
 
@@ -108,23 +96,6 @@ def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slic
     reader = t.group_shot[t.row_group[rows]].clamp(min=0)
     seen = keep[:, :, reader][..., t.chunk_shot.clamp(min=0)]
     return candidate & (seen | (t.chunk_shot == NO_SHOT))
-
-
-def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
-    """The k best candidates of every row as a mask [..., R, C]. Ties go to the lower chunk; too few all win."""
-    k = min(k, score.shape[-1])
-    if k == 0:
-        return torch.zeros_like(score, dtype=torch.bool)
-    if k == score.shape[-1]:
-        return candidate.expand(score.shape)
-    score = score.masked_fill(~candidate, -torch.inf)
-    best, index = score.topk(k + 1, dim=-1)
-    last, next_best = best[..., k - 1 : k], best[..., k:]
-    if not ((last == next_best) & (last > -torch.inf)).any():
-        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, index[..., :k], True) & candidate
-    above, level = score > last, (score == last) & candidate
-    free = k - above.sum(-1, keepdim=True)
-    return above | (level & (level.cumsum(-1) <= free))
 
 
 def share(chosen: Tensor, candidate: Tensor, table: ChunkTable, rows: slice) -> Tensor:

@@ -1,5 +1,7 @@
 """Rules that choose chunks by their scores, each one function; `RoutingConfig.rule` names it.
 
+A new rule is a function and an entry of `RULES`: every backend takes it from there.
+
 score [B, H, R, C]: q . descriptor, not yet scaled; candidate [R, C] or [B, H, R, C]: what may be chosen at all.
 Every rule returns a mask [B, H, R, C] inside the candidates. Ties go to the lower chunk.
 """
@@ -7,21 +9,36 @@ Every rule returns a mask [B, H, R, C] inside the candidates. Ties go to the low
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .config import RoutingConfig
 from .errors import MoCError
-from .routing import select
-from .table import ChunkTable
 
-Rule = Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
+if TYPE_CHECKING:
+    from .config import RoutingConfig
+    from .table import ChunkTable
+
+
+@dataclass(frozen=True)
+class Rule:
+    """choose      (score, candidate, table, routing, scale) -> mask, as said above; scale: of q . k in the softmax
+    parameters  the settings of `RoutingConfig` that it looks at
+    sentence    what it reads, for people
+    same_k      every row takes `ChunkTable.top_k` chunks, where it has so many
+    """
+
+    choose: Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
+    parameters: tuple[str, ...]
+    sentence: str
+    same_k: bool = False
 
 
 def choose(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
     """What every row reads beside what it always sees. scale: of q . k in the softmax."""
-    return RULES[routing.rule](score, candidate, table, routing, scale)
+    return RULES[routing.rule].choose(score, candidate, table, routing, scale) & candidate
 
 
 def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -69,4 +86,27 @@ def top_k_or_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: Rou
     return top_k(*arguments) | top_p(*arguments)
 
 
-RULES: dict[str, Rule] = {"top-k": top_k, "top-p": top_p, "threshold": threshold, "top-k or top-p": top_k_or_p}
+def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
+    """The k best candidates of every row as a mask [..., R, C]. Ties go to the lower chunk; too few all win."""
+    k = min(k, score.shape[-1])
+    if k == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    if k == score.shape[-1]:
+        return candidate.expand(score.shape)
+    score = score.masked_fill(~candidate, -torch.inf)
+    best, index = score.topk(k + 1, dim=-1)
+    last, next_best = best[..., k - 1 : k], best[..., k:]
+    if not ((last == next_best) & (last > -torch.inf)).any():
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, index[..., :k], True) & candidate
+    above, level = score > last, (score == last) & candidate
+    free = k - above.sum(-1, keepdim=True)
+    return above | (level & (level.cumsum(-1) <= free))
+
+
+K = ("top_k", "density", "head_density")
+RULES: dict[str, Rule] = {
+    "top-k": Rule(top_k, K, "the k best chunks", same_k=True),
+    "top-p": Rule(top_p, ("top_p",), "the fewest best chunks that hold top_p of the softmax over chunks"),
+    "threshold": Rule(threshold, ("beta",), "all chunks beta standard deviations above the row's mean"),
+    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more"),
+}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
+from ..moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ..moc.errors import MoCError
 from ..moc.heatmap import ranges
 
@@ -161,7 +161,8 @@ def tell_budget(r: RoutingConfig) -> str:
     if r.head_density:
         best = f"its best chunks, {min(r.head_density):.1%} to {max(r.head_density):.1%} of all pairs by head"
     share = f"the best chunks that hold {r.top_p:.0%} of its interest"
-    return {"top-k": best, "top-p": share, "top-k or top-p": f"{best} or {share}, whichever is more"}[r.rule]
+    told = {"top-k": best, "top-p": share, "top-k or top-p": f"{best} or {share}, whichever is more"}
+    return told.get(r.rule) or RULES[r.rule].sentence
 
 
 def tell_routing(settings: MoCSettings) -> str:

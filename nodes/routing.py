@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from comfy_api.latest import io
 
 from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
@@ -10,7 +12,8 @@ from .choices import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_rout
 from .types import MocRouting, advanced
 
 
-def choice(name: str, options: tuple[str, ...], tooltip: str) -> io.Combo.Input:
+def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
+    options = tuple(options)
     options = options if options[0] == PRESET else (PRESET, *options)
     tooltip += " preset: as the preset says."
     return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=tooltip)

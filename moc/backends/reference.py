@@ -9,15 +9,20 @@ import torch
 from torch import Tensor
 
 from ..config import RoutingConfig
-from ..routing import candidates, disturb, kept_shots, narrow, wide
+from ..descriptors import DESCRIPTORS, wide
+from ..routing import candidates, disturb, kept_shots, narrow
 from ..rules import choose
 from ..table import ChunkTable
+from .allowed import Allowed
+
+ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    ALLOWED.check("reference", q, routing)
     t = table.tensors(q.device)
     rows = slice(0, table.length)
     mandatory, candidate = candidates(table, routing, rows, q.device)
@@ -26,12 +31,12 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    score = wide(q) @ mean_k.mT
-    if routing.descriptor != "mean":
-        high = torch.stack([wide(k[..., a:b, :]).amax(-2) for a, b in pieces], -2)
-        low = torch.stack([wide(k[..., a:b, :]).amin(-2) for a, b in pieces], -2)
-        if routing.descriptor == "mean+max+min":
-            low, high = (wide(((end + mean_k) / 2).to(k.dtype)) for end in (low, high))
+    descriptor = DESCRIPTORS[routing.descriptor]
+    ends = [descriptor.ends(k[..., a:b, :]) for a, b in pieces]
+    high, low = (torch.stack(end, -2) for end in zip(*ends, strict=True))
+    score = wide(q) @ high.mT
+    if descriptor.signed:
+        high, low = wide(high.to(k.dtype)), wide(low.to(k.dtype))
         score = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
 
     # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
@@ -40,7 +45,7 @@ def attend(
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
     else:
-        chosen = choose(score, open_to, table, routing, scale).clone()
+        chosen = choose(score, open_to, table, routing, scale)
     if training:
         chosen = disturb(chosen, open_to, routing, t.order)
     if routing.lists == "union":  # a query tile reads what any of its rows chose or owns

@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.backends.triton import bit_lists
+from moc.backends.triton.by_torch import pack
 from moc.backends.triton.lists import choice_of, listed
-from moc.backends.triton.noise import pack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig

@@ -1,11 +1,14 @@
 """When routing pays on a GPU: the estimate knows which way things go, whatever its constants are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.break_even import RULES, crossing, fit, plan
-from moc import break_even
-from moc.break_even import COSTS, MARGIN, Costs, Work, estimate, kind_of, pays, work_of
+from moc import break_even, rules
+from moc.backends.triton.own_calls import SLOWER, heads_at_once
+from moc.break_even import COSTS, MARGIN, Costs, Work, estimate, kind_of, library, pays, work_of
 from moc.chunks import ChunkTable, build_table
 from moc.config import PRESETS, RoutingConfig
 from moc.layout import TokenLayout
@@ -84,6 +87,13 @@ def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
     assert pays(query(2, table.length), table, routing)
 
 
+def test_a_rule_without_a_kernel_is_routed_whatever_it_costs(monkeypatch):
+    table = film(FRAMES, 4, frame=(4, 8))
+    monkeypatch.setitem(rules.RULES, "new", replace(rules.RULES["top-k"]))
+    assert not pays(query(2, table.length), table, RoutingConfig(own="chunk"))
+    assert pays(query(2, table.length), table, RoutingConfig(rule="new", own="chunk"))
+
+
 def test_a_density_for_every_head_pays_where_their_mean_does(monkeypatch):
     monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
     found = []
@@ -91,6 +101,37 @@ def test_a_density_for_every_head_pays_where_their_mean_does(monkeypatch):
         tables = [film(routing, frames) for frames in (2, 6, 9, 21)]
         found.append([pays(query(2, table.length), table, routing) for table in tables])
     assert found[0] == found[1] and len(set(found[0])) == 2
+
+
+def uneven(shots: int) -> tuple[ChunkTable, RoutingConfig]:
+    """Shots of 16 frames and more, no two alike."""
+    lengths = [16 + i for i in range(shots)]
+    routing = RoutingConfig(top_k=5, own="shot")
+    starts = tuple(sum(lengths[:i]) for i in range(shots))
+    return build_table(TokenLayout(sum(lengths) * 64, (sum(lengths), 8, 8)), starts, routing), routing
+
+
+def test_the_estimate_knows_how_often_a_library_is_called(monkeypatch):
+    monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
+    table, routing = uneven(6)
+    q = query(24, table.length)
+    heads = heads_at_once(24, table.length, 128)
+    assert library(q, table, routing) == (6 * -(-24 // heads), False)
+    assert library(q.expand(2, -1, -1, -1), table, routing)[0] == 2 * library(q, table, routing)[0]
+    assert estimate(Work(1e12, 1e11, 0, 0, 0, 0, 0), ONE, processor=3.0) == (1.0, 3.0)
+    found = []
+    for calls in (1, 10_000):
+        monkeypatch.setattr(break_even, "library", lambda *_, calls=calls: (calls, False))
+        found.append(pays(query(24, film(FRAMES, 21).length), film(FRAMES, 21), FRAMES))
+    assert found == [True, False]
+
+
+def test_the_estimate_knows_when_our_kernel_stands_in_for_a_library(monkeypatch):
+    table, routing = uneven(45)
+    assert library(query(24, table.length), table, routing) == (0, True)
+    assert pytest.approx(COSTS["small chunks"].own - COSTS["large chunks"].own) == SLOWER
+    small = build_table(TokenLayout(64 * 8, (8, 8, 8)), (0,), FRAMES)
+    assert library(query(24, small.length), small, FRAMES) == (0, False)
 
 
 def test_nothing_is_known_of_a_cpu():

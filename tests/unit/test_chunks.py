@@ -67,6 +67,16 @@ def test_a_wanted_size_is_met_within_a_factor_of_two(height, width, wanted):
     assert wanted / 2 <= size <= 2 * wanted
 
 
+@pytest.mark.parametrize(
+    ("wanted", "lengths"),
+    [(12, {16, 12, 9}), (300, {300, 200})],  # rows and columns in 4 + 3 + 3 of 10; frames in 3 + 2 + 2 of 7
+)
+def test_pieces_of_a_wanted_size_are_as_equal_as_they_can_be(wanted, lengths):
+    """None is a small leftover."""
+    table = build_table(TokenLayout(700, (7, 10, 10)), (0,), RoutingConfig(chunk_tokens=wanted))
+    assert {c.length for c in table.chunks} == lengths
+
+
 def test_a_big_video_is_cut_quickly_and_whole():
     layout = TokenLayout(180_000, (120, 30, 50))
     table = build_table(layout, tuple(range(0, 120, 15)), RoutingConfig(tile=(1, 8, 8), own="frame"))

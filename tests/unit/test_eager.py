@@ -77,6 +77,24 @@ def test_gradients_equal_the_reference(engine, own, tail):
         close(got, expected, 1e-10)
 
 
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("tail", ["none", "pooled"])
+def test_channels_of_a_token_may_lie_apart_in_memory(engine, which, tail):
+    """Frames of 36 rows: large enough for a call of their own, which gets the tensors as they are."""
+    layout = TokenLayout(4 * 36, (4, 6, 6))
+    routing = RoutingConfig(top_k=1, own="frame", tail=tail)
+    table = build_table(layout, (0,), routing)
+    assert table.identity  # nothing is moved, so nothing is copied on the way
+    inputs = qkv(layout)
+    expected = moc_attention(*inputs, table, routing, backend="reference")
+    apart = torch.full((*inputs[which].shape, 2), 7.0, dtype=torch.float64)
+    apart[..., 1] = inputs[which]
+    inputs[which] = apart[..., 1].requires_grad_()
+    out = moc_attention(*inputs, table, routing, backend="eager")
+    close(out, expected, 1e-10)
+    assert torch.autograd.grad(out.sum(), inputs[which])[0].isfinite().all()
+
+
 def test_strided_inputs_and_a_split_batch_change_nothing(engine):
     layout = TokenLayout(6 * 12, (6, 3, 4))
     routing = RoutingConfig(top_k=2, own="frame")

@@ -130,6 +130,8 @@ def test_a_shared_list_is_one_for_all_rows_of_a_tile_and_never_less_than_they_as
     chosen = select(scores(q, describe(k, table, "mean")), candidate, 2)
     shared = share(chosen, candidate, table, slice(0, 128))
     assert not (chosen & ~shared).any() and not (shared & ~candidate).any()
+    for b in range(2):  # and of one sample, whatever others ask for
+        assert torch.equal(share(chosen[b : b + 1], candidate, table, slice(0, 128)), shared[b : b + 1])
     mandatory = candidates(table, routing, slice(0, 128), torch.device("cpu"))[0]
     for start, stop in table.query_tiles():
         seen = (shared | mandatory)[..., start:stop, :]

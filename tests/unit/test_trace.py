@@ -87,6 +87,15 @@ def test_counting_by_rows_or_by_frames_is_the_same():
         trace.ran_routed(0, 0, counts)
     one, other = trace.flush()
     assert torch.equal(one.share, other.share) and one.density == other.density
+    tokens = torch.tensor([c.tokens for c in one.axes.columns])
+    torch.testing.assert_close(one.share.float(), sums / (2 * 16 * tokens), rtol=0, atol=1e-3)  # of 2 samples, 16 rows
+
+
+def test_shares_of_a_batch_are_of_all_its_pairs():
+    """Twice the same film keeps what it keeps once."""
+    routing, inputs = RoutingConfig(top_k=2, own="shot"), planted(5, 1)
+    once, twice = run(Trace(), routing, *inputs), run(Trace(), routing, *(x.repeat(2, 1, 1, 1) for x in inputs))
+    assert torch.equal(once.share, twice.share) and once.density == pytest.approx(twice.density)
 
 
 def test_attention_is_where_full_attention_would_look():

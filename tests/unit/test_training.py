@@ -12,7 +12,7 @@ from test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain
 from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
 from moc.backends.triton import dense, job, supports, training
-from moc.backends.triton.noise import pack, unpack
+from moc.backends.triton.by_torch import pack, unpack
 from moc.chunks import build_table
 
 
@@ -73,6 +73,7 @@ def plain_gradients(q, out, grad, lse, k, v, scale):
 def test_own_part_from_an_attention_library(monkeypatch, name):
     """On a GPU cuDNN makes its gradients; here plain torch does, from the same rows and keys."""
     monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "pays", lambda *_: True)
     monkeypatch.setattr(dense, "_attention", plain_attention)
     monkeypatch.setattr(dense, "_attention_gradients", plain_gradients)
     same(LIBRARY[name])
@@ -86,6 +87,7 @@ def test_a_library_without_gradients_is_left_alone(monkeypatch):
         raise RuntimeError("no such plan")
 
     monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "pays", lambda *_: True)
     monkeypatch.setattr(dense, "_attention", plain_attention)
     monkeypatch.setattr(dense, "_attention_gradients", broken)
     monkeypatch.setattr(dense, "_no_gradients", set())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import random
 import weakref
 
 import pytest
@@ -12,9 +14,9 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import choose, dense, engine, job, stream, supports, training
+from moc.backends.triton import choose, dense, engine, job, own_calls, stream, supports, training
+from moc.backends.triton.by_torch import unpack
 from moc.backends.triton.count import count_frames
-from moc.backends.triton.noise import unpack
 from moc.backends.triton.plan import plan_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
@@ -181,7 +183,7 @@ UNIONS = {
 
 @pytest.mark.parametrize("name", UNIONS)
 def test_union_lists(name: str) -> None:
-    both(*UNIONS[name])
+    both(*UNIONS[name], batch=2)  # a list is of one sample
 
 
 @pytest.mark.parametrize("tile", [(1, 2, 3), (3, 2, 3)])
@@ -277,9 +279,54 @@ LIBRARY = {
 def test_own_part_from_an_attention_library(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On a GPU cuDNN makes it; here plain torch does, from the same queries, keys and values."""
     monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "pays", lambda *_: True)
     monkeypatch.setattr(dense, "_attention", plain_attention)
     layout, starts, routing, batch = LIBRARY[name]
     both(layout, starts, routing, batch, which="chunks")
+
+
+UNEVEN = TokenLayout(7 * 16 + 5, (7, 4, 4), 5, (Span("text", 0, 5),))
+
+
+@pytest.mark.parametrize("static", ["none", "first tokens"])
+@pytest.mark.parametrize("few", [1, 9])
+def test_equal_shots_that_stand_apart_are_one_call_of_the_library(monkeypatch, few: int, static: str) -> None:
+    """Shots of 1, 2, 1, 2 and 1 frames: three calls where so few are made as they stand, and two together."""
+    asked = []
+    monkeypatch.setattr(own_calls, "FEW", few)
+    monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+    monkeypatch.setattr(dense, "pays", lambda *_: True)
+    monkeypatch.setattr(dense, "_attention", lambda *a: asked.append(a[0].shape[:3]) or plain_attention(*a))
+    routing = R(top_k=2, tile=(1, 2, 4), own="shot", static=static, static_tokens=3, tail="pooled")
+    both(UNEVEN, (0, 1, 3, 4, 6), routing, 2, which="chunks")
+    shapes = [(1, 2, 16), (1, 2, 32), (1, 2, 16), (1, 2, 32), (1, 2, 16)] if few > 1 else [(3, 2, 16), (2, 2, 32)]
+    assert sorted(map(tuple, asked)) == sorted(shapes * 2)  # a sample each
+
+
+def test_eighty_uneven_shots_are_a_few_calls_of_the_library() -> None:
+    """180,000 tokens, text and 24 heads: once a call for every shot and run of heads, so some four hundred."""
+    cuts = sorted(random.Random(0).sample(range(1, 115), 79))
+    layout = TokenLayout(115 * 1560 + 512, (115, 30, 52), 512, (Span("text", 0, 512),))
+    routing = R(top_k=5, chunk_tokens=1280, causal=True)
+    plan = plan_of(build_table(layout, (0, *cuts), routing), routing, torch.device("cpu"))
+    heads = own_calls.heads_at_once(24, layout.length, 128)
+    assert heads == 4 and len(plan.runs()) > 30
+    assert 0 < own_calls.calls(plan, heads, 128) <= 8
+    assert sum(some.groups for some in plan.alike()) == 80
+
+
+def test_shots_that_all_differ_are_left_to_our_own_kernel() -> None:
+    """Forty-five shots of 16 to 60 small frames: 45 calls would take longer than they spare. Few are the library's."""
+    for shots, expected in ((45, 0), (6, 6)):
+        lengths = [16 + 7 * i % 45 for i in range(shots)]
+        frames, starts = sum(lengths), tuple(itertools.accumulate(lengths, initial=0))[:-1]
+        routing = R(top_k=5, own="shot")
+        table = build_table(TokenLayout(frames * 64, (frames, 8, 8)), starts, routing)
+        plan = plan_of(table, routing, torch.device("cpu"))
+        assert plan.group_rows >= own_calls.FEWEST_ROWS and len({g.stop - g.start for g in table.groups}) == shots
+        heads = own_calls.heads_at_once(24, table.length, 128)
+        found = own_calls.calls(plan, heads, 128)
+        assert found == (expected and len(plan.runs()))
 
 
 def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
@@ -292,6 +339,7 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(engine, "SMALL_CHUNK", 0)
     monkeypatch.setattr(dense, "_refused", set())
     monkeypatch.setattr(dense, "usable", lambda q, plan: not dense._refused)
+    monkeypatch.setattr(dense, "pays", lambda *_: True)
     monkeypatch.setattr(dense, "_attention", broken)
     routing = R(top_k=1, own="frame", tail="pooled")
     table = build_table(PLAIN, (0, 2), routing)
@@ -315,6 +363,7 @@ def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row
     monkeypatch.setattr(job, "ROW_PARTIALS", row_partials)
     if library:
         monkeypatch.setattr(dense, "usable", lambda q, plan: True)
+        monkeypatch.setattr(dense, "pays", lambda *_: True)
         monkeypatch.setattr(dense, "_attention", plain_attention)
     both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), batch=2)
 

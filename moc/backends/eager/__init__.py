@@ -18,8 +18,10 @@ from ...config import RoutingConfig
 from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
 from ...rules import choose
 from ...table import ChunkTable, Group
+from ..allowed import Allowed
 from .function import Attend, Block
 
+ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
 LARGE_CHUNK = 128
 BLOCK_ELEMENTS = 2**24  # scores held at a time
@@ -29,6 +31,9 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    ALLOWED.check("eager", q, routing)
+    # torch's kernels behind `softmax_part` take the channels of a token to lie side by side and read whatever does
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
         return _attend(q, k, v, table, routing, scale, training, record)
 

@@ -19,7 +19,17 @@ from ... import sparing
 from ...chunks import ChunkTable
 from ...config import RoutingConfig
 from ...errors import MoCError
+from ..allowed import Allowed
 
+ALLOWED = Allowed(
+    tails=("none", "pooled"),
+    lists=("token", "union"),
+    dtypes=(torch.float16, torch.bfloat16, torch.float32),
+    head_dim=128,
+)
+# Kernels choose by these rules and make these descriptors; others torch does, and the kernels attend (`by_torch.py`)
+RULES = ("top-k", "top-p", "threshold", "top-k or top-p")
+DESCRIPTORS = ("mean", "minmax", "mean+max+min")
 MOST_CHUNKS = 2**16
 OLDEST = (3, 4)  # Triton: 3.3 fails to build the router, 3.2 takes the whole process with it
 _log = logging.getLogger(__name__)
@@ -71,10 +81,9 @@ def supports(
     """Why this backend cannot take the call, or None when it can."""
     if scale <= 0:
         return f"scale {scale} is not positive"
-    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return f"no kernel for {q.dtype}"
-    if q.shape[-1] > 128:
-        return f"head dim {q.shape[-1]} is above 128"
+    refused = ALLOWED.refuses(q, routing)
+    if refused is not None:
+        return refused
     if len(table.chunks) > MOST_CHUNKS or table.length * _most_choices(table, routing) >= 2**31:
         return "more chunks or choices than 32-bit lists hold"
     if gradients:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ...sparing import out_of_memory
 from .configs import capability
 from .order import moved
-from .plan import Plan, Run
+from .own_calls import FEWEST_ROWS, calls, grouped
+from .plan import Alike, Plan, Run
 from .tile import Own
 
-FEWEST_ROWS = 1024  # below, our own kernel is as fast (benchmarks/results)
-MOST_CALLS = 64
+MOST_CALLS = 64  # of a backward pass
 _refused: set[int] = set()  # devices where it failed once
 _no_gradients: set[int] = set()  # where it failed in the backward pass
 
@@ -31,30 +31,65 @@ def usable(q: Tensor, plan: Plan) -> bool:
     there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
     if (q.device.index or 0) in _refused or not there():
         return False
-    return plan.group_rows >= FEWEST_ROWS and len(plan.runs()) <= MOST_CALLS
+    return plan.group_rows >= FEWEST_ROWS
+
+
+def pays(q: Tensor, plan: Plan, heads: range) -> bool:
+    """Whether the library is faster than our own kernel for those heads."""
+    return calls(plan, min(len(heads), q.shape[1]), q.shape[3]) > 0
 
 
 def own_parts(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: float
-) -> Iterator[tuple[Run, int, Own]]:
-    """For every run of groups and every stretch of heads within a sample: (run, first head, partial)."""
+) -> Iterator[tuple[Run | None, int, Own]]:
+    """For every run of groups and every stretch of heads within a sample: (run, first head, partial). None for a run:
+    the partial is of all routed rows."""
     h = q.shape[1]
-    for run in plan.runs():
-        linked = linked_beside(plan, run) or []
+    together = grouped(plan)
+    for run in [None] if together else plan.runs():
+        linked = (linked_beside(plan, run) if run else None) or []
         for b in range(heads.start // h, (heads.stop - 1) // h + 1):
             low, high = max(heads.start, b * h), min(heads.stop, (b + 1) * h)
             some = slice(low - b * h, high - b * h)
+            if run is None:
+                yield None, low, _gathered(q[b, some], k[b, some], v[b, some], plan, scale)
+                continue
             rows = slice(run.first, run.first + run.length * run.groups)
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
             keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
-            try:
-                out, lse = _attention(q_run, keys, values, scale)
-            except RuntimeError as failure:
-                if out_of_memory(failure):
-                    raise
-                _refused.add(q.device.index or 0)
-                raise RefusedError(str(failure)) from failure
+            out, lse = _tried(q_run, keys, values, scale)
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
+
+
+def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Own:
+    """All routed rows of q [H, N, D], a call for all groups that see alike many keys; other rows are left unwritten."""
+    h, n, d = q.shape
+    out = q.new_empty(1, h, n, d)
+    sums = torch.empty(1, h, n, dtype=torch.float32, device=q.device)
+    for some in plan.alike():
+        asked = _taken(q, some, some.rows)
+        part, lse = _tried(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
+        lse, rows = lse.view(some.groups, h, some.length), some.rows.long()
+        out[0].index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
+        sums[0].index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
+    return Own(out, sums, 0)
+
+
+def _taken(x: Tensor, some: Alike, tokens: Tensor) -> Tensor:
+    """x [H, N, D] -> [groups, H, tokens of a group, D]."""
+    out = x.new_empty(1, x.shape[0], len(tokens), x.shape[-1])
+    return moved(x[None], tokens, out)[0].unflatten(1, (some.groups, -1)).transpose(0, 1)
+
+
+def _tried(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """As `_attention`. Raises RefusedError where it fails."""
+    try:
+        return _attention(q, k, v, scale)
+    except RuntimeError as failure:
+        if out_of_memory(failure):
+            raise
+        _refused.add(q.device.index or 0)
+        raise RefusedError(str(failure)) from failure
 
 
 def _by_cudnn(q: Tensor) -> bool:
@@ -79,6 +114,8 @@ def gradients(
     h = q.shape[1]
     linked_of = [linked_beside(plan, run) for run in plan.runs()]
     if not usable(q, plan) or (q.device.index or 0) in _no_gradients or None in linked_of:
+        return False
+    if len(linked_of) > MOST_CALLS:
         return False
     for b in range(q.shape[0]):
         for heads in parts:

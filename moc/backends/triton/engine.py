@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ...chunks import ChunkTable
-from ...config import RoutingConfig
+from ...config import DESCRIPTORS, RoutingConfig
+from . import RULES
 from .bit_lists import Bits
+from .by_torch import chosen, disturbed, unpack
 from .choose import choose, first_plan, queries, streamed
 from .configs import on_its_device
 from .count import count_choices, count_frames
 from .job import WORKSPACE, Job, bytes_a_head, parts, split
 from .lists import Choice, choice_of, counters, new_choice, ranked
-from .noise import disturbed, unpack
 from .plan import Plan
 from .pool import pool
 from .popular import Popular, count_popular, popular_of
@@ -50,18 +51,18 @@ def run(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = first_plan(table, routing, q)
     precision = precision_of(q)
-    by_range = routing.descriptor != "mean"
+    by_range = DESCRIPTORS[routing.descriptor].signed
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     ruled = routing.rule != "top-k"
-    union = routing.lists == "union" and (plan.top_k > 0 or ruled)
+    union = routing.lists == "union"
     engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
     job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
     seen = _Seen(record, plan, q.shape[:2])
     job.see_all(range(q.shape[0] * q.shape[1]))
     noisy = training and bool(routing.drop_off or routing.drop_in)
-    even = routing.same_k and not noisy and plan.top_k > 0
+    even = routing.same_k and not ruled and not noisy and plan.top_k > 0
     off_tail = engine == "chunks" and even and (job.take_off or summary is None)
     direct = off_tail and DIRECT and streamed(q, plan) and not few(q, plan)
     popular = off_tail and job.by_popularity and keep is None
@@ -82,11 +83,14 @@ def run(
             job.chunks(None, job.listed(choice), heads, liked)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        plan = choose(q, means["pair"], shots, sel, plan, routing, heads, scale=scale, **how)
+        if routing.rule in RULES:
+            plan = choose(q, means["pair"], shots, sel, plan, routing, heads, scale=scale, **how)
+        else:
+            plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
         if noisy:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan
-        if not routing.same_k and bytes_a_head(q, plan, "chunks", False) > WORKSPACE:
+        if (ruled or not routing.same_k) and bytes_a_head(q, plan, "chunks", False) > WORKSPACE:
             engine = "tiles"  # partials of one head, some of whose rows choose very many, find no room
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)

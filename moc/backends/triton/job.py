@@ -9,6 +9,7 @@ from . import dense
 from .bit_lists import Bits
 from .configs import configs_of
 from .lists import Choice, Listed, RowLists, listed
+from .own_calls import ROW_PARTIALS
 from .plan import Plan, Run, Tiles
 from .popular import Popular
 from .routed import routed
@@ -22,7 +23,6 @@ except ImportError:  # a Triton without Gluon
     hopper_routed = None  # type: ignore[assignment]
 
 WORKSPACE = 2**30  # bytes that lists and partials may take
-ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take
 TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
 POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose together
 
@@ -81,7 +81,7 @@ class Job:
                 scale=self.scale * LOG2E,
             )  # fmt: skip
             return
-        if plan.top_k or not alone:
+        if plan.top_k or self.union or not alone:
             width = width_of(plan, pieces, config.rows, not alone or self.union)
             lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
         tail = self.tail(sel, heads, "tile" if alike else "row")
@@ -108,7 +108,8 @@ class Job:
                 tail = hopper_popular.attend(
                     q, k, v, taken, popular.of(part), plan, many, tail, scale=self.scale * LOG2E
                 )
-            own = list(dense.own_parts(q, k, v, plan, many, self.scale)) if dense.usable(q, plan) else None
+            library = dense.usable(q, plan) and dense.pays(q, plan, many)
+            own = list(dense.own_parts(q, k, v, plan, many, self.scale)) if library else None
             for few in group:
                 slots = None if lists is None else self.routed(lists.of(within(few, heads)), few, taken)
                 self.merge(few, own, tail and tail.of(within(few, many)), slots)
@@ -128,7 +129,9 @@ class Job:
             )  # fmt: skip
         return slots
 
-    def merge(self, heads: range, own: list[tuple[Run, int, Own]] | None, tail: Tail | None, slots: Slots | None):
+    def merge(
+        self, heads: range, own: list[tuple[Run | None, int, Own]] | None, tail: Tail | None, slots: Slots | None
+    ):
         """own: of these heads, and perhaps others; None where own parts are yet to be attended."""
         plan = self.plan
         if own is None:
@@ -138,10 +141,11 @@ class Job:
             return
         for run_, first, partial in own:
             some = range(max(first, heads.start), min(first + partial.out.shape[1], heads.stop))
-            rest = dense.linked_beside(plan, run_) is None
+            rest = run_ is not None and dense.linked_beside(plan, run_) is None
             config = self.configs.tile if rest else self.configs.merge
             part = within(some, heads)
-            tiles = plan.tiles(config.rows, f"{run_.first}:{run_.first + run_.length * run_.groups}")
+            which = f"{run_.first}:{run_.first + run_.length * run_.groups}" if run_ else "routed"
+            tiles = plan.tiles(config.rows, which)
             self._attend(
                 tiles, some, config, ranges=rest, own=partial.of(slice(some.start - first, some.stop - first)),
                 tail=tail and tail.of(part), slots=slots and slots.of(part),

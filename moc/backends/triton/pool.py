@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...routing import describe
+from . import DESCRIPTORS as FUSED
 from .plan import Plan
 
 
@@ -61,13 +63,15 @@ def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False)
 
     mean   [B*H, C, D] in x's dtype
     pair   [B*H, C, 2, D] in x's dtype. "mean": mean and what rounding took from it, together twice the digits;
-           "minmax": largest and smallest value of every channel, exact; "mean+max+min": halfway from the mean to them
+           "minmax": largest and smallest value of every channel, exact; "mean+max+min": halfway from the mean to them;
+           another of `DESCRIPTORS`: made by torch, as the first or the second
     exact  [B*H, C, D] the mean in float32
     """
     b, h, _, d = x.shape
     c = plan.chunks
     out = {"mean": torch.empty(b * h, c, d, dtype=x.dtype, device=x.device)}
-    if pair:
+    fused = pair if pair in FUSED else None
+    if fused:
         out["pair"] = torch.empty(b * h, c, 2, d, dtype=x.dtype, device=x.device)
     if exact:
         out["exact"] = torch.empty(b * h, c, d, dtype=torch.float32, device=x.device)
@@ -77,7 +81,17 @@ def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False)
     _pool[(-(-c // at_once), b * h)](
         x, plan.chunk, unused, out.get("pair", unused), out.get("exact", unused), *x.stride()[:3], h, c,
         D=d, DP=max(16, triton.next_power_of_2(d)), BL=16 if small else 32, CHUNKS=at_once,
-        REST=pair == "mean", RANGE=pair in ("minmax", "mean+max+min"), HALFWAY=pair == "mean+max+min", EXACT=exact,
+        REST=fused == "mean", RANGE=fused in ("minmax", "mean+max+min"), HALFWAY=fused == "mean+max+min", EXACT=exact,
         num_warps=2 if small else 4,
     )  # fmt: skip
+    if pair and not fused:
+        out["pair"] = _pair(x, plan, pair)
     return out
+
+
+def _pair(x: Tensor, plan: Plan, descriptor: str) -> Tensor:
+    """[B*H, C, 2, D] of a descriptor that the kernel does not make."""
+    made = describe(x, plan.table, descriptor)
+    first = made.high.to(x.dtype)
+    second = (made.high - first) if made.low is None else made.low  # without signs: what rounding took
+    return torch.stack((first, second.to(x.dtype)), -2).flatten(0, 1)

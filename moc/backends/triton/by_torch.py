@@ -1,0 +1,77 @@
+"""What torch chooses for the kernels: by rules that have none; and it changes the choice by drop-off and drop-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ... import rules
+from ...config import RoutingConfig
+from ...routing import candidates, describe, disturb, narrow, scores
+from .choose import longest
+from .plan import Plan
+
+BLOCK_ELEMENTS = 2**24  # choices looked at at a time
+
+
+def unpack(sel: Tensor, chunks: int, rows: slice) -> Tensor:
+    """sel [heads, W, N] -> what the rows chose, [heads, R, C] bool."""
+    bit = torch.arange(32, device=sel.device, dtype=torch.int32)
+    words = sel[:, :, rows].mT  # [heads, R, W]
+    return ((words[..., None] >> bit) & 1).bool().flatten(-2)[..., :chunks]
+
+
+def pack(chosen: Tensor) -> Tensor:
+    """chosen [heads, R, C] -> [heads, W, R]."""
+    bit = torch.arange(32, device=chosen.device)
+    words = pad(chosen, (0, -chosen.shape[-1] % 32)).unflatten(-1, (-1, 32)).long() << bit
+    return words.sum(-1).to(torch.int32).mT
+
+
+def disturbed(sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, heads: tuple[int, ...]) -> Plan:
+    """`routing.disturb` of the bits of all heads [B, H], in place -> a plan with places for the longest list.
+
+    shots [B*H, S, S]: what the outer loop left.
+    """
+    order = plan.table.tensors(sel.device).order
+
+    def change(rows: slice, open_to: Tensor) -> Tensor:
+        chosen = unpack(sel, plan.chunks, rows).unflatten(0, heads)
+        return disturb(chosen, open_to, routing, order[rows])
+
+    return _write(sel, shots, plan, routing, heads, change)
+
+
+def chosen(
+    q: Tensor, k: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, *, scale: float
+) -> Plan:
+    """What all heads choose by a rule that has no kernel, written into sel [B*H, W, N] -> a plan as above.
+
+    q, k [B, H, N, D]; shots as above.
+    """
+    described = describe(k, plan.table, routing.descriptor)
+
+    def pick(rows: slice, open_to: Tensor) -> Tensor:
+        return rules.choose(scores(q[:, :, rows], described), open_to, plan.table, routing, scale)
+
+    return _write(sel, shots, plan, routing, q.shape[:2], pick)
+
+
+def _write(
+    sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, heads: tuple[int, ...],
+    choice: Callable[[slice, Tensor], Tensor],
+) -> Plan:  # fmt: skip
+    """Fill sel [B*H, W, N], some rows at a time. choice: (rows, what they may choose) -> their choice [B, H, R, C]."""
+    keep = None if shots is None else shots.bool().unflatten(0, heads)
+    most = torch.zeros((), dtype=torch.int64, device=sel.device)
+    step = max(64, BLOCK_ELEMENTS // (len(sel) * plan.chunks))
+    for low in range(0, plan.length, step):
+        rows = slice(low, min(low + step, plan.length))
+        open_to = narrow(candidates(plan.table, routing, rows, sel.device)[1], keep, plan.table, rows)
+        picked = choice(rows, open_to)
+        most = torch.maximum(most, picked.sum(-1).max())
+        sel[:, :, rows] = pack(picked.flatten(0, 1))
+    return longest(most, plan)

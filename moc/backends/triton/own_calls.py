@@ -1,0 +1,37 @@
+"""In how many calls of an attention library rows attend to what they see without choosing it, and when our own kernel,
+which takes all of them in one launch, is the faster one. No kernels here: `break_even.py` asks as well."""
+
+from __future__ import annotations
+
+from .plan import Plan
+
+ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
+FEWEST_ROWS = 1024  # of a group; below, our own kernel is as fast (benchmarks/results)
+# So many stretches of rows are a call each, without a copy: eight shots are (docs/measured.md), and the processor is
+# done with them long before the GPU
+FEW = 8
+# Milliseconds of the processor. 180,000 tokens, 24 heads, 80 uneven shots and text on an H200: 108 ms for 64 calls with
+# each of 6 runs of heads, against 8 ms for 60 even shots, which are one call with each; the GPU worked for 58 ms
+CALL = 0.26
+# Femtoseconds a (query, key) pair and channel that our kernel takes beyond the library: `break_even.COSTS`, own parts
+# of small chunks, which are our kernel's, beside those of large ones
+SLOWER = 4.8
+
+
+def heads_at_once(heads: int, length: int, dim: int, bytes_: int = 2) -> int:
+    """Heads of a sample whose own parts are made together."""
+    return max(1, min(heads, ROW_PARTIALS // (2 * length * dim * bytes_)))
+
+
+def grouped(plan: Plan) -> bool:
+    """Whether groups that see alike many keys are gathered into one call, wherever they stand."""
+    return len(plan.runs()) > max(FEW, len(plan.alike()))
+
+
+def calls(plan: Plan, heads: int, dim: int) -> int:
+    """Of the library, for some heads of one sample; 0 where our own kernel is to attend."""
+    if plan.group_rows < FEWEST_ROWS:
+        return 0
+    found = len(plan.alike()) if grouped(plan) else len(plan.runs())
+    saved = SLOWER * 1e-12 * heads * dim * sum(some.groups * some.length * some.keys for some in plan.alike())
+    return found if found <= FEW and not grouped(plan) or found * CALL <= saved else 0
