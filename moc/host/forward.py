@@ -11,6 +11,7 @@ from .recording import unrecorded
 from .run import FORWARD, RUN, Forward, Patch
 
 OVERRIDE = "optimized_attention_override"  # the host's slot
+TIME = 2  # of a latent [B, C, T, H, W]
 
 
 @torch.compiler.disable  # as in the override: what is read from transformer_options here differs between passes
@@ -66,7 +67,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
 
 def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
     """Latent frames of the whole video that stand in this pass."""
-    if window is None:
+    if window is None or getattr(window, "dim", TIME) != TIME:  # of rows, columns: every frame is there
         return tuple(range(frames))
     anchor = getattr(window, "causal_anchor_index", -1)  # ComfyUI 0.30: one frame from before the window
     return (*([anchor] if anchor >= 0 else []), *getattr(window, "index_list", ()))
