@@ -46,6 +46,8 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         trace.note(f"this model joins {plan.joined} latent frames: a cut between them comes after them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     frame_ids = _absolute_frames(options.get("context_window"), run.frames)[:: plan.joined]
+    if run.forwards == 1 and len(frame_ids) == plan.grid[0]:
+        run.warn(plan.layout(plan.shortest, frame_ids))
     reason = None
     if plan.grid[0] == 1:
         reason = Reason.ONE_FRAME
