@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,8 +21,10 @@ def command(name: str) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--comfyui")
     parser.add_argument("--out")
+    parser.add_argument("--aimdo", action="append", default=[])
     placed, rest = parser.parse_known_args(sys.argv[1:])
     folder = [] if placed.comfyui is None else ["--comfyui", "FOLDER"]
+    folder += ["--aimdo", "FOLDER"] * len(placed.aimdo)
     return " ".join(["python -m", f"benchmarks.{name}", *folder, *rest])
 
 
@@ -42,3 +46,16 @@ def start(folder: Path, *arguments: str) -> str:
     import comfyui_version
 
     return comfyui_version.__version__
+
+
+def watched(command: list[str], seconds: float, environment: dict[str, str]) -> tuple[int | None, str]:
+    """(exit code, None where it had to be ended because time was up; what it wrote to stderr, without folders)."""
+    process = subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
+    code: int | None = None
+    try:
+        _, errors = process.communicate(timeout=seconds)
+        code = process.returncode
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+    return code, re.sub(r'File ".*?([^/"]+)"', r'File "\1"', errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from .descriptors import DESCRIPTORS
 from .errors import MoCError
@@ -99,8 +100,12 @@ class RoutingConfig:
             all(0.0 < density <= 1.0 for density in self.head_density),
             f"head_density is {self.head_density}; each is a share of all pairs: use more than 0 and at most 1.",
         )
+        _check(isfinite(self.beta), f"beta is {self.beta}; it counts standard deviations, so use an ordinary number.")
         _check(0.0 <= self.drop_off <= 1.0, f"drop_off is {self.drop_off}; it is a share: use 0 to 1.")
-        _check(self.drop_in >= 0.0, f"drop_in is {self.drop_in}; it is a mean count: use 0 or more.")
+        _check(
+            self.drop_in >= 0.0 and isfinite(self.drop_in),
+            f"drop_in is {self.drop_in}; it is a mean count: use 0 or more.",
+        )
         for name, allowed in (
             ("own", OWN),
             ("descriptor", DESCRIPTORS),

@@ -87,20 +87,42 @@ class Shots:
 
     def starts(self, frames: int, rule: AnyRule) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot of a video of `frames` latent frames, what had to be moved for it)."""
-        if self.even:
-            if self.even > frames:
-                raise MoCError(f"{self.even} shots do not fit into {frames} latent frames: use fewer shots.")
-            return tuple(i * frames // self.even for i in range(self.even)), ()
         end = frames if self.unit == "latent" else rule_of(rule).frames(frames)
+        notes = self._length_notes(frames, end, rule)
+        if self.even:
+            return self._even_starts(frames, rule, notes)
         if self.cuts and self.cuts[-1] >= end:
             raise MoCError(
                 f"cut {len(self.cuts)} is at frame {self.cuts[-1]}, but this video has only {end} frames: "
                 "move the cut or make the video longer."
             )
         if self.unit == "latent":
-            return (0, *self.cuts), ()
-        cuts, notes = _latent_cuts(self.cuts, rule_of(rule), frames)
-        return (0, *cuts), notes
+            return (0, *self.cuts), notes
+        cuts, moved = _latent_cuts(self.cuts, rule_of(rule), frames)
+        return (0, *cuts), (*notes, *moved)
+
+    def _even_starts(
+        self, frames: int, rule: AnyRule, notes: tuple[str, ...]
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        if self.even > frames:
+            raise MoCError(
+                f"{self.even} shots do not fit into {frames} latent frames, which is what this model makes of the "
+                f"video's {rule_of(rule).frames(frames)} frames: use fewer shots, at most {frames}."
+            )
+        starts = tuple(i * frames // self.even for i in range(self.even))
+        if frames % self.even:
+            at = ", ".join(str(rule_of(rule).frames(start)) for start in starts)
+            notes += (f"{self.even} equal shots are only nearly equal here: they begin at frames {at}",)
+        return starts, notes
+
+    def _length_notes(self, frames: int, end: int, rule: AnyRule) -> tuple[str, ...]:
+        """What there is to say where the shots were made for a film of another length."""
+        if self.length is None:
+            return ()
+        latents = self.length if self.unit == "latent" else latent_frames(self.length, rule)
+        kind = "latent frames" if self.unit == "latent" else "frames"
+        other = f"the shots were made for a video of {self.length} {kind}, but this one has {end}"
+        return () if latents == frames else (other,)
 
     def to(self, unit: str, rule: AnyRule) -> tuple[Shots, tuple[str, ...]]:
         """(these shots in another unit, what had to be moved for it).

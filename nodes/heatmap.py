@@ -117,13 +117,18 @@ class MoCRoutingHeatmap(io.ComfyNode):
             image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
         told = {**live.describe(trace), "running": False}
         if images is not None and trace.records:
-            films = 1 if after_sample is None else len(after_sample["samples"])
+            films = 1 if after_sample is None else _films(after_sample["samples"])
             sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"], films, trace.first)
             told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
         live.shown(str(cls.hidden.unique_id), told)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}
         data = json.dumps({**trace.summary(), "who_reads_whom": _who_reads_whom(trace)}, indent=2)
         return io.NodeOutput(image, report, after_sample, data, ui=shown)
+
+
+def _films(samples) -> int:
+    """How many were sampled together. Video and sound in one LATENT are nested, the video first."""
+    return len(samples.unbind()[0] if getattr(samples, "is_nested", False) else samples)
 
 
 def _who_reads_whom(trace: Trace) -> list[dict]:

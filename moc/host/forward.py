@@ -11,6 +11,7 @@ from .recording import unrecorded
 from .run import FORWARD, RUN, Forward, Patch
 
 OVERRIDE = "optimized_attention_override"  # the host's slot
+TIME = 2  # of a latent [B, C, T, H, W]
 
 
 @torch.compiler.disable  # as in the override: what is read from transformer_options here differs between passes
@@ -45,6 +46,8 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
         trace.note(f"this model joins {plan.joined} latent frames: a cut between them comes after them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     frame_ids = _absolute_frames(options.get("context_window"), run.frames)[:: plan.joined]
+    if run.forwards == 1 and len(frame_ids) == plan.grid[0]:
+        run.warn(plan.layout(plan.shortest, frame_ids))
     reason = None
     if plan.grid[0] == 1:
         reason = Reason.ONE_FRAME
@@ -66,7 +69,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
 
 def _absolute_frames(window: object, frames: int) -> tuple[int, ...]:
     """Latent frames of the whole video that stand in this pass."""
-    if window is None:
+    if window is None or getattr(window, "dim", TIME) != TIME:  # of rows, columns: every frame is there
         return tuple(range(frames))
     anchor = getattr(window, "causal_anchor_index", -1)  # ComfyUI 0.30: one frame from before the window
     return (*([anchor] if anchor >= 0 else []), *getattr(window, "index_list", ()))

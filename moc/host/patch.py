@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..backends import BACKENDS
-from ..config import MoCSettings, Schedule
+from ..config import MoCSettings, RoutingConfig, Schedule
 from ..errors import MoCError
 from ..probe_log import ProbeLog
 from ..shots import Shots
 from ..trace import Reason, Trace
 from . import cross
-from .adapters import adapter_for
+from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward
 from .run import KEY, RUN, Patch, Run
 
@@ -119,6 +119,9 @@ def _around_apply(patch: Patch) -> Callable:
 def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]) -> Run:
     model: ModelPatcher = guider.model_patcher
     adapter = adapter_for(model.model.diffusion_model)
+    if adapter is not None:
+        settings = patch.settings
+        _check_heads(adapter, model.model.diffusion_model, (settings.routing, *dict(settings.blocks).values()))
     first, frames = 0, shape[2] if len(shape) == 5 else 1
     if adapter is not None and frames > 1:
         first, frames = adapter.film(shape, guider.conds)
@@ -135,3 +138,17 @@ def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]
         float(percent_to_sigma(percent)) * (1 + ROUNDING) for percent in (schedule.end_percent, schedule.start_percent)
     )
     return Run(patch, sigmas[:-1], (low, high), first + frames, starts)
+
+
+def _check_heads(adapter: Adapter, diffusion_model: object, routings: Iterable[RoutingConfig]) -> None:
+    """head_density is of no use with another number of numbers. Where a model hides its heads, the report tells."""
+    try:
+        heads = adapter.heads(diffusion_model)
+    except (AttributeError, LookupError):
+        return
+    for routing in routings:
+        if routing.rule == "top-k" and len(routing.head_density) not in (0, heads):
+            raise MoCError(
+                f"head_density has {len(routing.head_density)} numbers, but this model has {heads} heads: give one "
+                "each, or leave it empty."
+            )

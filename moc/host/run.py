@@ -138,6 +138,12 @@ class Run:
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
         routing = self.patch.settings.routing_of(block)
+        table = self._table(layout, routing)
+        if table.density(0, routing.causal) >= 1.0:
+            return table, None
+        return table, replace(routing, top_k=table.top_k(routing), density=None)
+
+    def _table(self, layout: TokenLayout, routing: RoutingConfig) -> ChunkTable:
         key = layout, routing.geometry
         with self._lock:
             if key not in self._tables:
@@ -145,10 +151,31 @@ class Run:
                 if len(self._tables) > MOST_TABLES:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)
-            table = self._tables[key]
-            if table.density(0, routing.causal) >= 1.0:
-                return table, None
-            return table, replace(routing, top_k=table.top_k(routing), density=None)
+            return self._tables[key]
+
+    def warn(self, layout: TokenLayout | None) -> None:
+        """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
+
+        No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
+        """
+        settings = self.patch.settings
+        for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+            asked = max(routing.head_density, default=routing.density)
+            if layout is None or asked is None or routing.rule != "top-k":
+                continue
+            table = self._table(layout, routing)
+            seen, one = table.density(0, routing.causal), table.density(1, routing.causal)
+            if seen == one or table.top_k_at(asked, routing.causal):
+                continue
+            least = (int((seen + one) / 2 * 1e4) + 1) / 1e4  # on one chunk it settles from halfway on
+            left = ["what it always sees"]
+            left += ["the mean of what it skips"] * (routing.tail != "none")
+            text = (
+                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen already, so that "
+                f"every token reads only {' and '.join(left)}. Use a density of {least:g} or more"
+            )
+            self.patch.trace.note(text)
+            log.warning("MoC: %s.", text)
 
     def failed(self, error: Exception) -> Reason:
         """Tell the person, and once the log with everything; returns the reason for running dense."""

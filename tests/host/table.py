@@ -46,8 +46,11 @@ their sources, and is tested with stand-ins (`tests/host/test_newer.py`, `test_r
 
 - MiniMax H3 and LTX-2 record what a forward pass allocates, block by block, and give the next pass the same places
   ("Comfy Compiler", 0.34). MoC's tables and counts live longer than a block, so it pauses the recording for all its own
-  work, as ComfyUI's own sparse attention does. `benchmarks/check_recording.py` asks a GPU about it, and has not been
-  run there to its end yet. Should it fail, `--disable-comfy-compiler` turns the recording off.
+  work, as ComfyUI's own sparse attention does. The recorder (comfy-aimdo) also hung for ever on first calls, with
+  kernels still to compile: it runs Python within an allocation, and garbage that was collected there waited for the
+  allocation's own lock. So MoC keeps the collector off while it works and collects what compiling has left itself
+  ([what happens, for the owners of comfy-aimdo](aimdo-report.md)). `benchmarks/check_recording.py` asks a GPU about all
+  of this. Should it fail, `--disable-comfy-compiler` turns the recording off.
 - Keyframes of MiniMax H3 may bring audio: always seen, like all audio.
 - ComfyUI's own sparse attention takes the place of MiniMax H3's attention as a whole; with both, the report of MoC says
   that the model's self-attention never came by. Use one of them.

@@ -32,3 +32,14 @@ def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu
     results = json.loads(out.read_text())["results"]
     assert len(results) == 38 and "38 of 38 hold" in done.stdout
     assert [r["question"] for r in results if not r["holds"]] == []
+
+
+def test_a_recording_that_cannot_be_asked_counts_as_failed_and_says_where(tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks.check_recording", "--comfyui", COMFYUI, "--out", out, "--cold"]
+    command += ["--aimdo", tmp_path]  # no comfy-aimdo records without a GPU
+    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 1
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["failed"] == "ended with 1" and any('File "check_recording.py"' in line for line in run["errors"])
+    assert str(tmp_path) not in out.read_text() and str(COMFYUI) not in out.read_text()

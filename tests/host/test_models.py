@@ -9,6 +9,7 @@ import comfy_extras.nodes_context_windows as context_windows
 import comfyui_version
 import pytest
 import tiny
+from mixture_of_contexts.moc.host.adapters import adapter_for
 from mixture_of_contexts.moc.shots import Shots
 from mixture_of_contexts.moc.trace import Reason
 from packaging.version import Version
@@ -72,6 +73,8 @@ def test_every_self_attention_is_routed_once_and_nothing_else(variant, model, un
     assert len(unpatched[1]) - len(others) == len(variant.blocks)
     assert [q.shape for q, _ in left_alone] == others
     assert tuple(trace.blocks_seen) == variant.blocks and not trace.dense
+    diffusion_model = model.model.diffusion_model
+    assert {record.share.shape[0] for record in trace.records} == {adapter_for(diffusion_model).heads(diffusion_model)}
 
 
 def test_another_packs_override_gets_the_blocks_that_stay_dense(variant, model):

@@ -101,6 +101,23 @@ def test_shots_are_mapped_into_every_context_window(schedule):
         assert any(list(window) != sorted(window) for window in seen)
 
 
+@pytest.mark.parametrize("frames", [8, 9])  # with the row before it, a window is 8 or 9 rows long
+@pytest.mark.parametrize("dim", [3, 4])
+def test_windows_of_rows_or_columns_hold_every_frame_of_the_film(frames, dim):
+    """A window's numbers are frames only where it is one of time."""
+    size = [1, 16, frames, 8, 8]
+    size[dim] = 20
+    options = {"shape": tuple(size), "steps": 1}
+    node = context_windows.ContextWindowsManualNode
+    model = result(node.execute(tiny.load(), 8, 2, "standard_static", 1, False, "pyramid", dim=dim, **NO_NOISE))
+    patched, trace = routed(model, everything(), Shots(cuts=(4,), unit="latent"))
+    assert apart(tiny.sample(patched, **options), tiny.sample(model, **options)) < 1e-5
+    assert trace.routed > 2 * BLOCKS and not trace.dense, "several windows"
+    for record in trace.records:
+        assert record.axes.frames == tuple(range(frames))
+        assert record.axes.shots == (0,) * 4 + (1,) * (frames - 4)
+
+
 @pytest.mark.skipif(not hasattr(context_windows, "LTXVContextWindowsNode"), reason="not in this ComfyUI")
 def test_guides_in_a_context_window_do_not_shift_its_frames():
     variant, shape = tiny.variant_of("LTX-2 guides"), (1, 128, 13, 4, 4)  # 11 frames of the film, 2 guides

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -9,7 +11,7 @@ import comfy.samplers
 import pytest
 import tiny
 import torch
-from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
+from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import apply_moc, live, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
@@ -247,3 +249,57 @@ def test_a_video_model_without_an_adapter_runs_unchanged_and_says_so(monkeypatch
     patched, trace = routed(tiny.load(), shots=TWO_SHOTS)
     assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
     assert trace.dense == {Reason.MODEL: 2} and "WanModel" in trace.report()
+
+
+@pytest.mark.parametrize("where", ["everywhere", "one block"])
+def test_another_number_of_densities_than_heads_is_told_before_the_first_step(where):
+    heads = RoutingConfig(own="frame", head_density=(0.5, 0.5, 0.5))
+    settings = MoCSettings(heads) if where == "everywhere" else MoCSettings(blocks=((1, heads),))
+    passes: list = []
+    patched, trace = routed(watched(tiny.load(), passes), settings)
+    with pytest.raises(MoCError, match="head_density has 3 numbers, but this model has 2 heads"):
+        tiny.sample(patched)
+    assert not passes and not trace.routed
+
+
+def test_a_model_that_hides_its_heads_gets_the_wrong_number_of_densities_reported(monkeypatch):
+    def hidden(diffusion_model):
+        raise AttributeError
+
+    monkeypatch.setitem(ADAPTERS, "WanModel", replace(ADAPTERS["WanModel"], heads=hidden))
+    patched, trace = routed(tiny.load(), MoCSettings(RoutingConfig(own="frame", head_density=(0.5,) * 3)))
+    tiny.sample(patched)
+    assert not trace.routed and "head_density has 3 numbers" in trace.report()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.5])
+def test_a_density_below_what_is_always_seen_is_told_before_the_first_step_with_one_that_works(late, caplog):
+    def settings(density: float) -> MoCSettings:
+        return MoCSettings(RoutingConfig(own="frame", density=density), Schedule(start_percent=late))
+
+    patched, trace = routed(tiny.load(), settings(0.1))
+    told: list = []
+
+    def see(executor, *args, **kwargs):
+        told.append(caplog.text)
+        return executor(*args, **kwargs)
+
+    patched.add_wrapper_with_key("diffusion_model", "test", see)
+    tiny.sample(patched)
+    (note,) = trace.notes
+    assert note.startswith("a density of 0.1 chooses nothing: 20.0% of all pairs are always seen already")
+    assert note in told[0] and max(record.density for record in trace.records) == pytest.approx(0.2)
+    least = float(re.search(r"Use a density of ([0-9.]+) or more", note)[1])
+    patched, trace = routed(tiny.load(), settings(least))
+    tiny.sample(patched)
+    assert not trace.notes and min(record.density for record in trace.records) > 0.3, "own frame and one more of five"
+
+
+def test_what_became_of_equal_shots_and_of_a_longer_length_stands_in_the_report():
+    patched, trace = routed(tiny.load(), shots=Shots(even=3, length=500))
+    tiny.sample(patched)
+    assert "they begin at frames 0, 1, 9" in trace.report()
+    assert "made for a video of 500 frames, but this one has 17" in trace.report()
+    patched, _ = routed(tiny.load(), shots=Shots(even=20, length=17))
+    with pytest.raises(MoCError, match="at most 5"):
+        tiny.sample(patched)

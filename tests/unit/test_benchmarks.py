@@ -1,5 +1,7 @@
 """What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
 
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from benchmarks.coherence import RULES as RULES_OF_CAPTURES
 from benchmarks.coherence import choose, entropy, gini, measure, top_share
 from benchmarks.end_to_end import chosen, step_of, table_of
 from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
+from benchmarks.host import watched
 from benchmarks.quality import decide, settle, sol_share
 from benchmarks.trace_gpu import spread
 from moc.chunks import build_table
@@ -136,3 +139,13 @@ def test_made_up_inputs_are_as_coherent_as_they_say(coherent: str, low: float, h
     q, k, _ = (x.index_select(-2, table.tensors("cpu").order) for x in case.inputs("cpu", torch.float32))
     chosen, candidate, _ = choose(q, k, table, routing)
     assert low < measure(chosen, candidate, table).union_tile < high
+
+
+@pytest.mark.parametrize(
+    "watchdog, code, says",
+    [("", None, ""), ("import faulthandler; faulthandler.dump_traceback_later(1, exit=True); ", 1, "Timeout (")],
+)
+def test_a_process_that_hangs_is_ended_whether_or_not_its_own_watchdog_does_it(watchdog, code, says):
+    command = [sys.executable, "-c", f"{watchdog}import time; time.sleep(600)"]
+    ended, errors = watched(command, 20 if watchdog else 2, dict(os.environ))
+    assert ended == code and says in errors

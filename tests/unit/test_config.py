@@ -1,6 +1,7 @@
 """Routing settings: what is refused, what the presets mean, and what the widgets of MoC Routing make of them."""
 
 from dataclasses import replace
+from math import inf, nan
 
 import pack
 import pytest
@@ -31,6 +32,14 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"rule": "best"}, "choose one of: top-k, top-p, threshold"),
         ({"top_p": 0.0}, "use more than 0 and at most 1"),
         ({"head_density": (0.2, 0.0)}, "each is a share of all pairs"),
+        ({"head_density": (0.2, nan)}, "each is a share of all pairs"),
+        ({"density": nan}, "density is nan"),
+        ({"top_p": nan}, "top_p is nan"),
+        ({"beta": nan}, "use an ordinary number"),
+        ({"beta": inf}, "use an ordinary number"),
+        ({"drop_off": nan}, "use 0 to 1"),
+        ({"drop_in": nan}, "use 0 or more"),
+        ({"drop_in": inf}, "use 0 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
@@ -43,6 +52,7 @@ def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
     [
         ({"start_percent": 0.8, "end_percent": 0.2}, "start first"),
         ({"end_percent": 1.2}, "between 0 and 1"),
+        ({"start_percent": nan}, "between 0 and 1"),
         ({"dense_first": -1}, "use 0 or more"),
     ],
 )

@@ -72,6 +72,29 @@ def test_cuts_that_do_not_fit_the_latent_are_refused(shots, frames, sentence):
         shots.starts(frames, 4)
 
 
+def test_equal_shots_that_are_only_nearly_equal_say_where_they_begin():
+    assert Shots(even=3).starts(5, 4) == (
+        (0, 1, 3),
+        ("3 equal shots are only nearly equal here: they begin at frames 0, 1, 9",),
+    )
+    assert Shots(even=7).starts(21, 4)[1] == ()
+
+
+def test_more_equal_shots_than_latent_frames_are_refused_with_how_many_fit():
+    with pytest.raises(MoCError, match="20 shots do not fit into 5 latent frames.* 17 frames: .* at most 5"):
+        Shots(even=20, length=17).starts(5, 4)
+
+
+@pytest.mark.parametrize("shots", [Shots(cuts=(5,), length=500), Shots(even=5, length=500), Shots(length=500)])
+def test_shots_for_a_film_of_another_length_say_so(shots):
+    assert "made for a video of 500 frames, but this one has 17" in shots.starts(5, 4)[1][0]
+
+
+@pytest.mark.parametrize("shots", [Shots(length=16), Shots(length=17), Shots(length=5, unit="latent"), Shots()])
+def test_a_length_that_the_latent_just_holds_needs_no_word(shots):
+    assert shots.starts(5, 4)[1] == ()
+
+
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [

@@ -13,13 +13,13 @@ ADAPTERS: dict[str, Adapter] = {
     "VaceWanModel": Adapter(wan.plan, stride=4, film=wan.vace_film),
     "AnimateWanModel": Adapter(wan.plan, stride=4, film=wan.animate_film),
     **dict.fromkeys(hunyuan.CLASSES, Adapter(hunyuan.plan, stride=4)),
-    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, film=ltx.film)),
-    **dict.fromkeys(cogvideox.CLASSES, Adapter(cogvideox.plan, stride=4)),
+    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, film=ltx.film, heads=ltx.heads)),
+    **dict.fromkeys(cogvideox.CLASSES, Adapter(cogvideox.plan, stride=4, heads=cogvideox.heads)),
     **dict.fromkeys(mochi.CLASSES, Adapter(mochi.plan, stride=6, outer=True)),
     "GeneralDIT": Adapter(cosmos.plan, stride=8),
     "MiniTrainDIT": Adapter(cosmos.plan, stride=4),
-    **dict.fromkeys(kandinsky.CLASSES, Adapter(kandinsky.plan, stride=4)),
-    **dict.fromkeys(minimax.CLASSES, Adapter(minimax.plan, stride=minimax.STRIDE)),
+    **dict.fromkeys(kandinsky.CLASSES, Adapter(kandinsky.plan, stride=4, heads=kandinsky.heads)),
+    **dict.fromkeys(minimax.CLASSES, Adapter(minimax.plan, stride=minimax.STRIDE, heads=minimax.heads)),
 }
 
 

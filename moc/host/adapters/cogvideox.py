@@ -13,3 +13,7 @@ def plan(model, args: list, kwargs: dict) -> Plan:
     joined = model.patch_size_t or 1
     grid = patches(x.shape, (joined, model.patch_size, model.patch_size))
     return Plan(grid, each(model.blocks), (("text", context.shape[1]),), joined=joined)
+
+
+def heads(model) -> int:
+    return model.num_attention_heads

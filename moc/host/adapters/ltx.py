@@ -37,3 +37,7 @@ def _kept(mask, guides: int, frame: int) -> list[int]:
     if mask is None:
         return [frame] * guides
     return (mask[0, :, -guides:] >= 0).all(0).flatten(1).sum(1).tolist()
+
+
+def heads(model) -> int:
+    return model.transformer_blocks[0].attn1.heads

@@ -18,3 +18,7 @@ def plan(model, args: list, kwargs: dict) -> Plan:
     segments = kwargs["minimax_payload"]["layout"].segments
     before = tuple((KINDS[kind], stop - start) for start, stop, kind in segments[:-1])
     return Plan(patches(video.shape, model.patch_size), each(model.blocks), before)
+
+
+def heads(model) -> int:
+    return model.blocks[0].attn.heads

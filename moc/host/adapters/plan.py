@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from torch.nn import Module
 
@@ -40,10 +41,15 @@ class Plan:
     def video_tokens(self) -> int:
         return self.grid[0] * self.grid[1] * self.grid[2]
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the sequence with nothing in its part of open length."""
+        return self.video_tokens + sum(count or 0 for _, count in (*self.before, *self.after))
+
     def layout(self, length: int, frame_ids: tuple[int, ...] | None) -> TokenLayout | None:
         """Layout of a sequence of `length` tokens; None where the plan does not explain that length."""
         parts = (*self.before, ("video", self.video_tokens), *self.after)
-        rest = length - sum(count or 0 for _, count in parts)
+        rest = length - self.shortest
         open_parts = sum(count is None for _, count in parts)
         if length in self.cross or rest < 0 or (rest and not open_parts):
             return None
@@ -65,12 +71,14 @@ class Adapter:
             or a pattern of such numbers that repeats
     film    film(latent's shape, conds) -> (its first latent frame, how many), where the latent holds others as well
     outer   the model runs no wrappers of its own: what goes into it is seen one level above
+    heads   heads(diffusion_model) of its video self-attention
     """
 
     plan: Callable[[object, list, dict], Plan]
     stride: int | tuple[int, ...]
     film: Callable[[tuple[int, ...], dict], tuple[int, int]] = lambda shape, conds: (0, shape[2])
     outer: bool = False
+    heads: Callable[[object], int] = attrgetter("num_heads")
 
     def starts(self, shots: Shots, frames: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot, what had to be moved for it)."""
