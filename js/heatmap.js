@@ -81,7 +81,7 @@ function addMap(/** @type {any} */ node) {
     forget()
     removed?.apply(this, arguments)
   }
-  // a page that is loaded anew, or another tab of the same workflow
+  // a page that is loaded anew
   const loaded = keepMounted(node, view.element, ".mixture-of-contexts-heat", () => view.paint())
   node.mocShowLast = async () => {
     loaded()
