@@ -6,7 +6,7 @@
 import { app } from "../../scripts/app.js"
 
 app.registerExtension({
-  name: "moc.advanced",
+  name: "mixture_of_contexts.advanced",
   nodeCreated(/** @type {any} */ node) {
     if (!/^MoC[A-Z]/.test(node.comfyClass ?? "")) return
     const folded = (node.widgets ?? []).filter((/** @type {any} */ widget) => widget.options?.advanced)

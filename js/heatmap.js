@@ -15,7 +15,7 @@ const WIDTH = 460
 const HEIGHT = { plain: 540, strip: 700 } // of the map, with the frames of a chosen row below it
 
 app.registerExtension({
-  name: "moc.heatmap",
+  name: "mixture_of_contexts.heatmap",
   nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass === "MoCRoutingHeatmap") addMap(node)
   },
@@ -81,8 +81,8 @@ function addMap(/** @type {any} */ node) {
     forget()
     removed?.apply(this, arguments)
   }
-  // a page that is loaded anew, or another tab of the same workflow
-  const loaded = keepMounted(node, view.element, ".moc-heat", () => view.paint())
+  // a page that is loaded anew
+  const loaded = keepMounted(node, view.element, ".mixture-of-contexts-heat", () => view.paint())
   node.mocShowLast = async () => {
     loaded()
     const info = await last(node)

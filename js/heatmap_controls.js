@@ -40,5 +40,5 @@ export function button(/** @type {string} */ name, /** @type {() => void} */ pre
 }
 
 function newId() {
-  return `moc-${Math.random().toString(36).slice(2)}`
+  return `mixture-of-contexts-${Math.random().toString(36).slice(2)}`
 }

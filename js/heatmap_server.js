@@ -59,10 +59,11 @@ export async function answers(/** @type {string} */ route) {
   throw new Error(words)
 }
 
-/** What the server last told this node, or null. */
+/** What the server last told this node in a run of this page, also before it was loaded anew; or null. */
 export async function last(/** @type {any} */ node) {
+  const client = api.clientId ?? api.initialClientId ?? ""
   for (const id of runningIds(node)) {
-    const told = await answers(`/moc/last?${new URLSearchParams({ workflow: root().id ?? "", node: id })}`).catch(() => null)
+    const told = await answers(`/moc/last?${new URLSearchParams({ client, workflow: root().id ?? "", node: id })}`).catch(() => null)
     if (told?.trace) return told
   }
   return null

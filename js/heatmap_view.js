@@ -70,7 +70,7 @@ export class HeatmapView {
     )
     this.element = make(
       "div",
-      { className: "moc-heat", role: "group", "aria-label": "Routing heatmap" },
+      { className: "mixture-of-contexts-heat", role: "group", "aria-label": "Routing heatmap" },
       this.status,
       make("div", { className: "bar" }, this.views.field, this.shows.field),
       make("div", { className: "plot" }, this.canvas, this.empty),

@@ -14,7 +14,7 @@ const LINE = 46
 const OPEN = 190
 
 app.registerExtension({
-  name: "moc.report",
+  name: "mixture_of_contexts.report",
   nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass === "MoCApply") addReport(node)
   },
@@ -29,7 +29,7 @@ function addReport(/** @type {any} */ node) {
   const text = make("pre")
   const button = makeButton("Save JSON", () => save(asJson(), "moc_report.json"))
   const details = make("details", {}, make("summary", {}, line), text, button)
-  const element = make("div", { className: "moc-heat moc-report" }, details)
+  const element = make("div", { className: "mixture-of-contexts-heat mixture-of-contexts-report" }, details)
   let told = /** @type {any} */ (null)
   const show = (/** @type {any} */ message) => {
     told = message
@@ -60,7 +60,7 @@ function addReport(/** @type {any} */ node) {
     forget()
     removed?.apply(this, arguments)
   }
-  const loaded = keepMounted(node, element, ".moc-report", () => {})
+  const loaded = keepMounted(node, element, ".mixture-of-contexts-report", () => {})
   node.mocReportLast = async () => {
     loaded()
     const message = await last(node)

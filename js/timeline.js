@@ -18,14 +18,14 @@ const UNDO_TAKES = 2000 // ms, at most
 
 // What a run told outlives the node (undo makes a new one) and the page: the server tells nothing again of a node whose
 // inputs did not change. It is no part of the workflow.
-const keyOf = (/** @type {any} */ node) => `moc-timeline ${node.graph?.id} ${node.id}`
+const keyOf = (/** @type {any} */ node) => `mixture-of-contexts-timeline ${node.graph?.id} ${node.id}`
 const keepRun = (/** @type {any} */ node, /** @type {any} */ output) => {
   if (output?.moc_shots) sessionStorage.setItem(keyOf(node), JSON.stringify(output))
 }
 const lastRun = (/** @type {any} */ node) => JSON.parse(sessionStorage.getItem(keyOf(node)) ?? "null")
 
 app.registerExtension({
-  name: "moc.timeline",
+  name: "mixture_of_contexts.timeline",
   beforeRegisterNodeDef(/** @type {any} */ _, /** @type {any} */ definition) {
     if (definition.name === "MoCShots") rules = definition.input?.optional?.family?.[1]?.time_rules ?? {}
   },
@@ -87,7 +87,7 @@ function addTimeline(/** @type {any} */ node) {
     const label = document.activeElement?.getAttribute("aria-label") ?? ""
     undone = { node: String(node.id), label, at: Date.now() }
   })
-  const mount = keepMounted(node, view.element, ".moc-time", () => {
+  const mount = keepMounted(node, view.element, ".mixture-of-contexts-time", () => {
     if (undone.node === String(node.id) && Date.now() - undone.at < UNDO_TAKES) view.focus(undone.label)
   })
   node.mocTimelineLoaded = () => {

@@ -54,7 +54,7 @@ export class TimelineView {
     this.cards = new Cards((edit) => this.apply(edit, false), () => this.host.finish())
     this.element = make(
       "div",
-      { className: "moc-time", role: "group", "aria-label": "Shot timeline" },
+      { className: "mixture-of-contexts-time", role: "group", "aria-label": "Shot timeline" },
       make("div", { className: "bar" }, make("label", {}, "Length", this.length), this.unit, this.plus, this.take),
       this.track,
       this.ruler,

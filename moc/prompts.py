@@ -14,21 +14,27 @@ import re
 from dataclasses import dataclass, field
 
 from .errors import MoCError
+from .typed import DIGITS, SPACES, shown
 
+BRACKETS = re.compile(r"\[([^\[\]]*)\]")  # first these, then what they hold: reading takes as long as the text is
 MARK = re.compile(
-    r"""\[\s*(?:
-        (?P<common>(?:global|common)(?:\s+(?:caption|prompt))?)
-      | (?P<each>per[\s-]*shot(?:\s*(?:caption|prompt)s?)?)
-      | (?P<cut>(?:shot[\s-]*)?cut)
-      | (?P<shot>shot)\s*(?P<number>\d+)?
-      | (?P<bare>\d+)
-    )(?P<facts>[^\[\]]*)\]""",
-    re.IGNORECASE | re.VERBOSE,
+    rf"""[{SPACES}]*(?:
+        (?P<common>(?:global|common)(?:[{SPACES}]+(?:caption|prompt))?)
+      | (?P<each>per[{SPACES}-]*shot(?:[{SPACES}]*(?:caption|prompt)s?)?)
+      | (?P<cut>(?:shot[{SPACES}-]*)?cut)
+      | (?P<shot>shot)[{SPACES}]*(?P<number>[{DIGITS}]+)?
+      | (?P<bare>[{DIGITS}]+)
+    )""",
+    re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 FACT = re.compile(
-    r"""[\s:,;]*(?:["“”](?P<name>[^"“”]*)["“”]|(?P<time>\d+(?:\.\d+)?)\s*(?P<unit>f|frames?|s|secs?|seconds?)\b)""",
-    re.IGNORECASE | re.VERBOSE,
+    rf"""[{SPACES}:,;]*(?:
+        ["“”](?P<name>[^"“”]*)["“”]
+      | (?P<time>[{DIGITS}]+(?:\.[{DIGITS}]+)?)[{SPACES}]*(?P<unit>f|frames?|s|secs?|seconds?)\b
+    )""",
+    re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
+BAR = re.compile(r"[\\|()\[\]{}]")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,26 @@ class ShotPrompt:
         for number, (text, name, time) in enumerate(zip(self.texts, self.names, self.durations), 1):
             facts = (f' "{name}"' if name else "") + (f": {time}" if time else "")
             lines.append(f"[shot {number}{facts}] {text}")
-        return "\n".join(line.strip() for line in lines)
+        return "\n".join(line.strip(SPACES) for line in lines)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """bracket: in the prompt; match: of what is in it; name and time: "" where it says none"""
+
+    bracket: re.Match
+    match: re.Match
+    name: str
+    time: str
+
+    @property
+    def number(self) -> float:
+        """0 for none. A float, since people and scripts write numbers of any length."""
+        return float(self.match["number"] or self.match["bare"] or 0)
+
+    @property
+    def told(self) -> str:
+        return shown(self.bracket[0])
 
 
 @dataclass
@@ -74,37 +99,36 @@ class _Reader:
     in_shot: bool = False  # else the text that follows is common
     preamble: str = ""  # text before any mark: common, or the first shot if a cut follows
 
-    def mark(self, match: re.Match, name: str, time: str) -> None:
-        number = int(match["number"] or match["bare"] or 0)
+    def mark(self, mark: _Mark) -> None:
+        match, name, time, number = mark.match, mark.name, mark.time, mark.number
         if match["common"]:
             self.settle()
             self.in_shot = False
             if name or time:
-                raise MoCError(f"the mark {match[0]} stands for all shots: give a name or a duration to a shot.")
+                raise MoCError(f"the mark {mark.told} stands for all shots: give a name or a duration to a shot.")
             return
         if match["each"] and self.shots:
-            raise MoCError(f"the mark {match[0]} comes after a shot: put it before the first one.")
+            raise MoCError(f"the mark {mark.told} comes after a shot: put it before the first one.")
         if match["cut"] and self.preamble:
             self.shots.append(_Shot(self.preamble))
             self.preamble = ""
         self.settle()
         last = self.shots[-1] if self.shots and self.in_shot else None
-        if not (
-            (match["shot"] or number) and last and not last.text and not last.numbered
-        ):  # [shot cut] [shot 2] is one border
+        one_border = (match["shot"] or number) and last and not last.text and not last.numbered  # [shot cut] [shot 2]
+        if last is None or not one_border:
             last = _Shot()
             self.shots.append(last)
         if number and number != len(self.shots):
             raise MoCError(
-                f"the mark {match[0]} stands where shot {len(self.shots)} begins: number the shots 1, 2, 3 in order."
+                f"the mark {mark.told} stands where shot {len(self.shots)} begins: number the shots 1, 2, 3 in order."
             )
         if (name and last.name) or (time and last.time):
-            raise MoCError(f"the mark {match[0]} says again what the mark before it says: take one of them out.")
+            raise MoCError(f"the mark {mark.told} says again what the mark before it says: take one of them out.")
         last.name, last.time, last.numbered = last.name or name, last.time or time, bool(number)
         self.in_shot = True
 
     def text(self, text: str) -> None:
-        text = text.strip()
+        text = text.strip(SPACES)
         if self.in_shot:
             self.shots[-1].text = text
         elif text:
@@ -119,14 +143,14 @@ class _Reader:
 
 def read_prompt(prompt: str) -> ShotPrompt:
     """A prompt in any of the forms -> what it says. Brackets that are no marks are text."""
-    marks = [(match, *facts) for match in MARK.finditer(prompt) if (facts := _facts(match)) is not None]
-    if not any(match["bare"] and int(match["bare"]) == 1 for match, *_ in marks):
-        marks = [mark for mark in marks if not mark[0]["bare"]]
-    ends = [match.start() for match, *_ in marks[1:]] + [len(prompt)]
-    reader = _Reader(preamble=prompt[: marks[0][0].start() if marks else len(prompt)].strip())
-    for (match, name, time), end in zip(marks, ends):
-        reader.mark(match, name, time)
-        reader.text(prompt[match.end() : end])
+    marks = [mark for bracket in BRACKETS.finditer(prompt) if (mark := _mark(bracket)) is not None]
+    if not any(mark.match["bare"] and mark.number == 1 for mark in marks):
+        marks = [mark for mark in marks if not mark.match["bare"]]
+    ends = [mark.bracket.start() for mark in marks[1:]] + [len(prompt)]
+    reader = _Reader(preamble=prompt[: marks[0].bracket.start() if marks else len(prompt)].strip(SPACES))
+    for mark, end in zip(marks, ends):
+        reader.mark(mark)
+        reader.text(prompt[mark.bracket.end() : end])
 
     shots = reader.shots or [_Shot(reader.preamble)]
     bars = _split_bars(shots[0].text) if len(shots) == 1 else []
@@ -143,20 +167,25 @@ def read_prompt(prompt: str) -> ShotPrompt:
     )
 
 
-def _facts(match: re.Match) -> tuple[str, str] | None:
-    """(name, duration) in a mark; None where the brackets are no mark of ours, like [shot on film] or [1girl]."""
-    rest, name, time = match["facts"], "", ""
-    while fact := FACT.match(rest):
+def _mark(bracket: re.Match) -> _Mark | None:
+    """None where the brackets are no mark of ours, like [shot on film] or [1girl]."""
+    inner, told = bracket[1], shown(bracket[0])
+    match = MARK.match(inner)
+    if match is None:
+        return None
+    at, name, time = match.end(), "", ""
+    while fact := FACT.match(inner, at):
         if (name and fact["name"]) or (time and fact["time"]):
-            raise MoCError(f"the mark {match[0]} has two {'names' if fact['name'] else 'durations'}: take one out.")
-        name = name or (fact["name"] or "").strip()
+            raise MoCError(f"the mark {told} has two {'names' if fact['name'] else 'durations'}: take one out.")
+        name = name or (fact["name"] or "").strip(SPACES)
         time = time or (f"{fact['time']}{fact['unit'][0].lower()}" if fact["time"] else "")
-        rest = rest[fact.end() :]
-    if not rest.strip(" \t\n:,;"):
-        return name, time
-    if match["number"] or (match["cut"] and rest.lstrip().startswith((":", ",", '"'))):
+        at = fact.end()
+    rest = inner[at:].strip(SPACES)
+    if not rest.strip(SPACES + ":,;"):
+        return _Mark(bracket, match, name, time)
+    if match["number"] or (match["cut"] and rest.startswith((":", ",", '"'))):
         raise MoCError(
-            f"the mark {match[0]} has more than a name and a duration in it: write it like "
+            f"the mark {told} has more than a name and a duration in it: write it like "
             '[shot 2], [shot 2: 3s] or [shot 2 "the door": 48f].'
         )
     return None
@@ -164,13 +193,16 @@ def _facts(match: re.Match) -> tuple[str, str] | None:
 
 def _split_bars(text: str) -> list[str]:
     """At every | that stands in no brackets: {a|b} and [a|b] are other people's."""
-    parts, depth, escaped = [""], 0, False
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}") if not escaped else 0
-        depth = max(depth, 0)
-        if letter == "|" and not depth and not escaped:
-            parts.append("")
-        else:
-            parts[-1] += letter
-        escaped = letter == "\\" and not escaped
-    return [part.strip() for part in parts]
+    parts, begin, depth, escaped = [], 0, 0, -1  # escaped: the place behind a backslash
+    for found in BAR.finditer(text):
+        letter, at = found[0], found.start()
+        if at == escaped:
+            continue
+        if letter == "\\":
+            escaped = at + 1
+        elif letter != "|":
+            depth = max(depth + (1 if letter in "([{" else -1), 0)
+        elif not depth:
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [part.strip(SPACES) for part in (*parts, text[begin:])]

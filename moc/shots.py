@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from math import inf
 
 from .errors import MoCError
 from .families import FAMILIES, AnyRule, TimeRule, rule_of
+from .typed import DIGITS, MOST_FRAMES, SPACES, shown
 
 __all__ = ["FAMILIES", "Shots", "TimeRule", "from_durations", "latent_frames", "nearest_border", "rule_of"]
 
 UNITS = ("video", "latent")
+TIME = re.compile(rf"([+-]?[{DIGITS}]+(?:\.[{DIGITS}]+)?)([sf]?)")
 
 
 def latent_frames(video_frames: int, rule: AnyRule) -> int:
@@ -73,8 +76,14 @@ class Shots:
             )
         if self.names and len(self.names) != self.count:
             raise MoCError(f"{len(self.names)} shot names for {self.count} shots: give every shot one, or none at all.")
-        if self.fps is not None and not self.fps > 0:
+        if self.fps is not None and not 0 < self.fps < inf:
             raise MoCError(f"fps is {self.fps}; it must be more than 0.")
+
+    def check_room(self, rule: AnyRule) -> None:
+        """Raise where so many equal shots find no place in the film's length, which is in video frames."""
+        latents = self.even if self.length is None else latent_frames(self.length, rule)
+        if self.even > latents:
+            raise MoCError(f"{self.even} shots do not fit into {latents} latent frames: use fewer shots.")
 
     @property
     def count(self) -> int:
@@ -172,20 +181,21 @@ def parse_times(text: str, unit: str, fps: float) -> tuple[int, ...]:
     """
     if unit not in ("frames", "seconds"):
         raise MoCError(f"unit is {unit!r}; choose frames or seconds.")
-    if fps <= 0:
+    if not 0 < fps < inf:
         raise MoCError(f"fps is {fps}; it must be more than 0.")
     values = []
-    for word in re.split(r"[,;\s]+", text.strip()):
-        if not word:
-            continue
-        match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)([sf]?)", word.lower())
+    for word in filter(None, re.split(f"[,;{SPACES}]+", text)):
+        match = TIME.fullmatch(word.lower())
         if not match:
-            raise MoCError(f"{word!r} is not a number: write cuts like 49, 97 or 2.5s, 4s.")
+            raise MoCError(f"{shown(word)!r} is not a number: write cuts like 49, 97 or 2.5s, 4s.")
         number, suffix = float(match[1]), match[2]
         seconds = suffix == "s" or (unit == "seconds" and suffix != "f")
-        if not seconds and number != int(number):
-            raise MoCError(f"{word!r} is not a whole frame number: write seconds as {word}s.")
-        values.append(round(number * fps) if seconds else int(number))
+        frames = number * fps if seconds else number
+        if not abs(frames) <= MOST_FRAMES:
+            raise MoCError(f"{shown(word)!r} is beyond frame {MOST_FRAMES}: no film is that long.")
+        if not seconds and frames != int(frames):
+            raise MoCError(f"{shown(word)!r} is not a whole frame number: write seconds as {shown(word)}s.")
+        values.append(round(frames))
     return tuple(values)
 
 

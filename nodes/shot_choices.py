@@ -9,6 +9,7 @@ from ..moc.errors import MoCError
 from ..moc.families import FAMILIES, rule_of
 from ..moc.prompts import ShotPrompt, read_prompt
 from ..moc.shots import Shots, from_durations, parse_times
+from ..moc.typed import SPACES
 
 HOW = ("cuts", "durations", "equal shots", "prompt", "detected")
 UNITS = ("frames", "seconds")
@@ -32,7 +33,7 @@ def read_shots(
         raise MoCError(f"shot_count is {shot_count}: a film has 1 shot or more.")
     if length < 0:
         raise MoCError(f"length is {length}: use the number of frames, or 0 for whatever the latent holds.")
-    if how == "prompt" and not prompt.strip():
+    if how == "prompt" and not prompt.strip(SPACES):
         raise MoCError("the prompt is empty: write one text per shot with [shot cut] between, or choose another how.")
     said = read_prompt(prompt)
     end = length or None
@@ -41,12 +42,12 @@ def read_shots(
     elif how == "equal shots":
         shots = Shots(even=shot_count, length=end)
     elif how == "prompt" and any(said.durations):
-        if times.strip():
+        if times.strip(SPACES):
             raise MoCError(
                 "both the prompt's marks and times hold durations: empty times, or take them out of the marks."
             )
         shots = _timed(said.durations, fps, end)
-    elif how == "prompt" and not times.strip():
+    elif how == "prompt" and not times.strip(SPACES):
         shots = Shots(even=len(said.texts), length=end)
     elif how == "detected":
         if detected is None:
@@ -88,6 +89,7 @@ def in_film_frames(shots: Shots, family: str) -> Shots:
 
 def at_borders(shots: Shots, family: str) -> tuple[Shots, tuple[str, ...]]:
     """(shots whose cuts stand where this family can cut, what had to be moved and what does not fit, as sentences)."""
+    shots.check_room("every frame" if family == ANY_MODEL else family)
     if family == ANY_MODEL:
         return shots, ()
     moved, notes = shots.to("latent", family)

@@ -73,7 +73,7 @@ export function readFilm(widgets, known) {
       told = known.ran
       if (!told) film.problem = `${elsewhere} comes from another node: run once to see the shots.`
     } else if (widgets.how === "cuts") film.cuts = readTimes(widgets.times, widgets.unit, widgets.fps).map((time) => time.frames)
-    else if (widgets.how === "durations") Object.assign(film, lasting(readTimes(widgets.times, widgets.unit, widgets.fps)))
+    else if (widgets.how === "durations") timed(film, readTimes(widgets.times, widgets.unit, widgets.fps))
     else if (widgets.how === "equal shots") even = widgets.shot_count
     else if (widgets.how === "prompt") even = readTimed(film, widgets, said)
     else if (widgets.how === "detected") {
@@ -91,7 +91,7 @@ export function readFilm(widgets, known) {
     Object.assign(film, { cuts: told.cuts, length: film.length ?? told.length })
     even = told.even
   }
-  film.shown = film.length ?? whole(rule, Math.max(USUAL_LENGTH, even, Math.ceil((film.cuts.at(-1) ?? 0) * 1.25)))[1]
+  film.shown = film.length ?? whole(rule, Math.max(USUAL_LENGTH, frames(rule, even), Math.ceil((film.cuts.at(-1) ?? 0) * 1.25)))[1]
   if (even) {
     const latents = latentFrames(rule, film.shown)
     if (even > latents) film.problem ||= `${even} shots do not fit into ${latents} latent frames: use fewer shots.`
@@ -109,12 +109,24 @@ function lasting(/** @type {{frames: number}[]} */ times) {
   if (!times.length) throw new Error("No durations given: write one number per shot into times, like 49, 48, 32.")
   const short = times.findIndex((time) => time.frames < 1)
   if (short >= 0) throw new Error(`Shot ${short + 1} lasts ${times[short].frames} frames; every shot needs at least 1.`)
-  return { ...pile(times.map((time) => time.frames)), open: false }
+  return pile(times.map((time) => time.frames))
+}
+
+/**
+ * Shots that last so long, to the end of the film.
+ * @param {{cuts: number[], length: number | null, open: boolean, problem: string}} film @param {{frames: number}[]} times
+ */
+function timed(film, times) {
+  const { cuts, length } = lasting(times)
+  if (film.length !== null && film.length !== length) {
+    film.problem = `The shots last ${length} frames together, but length is ${film.length}: change one of them, or set length to 0.`
+  }
+  Object.assign(film, { cuts, length, open: false })
 }
 
 /**
  * The shots of a prompt; the number of equal ones where nobody said how long they last.
- * @param {{cuts: number[], length: number | null, open: boolean}} film @param {Widgets} widgets
+ * @param {{cuts: number[], length: number | null, open: boolean, problem: string}} film @param {Widgets} widgets
  * @param {import("./shot_prompts.js").ShotPrompt} said
  */
 function readTimed(film, { times, unit, fps, prompt }, { durations, texts }) {
@@ -126,13 +138,13 @@ function readTimed(film, { times, unit, fps, prompt }, { durations, texts }) {
     const list = durations.filter(Boolean).map((time) => readTime(time, "frames", fps))
     const { cuts, length } = lasting(list)
     if (list.length < durations.length) film.cuts = [...cuts, length]
-    else Object.assign(film, { cuts, length, open: false })
+    else timed(film, list)
     return 0
   }
   if (!times.trim()) return texts.length
   const list = readTimes(times, unit, fps)
   if (list.length !== texts.length) throw new Error(`${texts.length} shot texts for ${list.length} durations: make them as many.`)
-  Object.assign(film, lasting(list))
+  timed(film, list)
   return 0
 }
 

@@ -1,32 +1,51 @@
 // @ts-check
 // Prompts of several shots in the forms that people write them in, as moc/prompts.py reads and writes them.
 
+import { DIGITS, shown, toNumber } from "./typed.js"
+
 /**
  * @typedef {{common: string, texts: string[], names: string[], durations: string[], bars: boolean}} ShotPrompt
  * One text, name and duration ("3s", "48f", "" for none) per shot; bars: separated by | and not by marks.
  */
 
-const MARK =
-  /\[\s*(?:(?<common>(?:global|common)(?:\s+(?:caption|prompt))?)|(?<each>per[\s-]*shot(?:\s*(?:caption|prompt)s?)?)|(?<cut>(?:shot[\s-]*)?cut)|(?<shot>shot)\s*(?<number>\d+)?|(?<bare>\d+))(?<facts>[^[\]]*)\]/gi
-const FACT = /^[\s:,;]*(?:["“”](?<name>[^"“”]*)["“”]|(?<time>\d+(?:\.\d+)?)\s*(?<unit>f|frames?|s|secs?|seconds?)\b)/i
+const BRACKETS = /\[([^[\]]*)\]/g // first these, then what they hold: reading takes as long as the text is
+const MARK = new RegExp(
+  String.raw`^\s*(?:(?<common>(?:global|common)(?:\s+(?:caption|prompt))?)|(?<each>per[\s-]*shot(?:\s*(?:caption|prompt)s?)?)|` +
+    String.raw`(?<cut>(?:shot[\s-]*)?cut)|(?<shot>shot)\s*(?<number>[${DIGITS}]+)?|(?<bare>[${DIGITS}]+))`,
+  "i",
+)
+const FACT = new RegExp(
+  String.raw`[\s:,;]*(?:["“”](?<name>[^"“”]*)["“”]|(?<time>[${DIGITS}]+(?:\.[${DIGITS}]+)?)\s*(?<unit>f|frames?|s|secs?|seconds?)\b)`,
+  "iy",
+)
 
 /**
- * The name and duration in a mark; null where the brackets are no mark of ours, like [shot on film] or [1girl].
- * @param {string} mark @param {Record<string, string | undefined>} groups
+ * A mark with its name and duration; null where the brackets are no mark of ours, like [shot on film] or [1girl].
+ * @param {RegExpMatchArray} bracket
  */
-function readFacts(mark, groups) {
-  let rest = groups.facts ?? ""
-  let [name, time] = ["", ""]
-  for (let fact = FACT.exec(rest); fact; fact = FACT.exec(rest)) {
+function readMark(bracket) {
+  const [text, inner] = bracket
+  const match = MARK.exec(inner)
+  if (!match) return null
+  const groups = /** @type {Record<string, string | undefined>} */ (match.groups)
+  let [at, name, time] = [match[0].length, "", ""]
+  const next = () => {
+    FACT.lastIndex = at
+    return FACT.exec(inner)
+  }
+  for (let fact = next(); fact; fact = next()) {
     const found = /** @type {Record<string, string | undefined>} */ (fact.groups)
-    if ((name && found.name) || (time && found.time)) throw new Error(`The mark ${mark} says the same thing twice: take one out.`)
+    if ((name && found.name) || (time && found.time)) throw new Error(`The mark ${shown(text)} says the same thing twice: take one out.`)
     name ||= (found.name ?? "").trim()
     time ||= found.time ? `${found.time}${found.unit?.[0].toLowerCase()}` : ""
-    rest = rest.slice(fact[0].length)
+    at += fact[0].length
   }
-  if (!rest.replace(/^[ \t\n:,;]+|[ \t\n:,;]+$/g, "")) return { name, time }
-  if (groups.number || (groups.cut && /^[:,"]/.test(rest.trimStart()))) {
-    throw new Error(`The mark ${mark} has more than a name and a duration in it: write it like [shot 2 "the door": 3s].`)
+  const rest = inner.slice(at).trim()
+  const start = bracket.index ?? 0
+  const number = toNumber(groups.number ?? groups.bare ?? "0")
+  if (/^[\s:,;]*$/.test(rest)) return { text: shown(text), start, end: start + text.length, groups, number, name, time }
+  if (groups.number || (groups.cut && /^[:,"]/.test(rest))) {
+    throw new Error(`The mark ${shown(text)} has more than a name and a duration in it: write it like [shot 2 "the door": 3s].`)
   }
   return null
 }
@@ -50,12 +69,8 @@ function splitBars(/** @type {string} */ text) {
  * @param {string} prompt @returns {ShotPrompt}
  */
 export function readPrompt(prompt) {
-  let marks = [...prompt.matchAll(MARK)].flatMap((match) => {
-    const groups = /** @type {Record<string, string | undefined>} */ (match.groups)
-    const facts = readFacts(match[0], groups)
-    return facts ? [{ text: match[0], start: match.index, end: match.index + match[0].length, groups, ...facts }] : []
-  })
-  if (!marks.some(({ groups }) => Number(groups.bare) === 1)) marks = marks.filter(({ groups }) => !groups.bare)
+  let marks = [...prompt.matchAll(BRACKETS)].flatMap((bracket) => readMark(bracket) ?? [])
+  if (!marks.some(({ groups, number }) => groups.bare && number === 1)) marks = marks.filter(({ groups }) => !groups.bare)
   /** @type {string[]} */
   const common = []
   /** @type {{text: string, name: string, time: string, numbered: boolean}[]} */
@@ -67,7 +82,7 @@ export function readPrompt(prompt) {
     preamble = ""
   }
   marks.forEach((mark, index) => {
-    const { groups, name, time } = mark
+    const { groups, number, name, time } = mark
     const text = prompt.slice(mark.end, marks[index + 1]?.start).trim()
     if (groups.common) {
       settle()
@@ -82,7 +97,6 @@ export function readPrompt(prompt) {
       preamble = ""
     }
     settle()
-    const number = Number(groups.number ?? groups.bare ?? 0)
     let last = inShot ? shots[shots.length - 1] : undefined
     if (!((groups.shot || number) && last && !last.text && !last.numbered)) {
       last = { text: "", name: "", time: "", numbered: false } // but [shot cut] [shot 2] is one border

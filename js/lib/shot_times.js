@@ -1,12 +1,14 @@
 // @ts-check
 // Times as people type them, "29, 57" or "1.8s, 3.5s", to frames of the film and back. The rules are moc/shots.py's.
 
-const WORD = /^([+-]?\d+(?:\.\d+)?)([sf]?)$/
+import { DIGITS, MOST_FRAMES, shown, toNumber } from "./typed.js"
+
+const WORD = new RegExp(`^([+-]?[${DIGITS}]+(?:\\.[${DIGITS}]+)?)([sf]?)$`)
 
 /** Half a frame goes to the even one, as Python rounds. */
 export function roundHalfEven(/** @type {number} */ value) {
   const low = Math.floor(value)
-  return value - low === 0.5 ? low + (low % 2) : Math.round(value)
+  return value - low === 0.5 ? low + Math.abs(low % 2) : Math.round(value)
 }
 
 /**
@@ -15,11 +17,13 @@ export function roundHalfEven(/** @type {number} */ value) {
  */
 export function readTime(word, unit, fps) {
   const match = WORD.exec(word.toLowerCase())
-  if (!match) throw new Error(`“${word}” is not a number: write cuts like 49, 97 or 2.5s, 4s.`)
-  const number = Number(match[1])
+  if (!match) throw new Error(`“${shown(word)}” is not a number: write cuts like 49, 97 or 2.5s, 4s.`)
+  const number = toNumber(match[1])
   const seconds = match[2] === "s" || (unit === "seconds" && match[2] !== "f")
-  if (!seconds && !Number.isInteger(number)) throw new Error(`“${word}” is not a whole frame number: write seconds as ${word}s.`)
-  return { word, suffix: match[2], frames: seconds ? roundHalfEven(number * fps) : number }
+  const frames = seconds ? number * fps : number
+  if (!(Math.abs(frames) <= MOST_FRAMES)) throw new Error(`“${shown(word)}” is beyond frame ${MOST_FRAMES}: no film is that long.`)
+  if (!seconds && !Number.isInteger(frames)) throw new Error(`“${shown(word)}” is not a whole frame number: write seconds as ${shown(word)}s.`)
+  return { word, suffix: match[2], frames: roundHalfEven(frames) }
 }
 
 /** @param {string} text @param {string} unit @param {number} fps */

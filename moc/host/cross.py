@@ -27,6 +27,7 @@ KEY = "moc_captions"  # of our wrappers, and of Captions in a conditioning's mod
 FILM = "moc_captions_film"  # transformer_options -> Film
 SPLIT = "moc_captions_split"  # transformer_options -> Split
 CLASSES = (*wan.CLASSES, "GeneralDIT", "MiniTrainDIT")  # text by cross-attention only, every text token for itself
+OF_TEXT = {"attention_mask", "pooled_output"}  # the one is joined like the texts, the other read by none of CLASSES
 
 log = logging.getLogger("mixture_of_contexts")
 Conditioning = list  # ComfyUI's CONDITIONING: [[text [1, tokens, channels], {...}], ...]
@@ -110,12 +111,31 @@ def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditionin
         raise MoCError("the shots' captions come from different text encoders: use the same one for all shots.")
     tokens = tuple(text.shape[1] for text in texts)
     facts = dict(captions[0][0][1])
+    for number, caption in enumerate(captions[1:], 2):
+        other = caption[0][1]
+        differing = {key for key in facts.keys() | other.keys() if not _same(facts.get(key), other.get(key))}
+        if names := ", ".join(sorted(differing - OF_TEXT)):
+            raise MoCError(
+                f"caption {number} does not bring the same {names} as caption 1, and what is no text holds for the "
+                "whole film: leave it off the captions and apply it after MoC Shot Conditioning."
+            )
     facts["model_conds"] = {**facts.get("model_conds", {}), KEY: comfy.conds.CONDConstant(Captions(shots, tokens))}
     masks = [caption[0][1].get("attention_mask") for caption in captions]
     if any(mask is not None for mask in masks):  # of the text's padding
         masks = [torch.ones(text.shape[:2]) if mask is None else mask for text, mask in zip(texts, masks)]
         facts["attention_mask"] = torch.cat(masks, -1)
     return [[torch.cat(texts, 1), facts]]
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two facts of a conditioning say the same, as far as that can be told."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a is b or (isinstance(a, (str, float, int)) and a == b)
 
 
 def read_by_shot(model: ModelPatcher) -> ModelPatcher:

@@ -20,7 +20,9 @@ MOST_REMEMBERED = 32
 
 log = logging.getLogger("mixture_of_contexts")
 traces: WeakValueDictionary[str, Trace] = WeakValueDictionary()  # by id, as long as the host keeps them
-_last: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()  # (workflow, node) -> what the node showed last
+# (client, workflow, node) -> what the node showed last. Workflows made of one template have one id: only the client
+# that started a run is told of it.
+_last: OrderedDict[tuple[str, str, str], dict[str, Any]] = OrderedDict()
 
 
 class Live:
@@ -68,7 +70,7 @@ class Live:
         message = {**describe(self.trace, self._collected), **state, "step": self._step, "shown_on": shown_on}
         message["workflow"] = self._workflow
         for node in (self.trace.node, *shown_on):
-            _remember(self._workflow, node, message)
+            _remember(self._server, node, message)
         if self._server is not None:
             self._server.send_sync(EVENT, message, self._server.client_id)
 
@@ -89,16 +91,20 @@ def shown(node: str, message: dict[str, Any]) -> None:
     server = _server()
     if server is not None:
         message["workflow"] = _running(server)[1]
-        _remember(message["workflow"], node, message)
+        _remember(server, node, message)
 
 
-def last(workflow: str, node: str) -> dict[str, Any]:
-    return _last.get((workflow, node), {})
+def last(client: str, workflow: str, node: str) -> dict[str, Any]:
+    """What a node showed last in a run that this client started; empty where it showed nothing."""
+    return _last.get((client, workflow, node), {})
 
 
-def _remember(workflow: str, node: str, message: dict[str, Any]) -> None:
-    _last[workflow, node] = message
-    _last.move_to_end((workflow, node))
+def _remember(server, node: str, message: dict[str, Any]) -> None:
+    if server is None or server.client_id is None:  # nobody could ask for it
+        return
+    key = str(server.client_id), message["workflow"], node
+    _last[key] = message
+    _last.move_to_end(key)
     while len(_last) > MOST_REMEMBERED:
         _last.popitem(last=False)
 

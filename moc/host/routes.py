@@ -41,10 +41,10 @@ def add_routes(routes: web.RouteTableDef) -> None:
 
     @routes.get("/moc/last")
     async def last(request: web.Request) -> web.Response:
-        workflow, node = (request.query.get(name, "") for name in ("workflow", "node"))
-        if not NAME.fullmatch(workflow) or not NAME.fullmatch(node):
-            raise web.HTTPBadRequest(text="workflow and node are ids.")
-        return web.json_response(live.last(workflow, node))
+        asked = [request.query.get(name, "") for name in ("client", "workflow", "node")]
+        if not all(map(NAME.fullmatch, asked)):
+            raise web.HTTPBadRequest(text="client, workflow and node are ids.")
+        return web.json_response(live.last(*asked))
 
 
 def _trace(request: web.Request) -> Trace:

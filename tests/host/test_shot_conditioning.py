@@ -54,6 +54,17 @@ def test_shots_that_say_the_same_are_encoded_once():
     assert clip.asked == ["walks", "runs"]
 
 
+def fact(conditioning: list, **facts) -> list:
+    return [[conditioning[0][0], {**conditioning[0][1], **facts}]]
+
+
+def test_what_all_captions_bring_holds_for_the_film():
+    control, words = object(), torch.ones(1, 2)
+    same = [fact(caption(i), control=control, mask=torch.ones(2), pooled_output=words * i) for i in range(2)]
+    ((_, facts),) = run(captions=same)[1]
+    assert facts["control"] is control and torch.equal(facts["mask"], torch.ones(2))
+
+
 @pytest.mark.parametrize("shots", [Shots(), Shots(even=3)], ids=["one shot", "no text of its own"])
 def test_one_text_for_all_is_an_ordinary_prompt(shots):
     model, conditioning, report = run(clip=[Words()], shots=Shots(even=shots.even, common="a woman"))
@@ -78,6 +89,10 @@ def test_a_model_that_cannot_gets_the_joined_prompt_and_says_so():
         ({"clip": [Words()], "captions": [caption(0)]}, "not both"),
         ({"clip": [Words()], "shots": Shots(even=2)}, "the shots have no prompts"),
         ({"captions": [caption(0)]}, "1 captions for 2 shots"),
+        ({"captions": [caption(0), caption(1)], "shots": Shots()}, "2 captions for 1 shot:"),
+        ({"captions": [caption(0), fact(caption(1), guidance=3.0)]}, "caption 2 does not bring the same guidance"),
+        ({"captions": [fact(caption(0), mask=torch.ones(2)), fact(caption(1), mask=torch.zeros(2))]}, "the same mask"),
+        ({"captions": [fact(caption(0), control=object()), fact(caption(1), control=object())]}, "same control"),
     ],
 )
 def test_what_is_missing_is_said(inputs, sentence):

@@ -15,6 +15,21 @@ const changes = (widgets, edit, known = {}) => {
   return toWidgets({ ...EMPTY, ...widgets }, before, edit(before), { ...KNOWN, ...known })
 }
 
+for (const { widgets, borders, length, error } of table("films")) {
+  test(`${JSON.stringify(widgets)} is ${error ? "refused" : "shown"} as the node does`, () => {
+    const read = readFilm({ ...EMPTY, family: "any model", ...widgets }, KNOWN)
+    if (error) return assert.notEqual(read.problem, "")
+    assert.deepEqual([read.problem, read.length], ["", length])
+    if (borders) assert.deepEqual(read.borders, borders)
+  })
+}
+
+test("a duration that is changed settles what contradicts the length", () => {
+  const before = { how: "durations", times: "29, 28", length: 81 }
+  assert.match(film(before).problem, /last 57 frames together, but length is 81/)
+  assert.deepEqual(changes(before, (one) => moveCut(one, 0, 33)), { times: "33, 24", length: 57 })
+})
+
 test("cuts are drawn where they were typed, with the border the model will cut at", () => {
   const { cuts, borders, length, shown, problem } = film({ times: "30, 57" })
   assert.deepEqual({ cuts, borders, length, shown, problem }, { cuts: [30, 57], borders: [29, 57], length: null, shown: 81, problem: "" })

@@ -36,3 +36,12 @@ test("a time that did not change keeps its wording", () => {
   assert.equal(writeTimes([29, 61], "", "seconds", 16), "1.8, 3.8")
   assert.equal(writeTimes([], "29", "frames", 16), "")
 })
+
+test("a prompt of a book's length is read piece by piece", () => {
+  const many = 300_000 // squared it would take minutes
+  for (const head of ["[", "[shot ", "[shot 1: "]) {
+    for (const piece of ["1", " ", '""']) assert.equal(readPrompt(head + piece.repeat(many)).texts.length, 1)
+  }
+  assert.equal(readPrompt(`[shot 1 ${'""'.repeat(many)}] a`).texts[0], "a")
+  assert.equal(readPrompt("a|".repeat(many)).texts.length, many + 1)
+})

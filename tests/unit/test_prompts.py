@@ -1,5 +1,8 @@
 """Prompts of several shots: every form that people write, and marks that are wrong."""
 
+import signal
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,30 @@ def test_any_text_is_read_or_refused_in_words(prompt):
     except MoCError:
         return
     assert len(said.texts) == len(said.names) == len(said.durations) >= 1
+
+
+@pytest.fixture
+def soon():
+    """Ends what takes as long as the square of its text: not a measure of speed, a net under a hang."""
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("no timer here")
+
+    def give_up(*_):
+        raise AssertionError("reading grows faster than its text")
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4)  # of the processor, whatever else the machine does
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a|", "a\\", "[", "1", " ", '""', "-", "{[", "[1] a"],
+)
+@pytest.mark.parametrize("head", ["", "[", "[shot 1", "[per", "[shot 1: 1"])
+@pytest.mark.parametrize("tail", ["", "]"])
+def test_a_prompt_of_a_book_s_length_is_read_piece_by_piece(head, piece, tail, soon):
+    with suppress(MoCError):
+        read_prompt(head + piece * (300_000 // len(piece)) + tail)

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pack
 import pytest
 
 from moc.errors import MoCError
 from moc.families import FAMILIES
 from moc.prompts import read_prompt
-from moc.shots import nearest_border, parse_times
+from moc.shots import latent_frames, nearest_border, parse_times
+
+choices = pack.load("nodes.shot_choices")
 
 TABLES = Path(__file__).resolve().parent.parent / "js" / "tables"
 
@@ -50,3 +53,18 @@ def test_prompts_mean_what_the_table_says(row):
     lists = {name: list(getattr(said, name)) for name in ("texts", "names", "durations")}
     assert row["says"] == {"common": said.common, **lists, "bars": said.bars}
     assert row["written"] == str(said)
+
+
+@pytest.mark.parametrize("row", table("films"), ids=lambda row: repr(row["widgets"]))
+def test_a_film_is_what_the_table_says(row):
+    family = row["widgets"].get("family", choices.ANY_MODEL)
+    if row.get("error"):
+        with pytest.raises(choices.MoCError):
+            choices.at_borders(choices.read_shots(**row["widgets"])[0], family)
+        return
+    shots, _ = choices.at_borders(choices.read_shots(**row["widgets"])[0], family)
+    assert shots.length == row["length"]
+    if "borders" in row:
+        name = "every frame" if family == choices.ANY_MODEL else family
+        starts = shots.starts(latent_frames(shots.length, name), name)[0]
+        assert [FAMILIES[name].frames(start) for start in starts[1:]] == row["borders"]

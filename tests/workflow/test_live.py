@@ -96,9 +96,9 @@ def test_a_part_of_the_trace_is_what_the_whole_file_holds(server, told):
 def test_a_page_loaded_anew_is_told_what_each_node_showed(server, told):
     traces = told[1]
     for node in ("heatmap", "heatmap2", "again"):
-        assert ask(server, f"/moc/last?workflow=films&node={node}")["trace"] == traces[node]
-    assert ask(server, "/moc/last?workflow=films&node=apply")["status"].startswith("MoC on")
-    assert ask(server, "/moc/last?workflow=another&node=heatmap") == {}
+        assert ask(server, f"/moc/last?client=a&workflow=films&node={node}")["trace"] == traces[node]
+    assert ask(server, "/moc/last?client=a&workflow=films&node=apply")["status"].startswith("MoC on")
+    assert ask(server, "/moc/last?client=a&workflow=another&node=heatmap") == {}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_page_loaded_anew_is_told_what_each_node_showed(server, told):
         ("/moc/heatmap/{trace}?head=1000000", 400, "head is a whole number"),
         ("/moc/heatmap/{trace}?head=7", 400, "this model has heads 0 to 1"),
         ("/moc/heatmap/{trace}?first_step=9", 400, "choose from steps 0-3"),
-        ("/moc/last?node=%3Cscript%3E", 400, "workflow and node are ids"),
+        ("/moc/last?client=a&node=%3Cscript%3E", 400, "client, workflow and node are ids"),
     ],
 )
 def test_questions_without_an_answer_say_so(server, told, path, status, sentence):
@@ -121,6 +121,14 @@ def test_questions_without_an_answer_say_so(server, told, path, status, sentence
 
 
 # Below, other graphs run: the host then lets go of the films above.
+
+
+def test_a_workflow_of_the_same_template_shows_nobody_else_s_film(server, told):
+    listen(server, film(seed=40, times="9"), "b", workflow="films")
+    mine, theirs = (ask(server, f"/moc/last?client={client}&workflow=films&node=heatmap") for client in "ab")
+    assert mine["trace"] == told[1]["heatmap"] != theirs["trace"]
+    for other in ("client=c&", ""):
+        assert ask(server, f"/moc/last?{other}workflow=films&node=heatmap") == {}
 
 
 def test_fast_steps_do_not_flood_the_browser(server):

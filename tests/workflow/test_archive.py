@@ -1,0 +1,60 @@
+"""What the registry hands out: the tracked files without those in .comfyignore, as a server loads them."""
+
+import subprocess
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from demo.host import prepare
+from demo.hosting import base
+from demo.server import Server
+
+REPO = Path(__file__).resolve().parent.parent.parent
+IGNORE = ".comfyignore"
+TOP = {"LICENSE", "README.md", "__init__.py", "js", "moc", "nodes", "pyproject.toml", "requirements.txt", "workflows"}
+
+
+def tracked(*options: str) -> set[str]:
+    asked = ["git", "-C", str(REPO), "ls-files", "-z", *options]
+    return set(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\0")) - {""}
+
+
+def packed() -> list[str]:
+    """As comfy-cli packs: git's files, without what .comfyignore names by git's own rules."""
+    return sorted(tracked() - tracked("--cached", "--ignored", f"--exclude-from={REPO / IGNORE}"))
+
+
+def test_every_pattern_says_where_it_holds():
+    """A pattern without a slash before its end holds in every folder: docs/ would take js/docs/ along."""
+    assert [line for line in (REPO / IGNORE).read_text("utf-8").split() if "/" not in line[:-1]] == []
+
+
+def test_the_archive_holds_the_pack_and_nothing_else():
+    files = packed()
+    assert {file.partition("/")[0] for file in files} == TOP
+    assert set(files) >= tracked("js", "moc", "nodes")
+
+
+@pytest.fixture(scope="module")
+def unpacked(server, tmp_path_factory):
+    """A server that runs the archive in place of the working tree."""
+    folder = tmp_path_factory.mktemp("registry")
+    with zipfile.ZipFile(folder / "node.zip", "w") as archive:
+        for file in packed():
+            archive.write(REPO / file, file)
+    with zipfile.ZipFile(folder / "node.zip") as archive:
+        archive.extractall(folder / "pack")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "REPO", folder / "pack")
+        with Server(prepare(server.host.version, tools=True), cpu=True) as running:
+            yield running
+
+
+def test_the_archive_brings_every_node_and_its_help_page(unpacked):
+    nodes = {name for name in unpacked.object_info() if name.startswith("MoC")}
+    assert nodes == {page.stem for page in (REPO / "js" / "docs").glob("*.md")}
+    for node in nodes:
+        with urllib.request.urlopen(f"{unpacked.url}/extensions/{base.PACK}/docs/{node}.md") as answer:
+            assert answer.read() == (REPO / "js" / "docs" / f"{node}.md").read_bytes()
