@@ -181,12 +181,19 @@ def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_st
     assert all(word in said for word in (*measured, "MoC over fa3", "stages, in a row"))
 
 
-def test_a_case_says_which_peers_are_not_installed(monkeypatch):
+def test_a_case_says_which_peers_are_not_installed_or_cannot_run(monkeypatch):
     for name in ("comfy_kitchen", *peers.FA3_MODULES):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
     said = "\n".join(attention.lines(attention.run(PAPER, device="cpu")))
     assert "fa3: FlashAttention 3 is not installed" in said and "sol_attn: comfy-kitchen is not installed" in said
+
+    def fails(*_, **__):
+        raise RuntimeError("made for another card")
+
+    monkeypatch.setitem(sys.modules, peers.FA3_MODULES[1], SimpleNamespace(flash_attn_func=fails))
+    said = "\n".join(attention.lines(attention.run(PAPER, device="cpu")))
+    assert "fa3: RuntimeError: made for another card" in said and "MoC over" not in said
 
 
 def test_sol_attn_in_another_order_gives_every_token_its_own_result():

@@ -1,7 +1,7 @@
 """The demo's table of rules can be made again, and training does not hide that it could not be made.
 
 Each runs as a program of its own: the scripts of `demo/training` import each other by short names. Shots of one latent
-frame in place of three keep it to seconds; the weights are the shipped ones.
+frame in place of three keep it to half a minute on two cores; the weights are the shipped ones.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 SHORT_SHOTS = f"""
 import sys
