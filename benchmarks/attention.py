@@ -1,22 +1,24 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--out benchmarks/results/NAME.json]
+python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--out benchmarks/results/NAME.json] [--tiny]
 
-`error` is relative to dense attention in float32 (norm of the difference over the norm, 512 rows of two heads). Where
-a case's inputs are independent tokens, of which routing can know nothing, it is taken on "trained" inputs instead
-(`cases.py`). sol_attn keeps the same share of pairs, and text as it always keeps conditioning; `tiled`: its tokens
-brought into the order of our tiles first, which is not timed. --card runs the kernels of other cards; `flash` is then
-FlashAttention 2, the dense attention that these have, and sol_attn is left out.
+`ms` is a call that is waited for, `row_ms` one of many in a row with a single wait at the end, as inside a model, where
+launching costs nothing; stages are taken from calls in a row too. `error` is relative to dense attention in float32
+(norm of the difference over the norm, 512 rows of two heads). Where a case's inputs are independent tokens, of which
+routing can know nothing, it is taken on "trained" inputs instead (`cases.py`). Dense is cuDNN's attention, and
+FlashAttention 3 in bf16 and in float8 where it is installed (PyPI: fa3-fwd). sol_attn keeps the same share of pairs,
+and text as it always keeps conditioning, once in the order of the sequence and once `tiled` (`peers.py`): the same
+share is not the same error. --card runs the kernels of other cards; `flash` is then FlashAttention 2, the dense
+attention that these have, and the other peers are left out. --tiny is a dry run on any device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,128 +26,17 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import cards, host
 from benchmarks.cases import CASES, Case, asked_for
 from benchmarks.check_gpu import expected
+from benchmarks.peers import dense, fa3, flash, sol
+from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
 from moc.chunks import ChunkTable
 from moc.counts import Counts
 
-STAGES = {  # kernel name -> stage; the first that fits
-    "_of_keys": "gradients by keys",
-    "_of_rows": "gradients by rows",
-    "_of_summaries": "gradients by summaries",
-    "_of_skipping": "gradients by summaries",
-    "_delta": "gradients, delta",
-    "_union_hopper": "tiles and merge",
-    "_popular": "popular",
-    "_find": "lists",
-    "_join": "lists",
-    "_leave": "lists",
-    "_any": "tail",
-    "_pool": "pooling",
-    "_routed": "routed",
-    "_route": "routing",
-    "_ruled": "routing",
-    "_deal": "routing",
-    "_sift": "routing",
-    "_few": "routing",
-    "_best": "routing",
-    "_share": "routing",
-    "_split": "routing",
-    "_move": "token order",
-    "_repair": "routing (repair)",
-    "_unpack": "lists",
-    "_tally": "lists",
-    "_rank": "lists",
-    "_place": "lists",
-    "_cut": "lists",
-    "_union": "lists",
-    "_steps": "lists",
-    "cumsum": "lists",
-    "Scan": "lists",
-    "searchsorted": "lists",
-    "_tile": "tiles and merge",
-    "_tail": "tail",
-    "cudnn": "own part (cuDNN)",
-    "sdpa": "own part (cuDNN)",
-    "index": "token order",
-    "gather": "token order",
-    "CatArray": "joining keys",
-    "copy": "copies",
-    "Memset": "clearing",
-    "Fill": "clearing",
-}
-
-
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def cost(call: Attention, q: Tensor, k: Tensor, v: Tensor, seconds: float = 1.0, most: int = 20) -> dict[str, float]:
-    """Milliseconds on the device (median), and the most memory beside inputs and output, over that of q, k and v."""
-    call(q, k, v)  # compiles
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    out = call(q, k, v)
-    torch.cuda.synchronize()
-    extra = torch.cuda.max_memory_allocated() - before - out.numel() * out.element_size()
-    del out
-    times: list[float] = []
-    stop = time.time() + seconds
-    while len(times) < 3 or (time.time() < stop and len(times) < most):
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
-        call(q, k, v)
-        b.record()
-        torch.cuda.synchronize()
-        times.append(a.elapsed_time(b))
-    return {"ms": round(statistics.median(times), 3), "extra_over_qkv": round(extra / (3 * q.nbytes), 3)}
-
-
-def stages(call: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds on the device by stage, of one call."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        call()
-        torch.cuda.synchronize()
-    out: dict[str, float] = defaultdict(float)
-    for event in profile.key_averages():
-        if event.self_device_time_total:
-            stage = next((s for word, s in STAGES.items() if word.lower() in event.key.lower()), event.key[:60])
-            out[stage] += event.self_device_time_total / 1000
-    return {k: round(v, 3) for k, v in sorted(out.items(), key=lambda kv: -kv[1])}
-
-
-def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-        return scaled_dot_product_attention(q, k, v)
-
-
-def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return scaled_dot_product_attention(q, k, v)
-
-
-def sol(case: Case, share: float) -> Attention | str:
-    """comfy-kitchen's kernel at the same kept share, or why it cannot run."""
-    try:
-        import comfy_kitchen
-    except ImportError:
-        return "comfy-kitchen is not installed"
-    if case.dim != 128:
-        return "head dim 128 only"
-    if not comfy_kitchen.sol_attn_is_available():
-        return f"no sol_attn here: {comfy_kitchen.list_backends()['cuda']}"[:300]
-    text = [0, -(-case.text // 64)]  # blocks of 64 tokens that all see, and that see all
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, N, H, D], as they lie in memory
-        return comfy_kitchen.sol_attn(q, k, v, topk_ratio=share, sink_blocks=text, sink_q=text).transpose(1, 2)
-
-    return attend
+PEERS = ("fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
 
 
 def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
@@ -163,9 +54,10 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case, card: str | None = None) -> dict[str, Any]:
+def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, Any]:
     table = case.table()
-    q, k, v = case.inputs()
+    inputs = partial(case.inputs, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    q, k, v = inputs()
     n, top_k = table.length, table.top_k(case.routing)
     kept = kept_share(q, k, v, table, case)
     result: dict[str, Any] = {
@@ -177,29 +69,51 @@ def run(case: Case, card: str | None = None) -> dict[str, Any]:
         result["union_over_k_64_rows"] = round(union_factor(q, k, case, table), 2)
 
     def moc(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return moc_attention(q, k, v, table, case.routing, backend="triton")
+        return moc_attention(q, k, v, table, case.routing, backend=backend(q))
 
     calls: dict[str, Attention] = {"moc": moc, "dense": dense} | ({"flash": flash} if card else {})
-    peer = "left out" if card else sol(case, kept)
-    if isinstance(peer, str):
-        result["sol_attn"] = peer
-    else:
-        calls["sol_attn"] = peer
-    for name, call in calls.items():
-        result |= {f"{name}_{what}": value for what, value in cost(call, q, k, v).items()}
-    result["ratio"] = round(result["dense_ms"] / result["moc_ms"], 2)
-    if card:
-        result["ratio_to_flash"] = round(result["flash_ms"] / result["moc_ms"], 2)
-    if "sol_attn" in calls:
-        result["sol_attn_ratio"] = round(result["dense_ms"] / result["sol_attn_ms"], 2)
+    for name, peers in {} if card else {"fa3": fa3(), "sol_attn": sol(case, kept, table)}.items():
+        if isinstance(peers, str):
+            result[name] = peers
+        else:
+            calls |= peers
+    for name, call in list(calls.items()):
+        try:
+            result |= {f"{name}_{what}": value for what, value in cost(call, q, k, v).items()}
+        except Exception as failure:
+            if name in ("moc", "dense"):
+                raise
+            result[name] = f"{type(failure).__name__}: {failure}"[:300]  # a peer that cannot run here is left out
+            del calls[name]
+    result |= gains(result)
     result["stages_ms"] = stages(lambda: moc(q, k, v))
+    result["stages_sum_ms"] = round(sum(result["stages_ms"].values()), 3)
     if case.routing.lists == "token":
         result |= own_error(moc(q, k, v), q, k, v, table, case)
     if not case.coherent:
         del q, k, v
-        q, k, v = case.inputs(coherent="trained")
+        q, k, v = inputs(coherent="trained")
     result["error"] = errors(calls, q, k, v, table)
     return result
+
+
+def backend(q: Tensor) -> str:
+    return "triton" if q.is_cuda else "eager"
+
+
+def gains(result: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast MoC is as each dense attention, and sol_attn as cuDNN's; waited for, and in a row."""
+    pairs = {
+        "ratio": ("dense", "moc"), "ratio_to_flash": ("flash", "moc"), "ratio_to_fa3": ("fa3", "moc"),
+        "ratio_to_fa3_e4m3": ("fa3_e4m3", "moc"), "sol_attn_ratio": ("dense", "sol_attn"),
+        "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"),
+    }  # fmt: skip
+    return {
+        name if what == "ms" else f"{name}_in_a_row": round(result[f"{slow}_{what}"] / result[f"{fast}_{what}"], 2)
+        for name, (slow, fast) in pairs.items()
+        for what in ("ms", "row_ms")
+        if f"{slow}_ms" in result and f"{fast}_ms" in result
+    }
 
 
 def kept_share(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> float:
@@ -207,7 +121,7 @@ def kept_share(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -
     if case.routing.same_k:
         return table.density(table.top_k(case.routing), case.routing.causal)
     counts = Counts(table, case.heads, q.device)
-    moc_attention(q, k, v, table, case.routing, backend="triton", record=counts)
+    moc_attention(q, k, v, table, case.routing, backend=backend(q), record=counts)
     return counts.geometry.mandatory + float(counts.result()[1])
 
 
@@ -240,18 +154,14 @@ def errors(calls: dict[str, Attention], q: Tensor, k: Tensor, v: Tensor, table: 
         got = out[:, heads].index_select(-2, tokens).float()
         return round(float(((got - want).norm(dim=(2, 3)) / want.norm(dim=(2, 3))).mean()), 5)
 
-    found = {name: off(call(q, k, v)) for name, call in calls.items()}
-    if "sol_attn" in calls and not table.identity:
-        # the kernel wants every token's heads side by side
-        tiled = (x.transpose(1, 2).index_select(1, t.order).transpose(1, 2) for x in (q, k, v))
-        found["sol_attn, tiled"] = off(calls["sol_attn"](*tiled).index_select(-2, t.inverse))
-    return found
+    return {name: off(call(q, k, v)) for name, call in calls.items()}
 
 
 def arguments(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="very short films on any device: a dry run")
     cards.add_argument(parser)
     args = parser.parse_args()
     cards.pretend(args.card)
@@ -263,8 +173,9 @@ def collect(
 ) -> list[dict[str, Any]]:
     """Run the cases that were asked for, print each and write all with what they ran on."""
     facts = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "cudnn": torch.backends.cudnn.version(), "dtype": "bfloat16", "date": time.strftime("%Y-%m-%d"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__, "triton": triton.__version__, "cudnn": torch.backends.cudnn.version(),
+        "dtype": "bfloat16" if torch.cuda.is_available() else "float32", "date": time.strftime("%Y-%m-%d"),
         "command": host.command(name),
     }  # fmt: skip
     results: list[dict[str, Any]] = []
@@ -278,24 +189,37 @@ def collect(
         print(json.dumps(results[-1]), flush=True)
         if args.out:
             args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return results
+
+
+def tiny(case: Case) -> Case:
+    return replace(case, grid=(4, 8, 8), heads=2, shots=min(case.shots, 2), text=min(case.text, 64))
+
+
+def lines(r: dict[str, Any]) -> list[str]:
+    """A case as it is printed: every call waited for and in a row, and its gain over cuDNN's both ways."""
+    out = [f"{r['case']:32s} kept {r['kept']:6.1%}, least {r['least']}, aim {r['aim']}"]
+    for name, error in r["error"].items():
+        ms, row, extra = (r.get(f"{name}_{what}") for what in ("ms", "row_ms", "extra_over_qkv"))
+        memory = "" if extra is None else f"extra memory {extra:.2f}, "
+        gain = f"{r['dense_ms'] / ms:6.2f}x {ms:8.2f} ms, in a row {r['dense_row_ms'] / row:6.2f}x {row:8.2f} ms"
+        out.append(f"{name:>32s} {gain}, {memory}error {error:.4f}")
+    over = [f"{name.removeprefix('ratio_to_')} {r[name]:.2f}x" for name in r if name.startswith("ratio_to_")]
+    left_out = [f"{name}: {r[name]}" for name in PEERS if name in r]
+    stage_sum = f"stages, in a row: {r['stages_sum_ms']:.2f} ms of {r['moc_row_ms']:.2f}"
+    out.append(" " * 33 + "; ".join([*(["MoC over " + ", ".join(over)] if over else []), *left_out, stage_sum]))
+    return out
 
 
 def main() -> None:
     args = arguments(__doc__)
-    results = collect(args, "attention", partial(run, card=args.card), CASES)
-    for r in results:
-        if "failed" in r:
-            continue
-        print(
-            f"{r['case']:32s} kept {r['kept']:6.1%} dense {r['dense_ms']:8.2f} ms (least {r['least']}, aim {r['aim']})"
-        )
-        for name in ("moc", "sol_attn"):
-            if f"{name}_ms" in r:
-                ms, extra, error = r[f"{name}_ms"], r[f"{name}_extra_over_qkv"], r["error"][name]
-                gain = r["dense_ms"] / ms
-                print(f"{name:>32s} {gain:6.2f}x {ms:8.2f} ms, extra memory {extra:.2f}, error {error:.4f}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cases = [tiny(case) for case in CASES] if args.tiny else CASES
+    for r in collect(args, "attention", partial(run, card=args.card, device=device), cases):
+        if "failed" not in r:
+            print(*lines(r), sep="\n")
 
 
 if __name__ == "__main__":

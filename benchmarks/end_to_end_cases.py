@@ -62,6 +62,8 @@ SHOT = RoutingConfig(top_k=5, own="shot", causal=True)
 UNION = replace(SMALL, lists="union")
 CUDNN = Rule(DENSE, backend=SDPBackend.CUDNN_ATTENTION)
 DEFAULT = Rule("dense, ComfyUI's default", full=False)
+RECOMMENDED = Rule("preset: recommended", PRESETS["recommended"].routing)
+FAST = Rule("preset: fast", PRESETS["fast"].routing)
 
 FILMS = {
     "720p": Film("1280x720, 81 frames", (21, 90, 160), 1, (2.2, 2.5)),
@@ -77,6 +79,8 @@ RULES = {
         Rule("paper: own frame + 3 frames", FRAMES),
         Rule("fine: own chunk + 16 of 450 tokens", OF_450),
         Rule("fine: own frame + 8 of 250 tokens, min-max, tail", MEDIUM),
+        RECOMMENDED,
+        FAST,
         CUDNN,
         Rule("the paper's, with trace", FRAMES, trace="routing"),
         Rule("fine: own frame + 32 of 8x8, min-max, tail", SMALL, full=False),
@@ -90,6 +94,8 @@ RULES = {
         Rule("fine: own chunk + 16 of 450 tokens", OF_450),
         Rule("fine: own frame + 8 of 250 tokens, min-max, tail", MEDIUM),
         Rule("fine: 8x8 union lists, independent tokens", UNION, full=False, white=True),
+        RECOMMENDED,
+        FAST,
         CUDNN,
         DEFAULT,
     ),

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.attention import Attention, arguments, collect, cost, dense, stages
+from benchmarks.attention import arguments, collect
 from benchmarks.cases import CASES, Case
+from benchmarks.peers import dense
+from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
 
 NAMES = (

@@ -105,7 +105,9 @@ def sample(dit, seeds, steps, shift, attend=nets.dense_attention, batch=8, devic
 
 
 def judge(a, name, dit, vae, seconds):
-    """The table of rules, as far as the time goes."""
+    """The table of rules, as far as the time goes. Should it fail, training goes on and then ends with an error: the
+    weights are safe by now, and what is still to be trained must not be lost for a table.
+    """
     import evaluate
 
     if seconds and RANK == 0:
@@ -115,8 +117,9 @@ def judge(a, name, dit, vae, seconds):
             evaluate.evaluate(
                 dit, vae, name, a.out, *((1, 1) if a.tiny else (16, 10)), a.shift, 16, DEVICE, limit=seconds
             )
-        except Exception:  # the weights are safe by now; the rest of the training must not be lost for a table
+        except Exception:
             traceback.print_exc()
+            a.without_table.append(name)
         nets.Block.before, nets.Block.after = now
 
 
@@ -205,7 +208,7 @@ def main():
     parser.add_argument("--give-up", type=float, default=0.9, help="stop if the loss is above this after 600 steps")
     parser.add_argument("--seed", type=int, default=0, help="first clip seed")
     a = parser.parse_args()
-    a.device = DEVICE
+    a.device, a.without_table = DEVICE, []
     a.vae_rate, a.vae_batch, a.vae_frames, a.vae_size, a.train_shift, a.every = 1e-3, 8, 17, 128, 3.0, 100
     a.dit = dict(dim=256, ffn_dim=512, layers=8)
     if a.tiny:
@@ -254,6 +257,11 @@ def main():
     if WORLD > 1:
         dist.barrier()
         dist.destroy_process_group()
+    if a.without_table:
+        raise SystemExit(
+            f"No table of rules for the weights {', '.join(a.without_table)}: the error is above. "
+            f"The weights are in {a.out}; evaluate.py makes their table."
+        )
 
 
 if __name__ == "__main__":

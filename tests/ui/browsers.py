@@ -1,4 +1,4 @@
-"""Which browser, and which front end, the browser tests use. Both come from package registries where they are missing."""
+"""Which browser and which front end the browser tests use; what is missing comes from package registries."""
 
 from __future__ import annotations
 

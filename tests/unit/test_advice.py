@@ -78,6 +78,16 @@ def test_steps_at_the_start_stay_dense_where_that_costs_less():
     assert advice.work == pytest.approx((2 * (KEPT[1] + EXTRA) + 1) / 3)
 
 
+def test_steps_at_the_end_stay_dense_where_that_costs_less():
+    """Of 9 steps 1, 4 and 7 are probed; step 7 stands for the last three, which begin behind step 5."""
+    hard = [0.9, 0.9, 0.9, 0.5]
+    advice = advise(planted([[FALLING] * 2, [FALLING] * 2, [hard] * 2], steps=9), 0.25)
+    assert (advice.first, advice.stop) == (0, 2)
+    schedule = advice.settings.schedule
+    assert schedule.start_percent == 0.0 and schedule.end_percent == pytest.approx(5.5 / 9, abs=1e-4)
+    assert advice.work == pytest.approx((2 * (KEPT[1] + EXTRA) + 1) / 3)
+
+
 def test_the_error_of_a_block_is_the_root_mean_square_over_its_routed_steps():
     advice = advise(planted([[[0.04] * 4], [[0.08] * 4]]), 0.09)
     assert advice.error[0] == pytest.approx(np.sqrt((0.04**2 + 0.08**2) / 2))
@@ -147,7 +157,7 @@ def test_a_probe_that_saw_nothing_says_so():
 
 def test_steps_are_spread_over_the_middles_of_equal_parts():
     assert spread(3, 9) == (1, 4, 7) and spread(1, 8) == (4,) and spread(5, 2) == (0, 1)
-    assert spread((5, 0, 99), 8) == (0, 5)
+    assert spread((5, 0, 8, 99), 8) == (0, 5)
     assert read_steps(3, "") == 3 and read_steps(3, " 4, 0 ") == (0, 4)
     with pytest.raises(MoCError, match="write step numbers from 0 on"):
         read_steps(3, "1.5")

@@ -3,10 +3,12 @@
 import os
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import attention, peers, timing
 from benchmarks.capture import Call
 from benchmarks.cases import Case
 from benchmarks.coherence import RULES as RULES_OF_CAPTURES
@@ -17,7 +19,7 @@ from benchmarks.host import watched
 from benchmarks.quality import decide, settle, sol_share
 from benchmarks.trace_gpu import spread
 from moc.chunks import build_table
-from moc.config import RoutingConfig
+from moc.config import PRESETS, RoutingConfig
 from moc.layout import TokenLayout
 
 GRID = (4, 8, 8)
@@ -119,6 +121,12 @@ def test_every_film_has_a_dense_rule_to_be_compared_with_and_the_sizes_that_the_
     assert all(DENSE in [rule.name for rule in rules] for rules in RULES.values())
 
 
+@pytest.mark.parametrize("name", ["recommended", "fast"])
+def test_presets_are_timed_inside_the_model_on_both_films(name):
+    for rules in RULES.values():
+        assert [r.routing for r in rules if r.name == f"preset: {name}"] == [PRESETS[name].routing]
+
+
 def test_steps_are_run_in_the_order_that_was_asked_for_and_each_once():
     found = chosen("8shots:450,720p:paper:,8shots:450")
     assert [(film, rule.name.split(" ")[0]) for film, rule in found] == [("8shots", "fine:"), ("720p", "paper:")]
@@ -149,3 +157,90 @@ def test_a_process_that_hangs_is_ended_whether_or_not_its_own_watchdog_does_it(w
     command = [sys.executable, "-c", f"{watchdog}import time; time.sleep(600)"]
     ended, errors = watched(command, 20 if watchdog else 2, dict(os.environ))
     assert ended == code and says in errors
+
+
+PAPER = Case("a", (4, 8, 8), 2, RoutingConfig(top_k=1, own="chunk"), 1, 1)
+
+
+def pretended_fa3(q, k, v, q_descale=None, k_descale=None, v_descale=None):
+    """[B, N, H, D] in and out, as FlashAttention 3 takes it, with a factor for every head."""
+    q, k, v = (x.float().transpose(1, 2) for x in (q, k, v))
+    if q_descale is not None:
+        q, k, v = (x * d[..., None, None] for x, d in ((q, q_descale), (k, k_descale), (v, v_descale)))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def pretended_sol(q, k, v, topk_ratio, sink_blocks, sink_q):
+    """Every block of 64 tokens in a row sees itself alone: what it gives depends on the order of its tokens."""
+    q, k, v = (x.transpose(1, 2).unflatten(2, (-1, 64)) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).flatten(2, 3).transpose(1, 2)
+
+
+def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_stages_are_warm(monkeypatch):
+    kitchen = SimpleNamespace(sol_attn_is_available=lambda: True, sol_attn=pretended_sol)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", kitchen)
+    monkeypatch.setitem(sys.modules, peers.FA3_MODULES[0], SimpleNamespace(flash_attn_func=pretended_fa3))
+    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
+    found = attention.run(replace(PAPER, grid=(2, 16, 16), dim=128), device="cpu")
+    measured = ("moc", "dense", "fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
+    assert all(found[f"{name}_{what}"] > 0 for name in measured for what in ("ms", "row_ms"))
+    assert found["ratio_to_fa3"] == pytest.approx(found["fa3_ms"] / found["moc_ms"], abs=0.01)
+    assert found["ratio_in_a_row"] == pytest.approx(found["dense_row_ms"] / found["moc_row_ms"], abs=0.01)
+    error = found["error"]
+    assert error["dense"] < 1e-5 and error["fa3"] < 1e-5 < error["fa3_e4m3"] < 0.1
+    assert error["sol_attn_tiled"] != error["sol_attn"], "tiles are other tokens than rows of the picture"
+    said = "\n".join(attention.lines(found))
+    assert all(word in said for word in (*measured, "MoC over fa3", "stages, in a row"))
+
+
+def test_a_case_says_which_peers_are_not_installed_or_cannot_run(monkeypatch):
+    for name in ("comfy_kitchen", *peers.FA3_MODULES):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
+    said = "\n".join(attention.lines(attention.run(PAPER, device="cpu")))
+    assert "fa3: FlashAttention 3 is not installed" in said and "sol_attn: comfy-kitchen is not installed" in said
+
+    def fails(*_, **__):
+        raise RuntimeError("made for another card")
+
+    monkeypatch.setitem(sys.modules, peers.FA3_MODULES[1], SimpleNamespace(flash_attn_func=fails))
+    said = "\n".join(attention.lines(attention.run(PAPER, device="cpu")))
+    assert "fa3: RuntimeError: made for another card" in said and "MoC over" not in said
+
+
+def test_sol_attn_in_another_order_gives_every_token_its_own_result():
+    wide = replace(PAPER, grid=(2, 16, 16), routing=peers.BLOCKS)
+    table = wide.table()
+    q, k, v = wide.inputs("cpu", torch.float32)
+    assert torch.allclose(peers.in_order(peers.dense, table)(q, k, v), peers.dense(q, k, v), atol=1e-5)
+    assert not table.identity
+
+
+def test_eight_bits_are_scaled_by_head():
+    x = torch.randn(1, 2, 50, 16) * torch.tensor([1e-3, 1e3])[:, None, None]
+    eight, scale = peers.quantized(x)
+    off = ((eight.float() * scale[..., None, None] - x).norm(dim=(2, 3)) / x.norm(dim=(2, 3))).flatten()
+    assert scale.shape == (1, 2) and bool((off < 0.04).all())
+
+
+def test_stages_are_the_mean_of_calls_in_a_row_after_as_many_that_warm_the_device(monkeypatch):
+    made = SimpleNamespace(before=0, profiled=0)
+
+    class Profile:
+        def __init__(self, activities):
+            made.before, made.profiled = made.profiled, 0
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *_: None  # noqa: E731
+
+        def key_averages(self):
+            spent = 3000 * made.profiled  # microseconds
+            return [SimpleNamespace(key="my_routed_kernel", self_device_time_total=spent, self_cpu_time_total=spent)]
+
+    def call():
+        made.profiled += 1
+
+    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 5)
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    assert timing.stages(call) == {"routed": 3.0}
+    assert made.before >= made.profiled == 5

@@ -42,6 +42,7 @@ def test_work_is_what_the_table_says():
     assert work == Work(16 * n * n, 16 * 6 * 32**2, 16 * 3 * 6 * 32**2, 16 * n * 3, 16 * n * 6, 0, 16 * n)
     pooled = work_of(table, RoutingConfig(top_k=3, own="chunk", descriptor="minmax", tail="pooled"), 2, 8)
     assert (pooled.scores, pooled.tail) == (2 * work.scores, work.scores)
+    assert work_of(table, RoutingConfig(top_k=99, own="chunk"), 2, 8).choices == 16 * n * 6, "more than there are"
 
 
 def test_a_call_takes_its_launches_at_least_and_a_faster_card_the_less_for_the_rest():
@@ -146,6 +147,20 @@ def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
     tiles = RoutingConfig(top_k=3, tile=(1, 4, 4), own="frame")
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
+
+
+    thirty_two = film(FRAMES, 4, frame=(4, 8))
+    assert thirty_two.mean_chunk == engine.SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
+
+
+def test_every_film_of_a_batch_is_work_and_a_gain_within_the_margin_is_none(monkeypatch):
+    monkeypatch.setattr(break_even.triton, "supports", lambda *_: None)
+    table, heads = film(FRAMES, 4), []
+    monkeypatch.setattr(break_even, "work_of", lambda _, __, count, dim: heads.append(count))
+    for routed, worth in ((0.99 / MARGIN, True), (1.01 / MARGIN, False)):
+        monkeypatch.setattr(break_even, "estimate", lambda *_, routed=routed: (1.0, routed))
+        assert pays(torch.empty(3, 2, table.length, 128, device="meta"), table, FRAMES) == worth
+    assert heads == [6, 6]
 
 
 def test_the_benchmark_finds_the_length_between_a_loss_and_a_gain():

@@ -46,6 +46,25 @@ def test_a_wrapped_context_window_brings_a_shot_together():
     assert table.frames.tolist() == [2, 2, 3, 3, 0, 0, 1, 1]
 
 
+def test_the_first_frame_of_a_shot_is_a_memory_of_its_own_whatever_frames_a_chunk_joins():
+    table = build_table(TokenLayout(8, (4, 1, 2)), (0,), RoutingConfig(tile=(2, 1, 2), static="first frame"))
+    assert [(c.length, c.linked) for c in table.chunks] == [(2, True), (4, False), (2, False)]
+
+
+def test_a_window_of_frames_reaches_the_next_chunk_of_several_and_no_other_shot():
+    routing = RoutingConfig(own="frame", tile=(2, 2, 2), window=1)
+    layout = TokenLayout(8 * 4, (8, 2, 2))
+    assert [g.own for g in build_table(layout, (0,), routing).groups] == [(0, 2), (0, 3), (1, 4), (2, 4)]
+    assert [g.own for g in build_table(layout, (0, 4), routing).groups] == [(0, 2), (0, 2), (2, 4), (2, 4)]
+
+
+@pytest.mark.parametrize("references", ["routed", "linked"])
+def test_audio_is_seen_by_every_token_wherever_references_are_sought(references):
+    layout = TokenLayout(16 + 3, (4, 2, 2), 0, (Span("audio", 16, 19),))
+    *video, audio = build_table(layout, (0,), RoutingConfig(references=references)).chunks
+    assert audio.linked and not audio.routable and all(c.routable for c in video)
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from moc import probe
 from moc.backends import reference
 from moc.chunks import build_table
-from moc.config import RoutingConfig
+from moc.config import MoCSettings, RoutingConfig
 from moc.layout import TokenLayout
+from moc.probe_log import ProbeLog
 
 LAYOUT = TokenLayout(6 * 20, (6, 4, 5))
 SHOTS = (0, 2, 4)
@@ -37,7 +38,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
     expected = (routed - dense)[:, :, rows].square().sum((0, 2, 3))
     torch.testing.assert_close(found.error[0], expected, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(found.size, dense[:, :, rows].square().sum((0, 2, 3)))
-    assert found.rows == 2 * len(rows)
+    assert found.rows == found.cpu().rows == 2 * len(rows)
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,3 +113,21 @@ def test_rows_are_video_of_every_part_none_twice_always_the_same(layout, count):
     assert rows.equal(probe.sample_rows(table, count))
     if count >= layout.grid[0] * 2:
         assert len(table.tensors("cpu").row_frame[rows].unique()) == layout.grid[0]
+
+
+def test_a_block_that_is_called_twice_in_a_step_is_added_up():
+    log = ProbeLog(MoCSettings(RoutingConfig(top_k=1, own="frame")), rows_asked=8)
+    log.start([1.0, 0.0])
+    q, k, v = qkv(LAYOUT)
+    sums = []
+    for _ in range(2):
+        log.add(
+            0, 0, LAYOUT, SHOTS, (q, k, v), dense=v, routed=3 * v, density=0.5, seconds=(2.0, 1.0), scale=None
+        )  # fmt: skip
+        call = log.calls[0, 0]
+        sums.append((call.error, call.size, call.look.error, call.look.size, call.asked.error, call.asked.size))
+        rows = call.look.rows
+    for once, twice in zip(*sums, strict=True):
+        torch.testing.assert_close(twice, 2 * once)
+    torch.testing.assert_close(sums[0][0], 4 * sums[0][1])
+    assert rows == 2 * 2 * 8 and call.density == [0.5, 0.5], "two calls of two films"

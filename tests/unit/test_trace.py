@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moc.attention import moc_attention
-from moc.axes import MOST_COLUMNS
+from moc.axes import MOST_COLUMNS, axes_of
 from moc.chunks import build_table
 from moc.config import RoutingConfig
 from moc.counts import Counts
@@ -72,6 +72,12 @@ def test_many_small_chunks_are_shown_by_frame():
     torch.testing.assert_close(share.sum(-1) * 200, torch.full((1, 4), 5.0), rtol=0.02, atol=0)
 
 
+def test_spans_that_touch_stay_apart_where_chunks_are_shown_by_frame():
+    spans = (Span("reference", 1600, 1610), Span("reference", 1610, 1620))
+    table = build_table(TokenLayout(1620, (4, 20, 20), 0, spans), (0,), RoutingConfig(tile=(1, 1, 2)))
+    assert [c.tokens for c in axes_of(table).columns] == [400, 400, 400, 400, 10, 10]
+
+
 def test_counting_by_rows_or_by_frames_is_the_same():
     table = build_table(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
     chosen = torch.rand(2, 3, table.length, len(table.chunks)) > 0.5
@@ -87,8 +93,10 @@ def test_counting_by_rows_or_by_frames_is_the_same():
         trace.ran_routed(0, 0, counts)
     one, other = trace.flush()
     assert torch.equal(one.share, other.share) and one.density == other.density
-    tokens = torch.tensor([c.tokens for c in one.axes.columns])
-    torch.testing.assert_close(one.share.float(), sums / (2 * 16 * tokens), rtol=0, atol=1e-3)  # of 2 samples, 16 rows
+    wanted = torch.stack([chosen[:, :, frame == f].float().mean((0, 2)) for f in range(6)], 1)  # over both films
+    torch.testing.assert_close(one.share.float(), wanted, rtol=0, atol=1e-3)
+    density = table.density(0, False) + float(sums.sum()) / (2 * 3 * table.length**2)
+    assert one.density == pytest.approx(density, abs=1e-5)
 
 
 def test_shares_of_a_batch_are_of_all_its_pairs():
