@@ -1,0 +1,12 @@
+"""One video on several GPUs: every rank holds a slice of the sequence, and attends the whole of it for its own heads.
+
+DeepSpeed Ulysses (arXiv 2309.14509): an all-to-all turns "some tokens, all heads" into "all tokens, some heads" and
+back. Heads route independently, so what a rank computes for a head is what one GPU computes for it, bit for bit, and a
+fixed k per head keeps the ranks equally busy.
+"""
+
+from __future__ import annotations
+
+from .ulysses import Routed, heads_of_rank, ulysses_attention
+
+__all__ = ["Routed", "heads_of_rank", "ulysses_attention"]
