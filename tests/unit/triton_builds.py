@@ -112,8 +112,8 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
     }
 
 
-def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
-    """Bytes of shared memory."""
+def compiled(kernel, constants: dict, how: Config, architecture: int):
+    """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
     integers = (
         INTEGERS
         | ({"first"} if kernel in (lists._place, bit_lists._place) else set())
@@ -147,12 +147,12 @@ def shared(kernel, constants: dict, how: Config, architecture: int) -> int:
     options = {"num_warps": how.warps, "num_stages": how.stages}
     if how.registers:
         options["maxnreg"] = how.registers
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options).metadata.shared
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 if __name__ == "__main__":
     found = {
-        name: {what: shared(*how, int(name[3:])) for what, how in kernels(HALF[size]).items()}
+        name: {what: compiled(*how, int(name[3:])).metadata.shared for what, how in kernels(HALF[size]).items()}
         for name, size in ARCHITECTURES.items()
     }
     print(json.dumps(found))
