@@ -126,9 +126,10 @@ class Bench:
         attend = dense if routing is None else Routed(layout, film.starts, routing, self.shape.heads)
         n = -(-film.tokens // self.ranks)
         torch.manual_seed(1)
-        whole = torch.randn(1, film.tokens, self.shape.width, dtype=self.dtype)
+        whole = torch.randn(1, film.tokens, self.shape.width, device=self.device, dtype=self.dtype)
         whole = nn.functional.pad(whole, (0, 0, 0, n * self.ranks - film.tokens))
-        x = whole[:, rank * n : (rank + 1) * n].to(self.device)
+        x = whole[:, rank * n : (rank + 1) * n].clone()
+        del whole
         text = torch.randn(1, self.shape.text, self.shape.width, device=self.device, dtype=self.dtype)
         sharded = partial(ulysses_attention, attend=attend, length=film.tokens, group=self.group)
 
