@@ -46,6 +46,24 @@ def test_a_wrapped_context_window_brings_a_shot_together():
     assert table.frames.tolist() == [2, 2, 3, 3, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(("window", "slabs"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)])
+def test_a_window_reaches_whole_slabs_of_frames_on_either_side(window, slabs):
+    """A chunk of two frames is seen as a whole or not at all."""
+    routing = RoutingConfig(own="frame", window=window, tile=(2, 1, 2))
+    table = build_table(TokenLayout(40, (20, 1, 2)), (0,), routing)
+    assert [g.own for g in table.groups] == [(max(i - slabs, 0), min(i + slabs + 1, 10)) for i in range(10)]
+
+
+@pytest.mark.parametrize("references", ["routed", "linked"])
+def test_text_and_audio_are_always_seen_and_references_as_the_settings_say(references):
+    spans = (Span("text", 0, 3), Span("audio", 3, 5), Span("reference", 5, 9))
+    table = build_table(TokenLayout(17, (2, 2, 2), 9, spans), (0,), RoutingConfig(references=references))
+    facts = {c.kind: (c.linked, c.routable) for c in table.chunks}
+    seen, open_to_choice = (True, False), (False, True)
+    asked = open_to_choice if references == "routed" else seen
+    assert facts == {"text": seen, "audio": seen, "reference": asked, "video": open_to_choice}
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
