@@ -10,7 +10,7 @@ for may be a hang. The model is `check_graph`'s, in a ComfyUI that may be older:
 recorded here as 0.38 records MiniMax H3. Asked is for the film that comes without recording, bit for bit, twice, with
 no more that outlived its block (`rogues`) and no more blocks that allocated otherwise than before (`breaks`) than the
 model by itself has; those of the first routed step after dense ones may be among them.
---cold: no kernel is compiled yet, and the first film is recorded as well.
+--cold: no kernel of MoC is compiled yet, and the film that compiles them is recorded as well.
 --collecting: garbage is collected where Python likes. --unguarded: without all that the pack does about recording.
 """
 
@@ -202,7 +202,8 @@ def ask_all(args: argparse.Namespace) -> None:
     }  # fmt: skip
 
     def ask(name: str, patched, holds: Callable[[dict], bool] = lambda row: all(row["same"])) -> dict:
-        with under() if args.cold else nullcontext():
+        # what the model keeps of its first film, like workspaces, is not MoC's doing
+        with under() if args.cold and patched is not model else nullcontext():
             sample(patched)
         alone = sample(patched)
         with under() as recorder:

@@ -202,6 +202,12 @@ class ChunkTable:
                     self._cache[key] = self._upload(torch.device(device))
             return self._cache[key]
 
+    def leave_devices(self) -> None:
+        """Forget what was made for devices. Who holds a part of it keeps it; who asks again gets it made again."""
+        with self._lock:
+            self._cache.clear()
+            self.plans.clear()
+
     def _upload(self, device: torch.device) -> TableTensors:
         def on(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.as_tensor(np.asarray(values), dtype=dtype).to(device)

@@ -20,7 +20,7 @@ from .errors import MoCError
 
 AHEAD = 3  # routed calls of a pass that keep a device busy while what the pass before has counted is told
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
-MOST_TABLES = 64  # whose geometry a run holds on to: context windows bring many
+MOST_TABLES = 512  # whose geometry a run holds on to: context windows bring many
 KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
 
 

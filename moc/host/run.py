@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import sparing
-from ..chunks import ChunkTable, build_table
+from ..chunks import ChunkTable
 from ..config import MoCSettings, RoutingConfig
 from ..layout import TokenLayout
 from ..probe_log import ProbeLog
@@ -26,12 +25,12 @@ from .adapters import Plan
 from .adapters.plan import Blocks
 from .live import Live
 from .padding import Unpadded
+from .tables import Tables
 
 KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
 FORWARD = "moc_forward"  # transformer_options -> Forward
 BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
-MOST_TABLES = 64
 
 log = logging.getLogger("mixture_of_contexts")
 
@@ -78,7 +77,7 @@ class Run:
     live: Live = field(init=False)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
-    _tables: OrderedDict[tuple[TokenLayout, tuple], ChunkTable] = field(default_factory=OrderedDict)
+    _tables: Tables = field(default_factory=Tables)
     _failures: set[str] = field(default_factory=set)
     _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -138,20 +137,10 @@ class Run:
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
         routing = self.patch.settings.routing_of(block)
-        table = self._table(layout, routing)
+        table = self._tables.get(layout, self.starts, routing)
         if table.density(0, routing.causal) >= 1.0:
             return table, None
         return table, replace(routing, top_k=table.top_k(routing), density=None)
-
-    def _table(self, layout: TokenLayout, routing: RoutingConfig) -> ChunkTable:
-        key = layout, routing.geometry
-        with self._lock:
-            if key not in self._tables:
-                self._tables[key] = build_table(layout, self.starts, routing)
-                if len(self._tables) > MOST_TABLES:
-                    self._tables.popitem(last=False)
-            self._tables.move_to_end(key)
-            return self._tables[key]
 
     def warn(self, layout: TokenLayout | None) -> None:
         """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
@@ -163,7 +152,7 @@ class Run:
             asked = max(routing.head_density, default=routing.density)
             if layout is None or asked is None or routing.rule != "top-k":
                 continue
-            table = self._table(layout, routing)
+            table = self._tables.get(layout, self.starts, routing)
             seen, one = table.density(0, routing.causal), table.density(1, routing.causal)
             if seen == one or table.top_k_at(asked, routing.causal):
                 continue

@@ -11,11 +11,13 @@ import comfy.samplers
 import pytest
 import tiny
 import torch
+from comfy.patcher_extension import WrappersMP
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import apply_moc, live, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
 from mixture_of_contexts.moc.host.live import Live
+from mixture_of_contexts.moc.host.run import KEY
 from mixture_of_contexts.moc.shots import Shots
 from mixture_of_contexts.moc.trace import AHEAD, Reason, Trace
 from spies import TWO_SHOTS, apart, everything, little, routed, watched
@@ -117,6 +119,9 @@ def test_applying_twice_replaces():
     twice, second = routed(once, everything())
     assert apart(tiny.sample(twice), tiny.sample(tiny.load())) < 1e-5
     assert second.routed == 2 * BLOCKS and not first.routed
+    assert not first.dense and not first.notes and not first.steps, "the first one never ran"
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
+        assert len(twice.get_wrappers(kind, KEY)) == len(once.get_wrappers(kind, KEY)) == 1
 
 
 def test_nodes_downstream_that_clone_the_model_keep_moc():

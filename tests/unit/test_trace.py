@@ -10,7 +10,7 @@ from moc.config import RoutingConfig
 from moc.counts import Counts
 from moc.errors import MoCError
 from moc.layout import Span, TokenLayout
-from moc.trace import MOST_TABLES, Reason, Trace
+from moc.trace import Reason, Trace
 
 LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2, 4)
@@ -180,14 +180,16 @@ def test_a_new_run_forgets_the_last_one_and_the_report_names_reasons():
     assert not trace.records and not trace.dense and "nothing sampled yet" in trace.report()
 
 
-def test_a_run_of_many_windows_keeps_the_geometry_of_a_few():
+def test_a_run_of_many_windows_keeps_the_geometry_of_the_last(monkeypatch):
+    most = 5
+    monkeypatch.setattr("moc.trace.MOST_TABLES", most)
     trace, routing, tables = Trace(), RoutingConfig(top_k=1, own="shot"), []
-    for frames in range(2, 2 + MOST_TABLES + 9):
+    for frames in range(2, 2 + most + 9):
         layout = TokenLayout(frames * 4, (frames, 2, 2))
         tables.append(build_table(layout, (0, 1), routing))
         q, k, v = torch.randn(3, 1, 2, layout.length, 8)
         counts = trace.counts(tables[-1], routing, q, k)
         moc_attention(q, k, v, tables[-1], routing, record=counts)
         trace.ran_routed(0, 0, counts)
-    assert len(trace._geometry) == MOST_TABLES
-    assert [len(r.axes.frames) for r in trace.flush()] == list(range(2, 2 + MOST_TABLES + 9))
+    assert len(trace._geometry) == most
+    assert [len(r.axes.frames) for r in trace.flush()] == list(range(2, 2 + most + 9))
