@@ -46,7 +46,6 @@ def test_a_wrapped_context_window_brings_a_shot_together():
     assert table.frames.tolist() == [2, 2, 3, 3, 0, 0, 1, 1]
 
 
-<<<<<<< HEAD
 def test_the_first_frame_of_a_shot_is_a_memory_of_its_own_whatever_frames_a_chunk_joins():
     table = build_table(TokenLayout(8, (4, 1, 2)), (0,), RoutingConfig(tile=(2, 1, 2), static="first frame"))
     assert [(c.length, c.linked) for c in table.chunks] == [(2, True), (4, False), (2, False)]
@@ -59,12 +58,6 @@ def test_a_window_of_frames_reaches_the_next_chunk_of_several_and_no_other_shot(
     assert [g.own for g in build_table(layout, (0, 4), routing).groups] == [(0, 2), (0, 2), (2, 4), (2, 4)]
 
 
-@pytest.mark.parametrize("references", ["routed", "linked"])
-def test_audio_is_seen_by_every_token_wherever_references_are_sought(references):
-    layout = TokenLayout(16 + 3, (4, 2, 2), 0, (Span("audio", 16, 19),))
-    *video, audio = build_table(layout, (0,), RoutingConfig(references=references)).chunks
-    assert audio.linked and not audio.routable and all(c.routable for c in video)
-=======
 @pytest.mark.parametrize(("window", "slabs"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)])
 def test_a_window_reaches_whole_slabs_of_frames_on_either_side(window, slabs):
     """A chunk of two frames is seen as a whole or not at all."""
@@ -81,7 +74,6 @@ def test_text_and_audio_are_always_seen_and_references_as_the_settings_say(refer
     seen, open_to_choice = (True, False), (False, True)
     asked = open_to_choice if references == "routed" else seen
     assert facts == {"text": seen, "audio": seen, "reference": asked, "video": open_to_choice}
->>>>>>> host
 
 
 @pytest.mark.parametrize(
