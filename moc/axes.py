@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,33 +41,36 @@ class Axes:
 
 def axes_of(table: ChunkTable, causal: bool = False) -> Axes:
     """Row and column labels of a table's records."""
-    absolute, column = table.layout.frames, column_of_chunk(table)
-    columns: list[Column] = []
-    for index, chunk in zip(column, table.chunks, strict=True):
-        if index == len(columns):
-            frame = absolute[chunk.frame] if chunk.frame >= 0 else -1
-            columns.append(Column(chunk.kind, chunk.shot, frame, chunk.linked, chunk.length))
-        else:
-            columns[-1] = replace(columns[-1], tokens=columns[-1].tokens + chunk.length)
-    lengths = np.array([c.length for c in table.chunks])
-    linked, routable = (np.array([getattr(c, name) for c in table.chunks]) for name in ("linked", "routable"))
-    shot, place = np.array([c.shot for c in table.chunks]), np.arange(len(lengths))
-    always, able = np.zeros((2, len(absolute), len(lengths)))  # pairs
-    frame_shot = [0] * len(absolute)
-    for group in table.groups:
-        if not group.routed:
-            continue
-        seen = linked | ((place >= group.own[0]) & (place < group.own[1]))
-        free = routable & ~seen & ((shot <= group.shot) | (not causal))
-        frames, rows = np.unique(table.frames[group.start : group.stop], return_counts=True)
-        always[frames] += rows[:, None] * (seen * lengths)
-        able[frames] += rows[:, None] * (free * lengths)
-        for frame in frames:
-            frame_shot[frame] = group.shot
-    firsts = np.flatnonzero(np.diff(column, prepend=-1))
-    pairs = table.layout.frame_tokens * np.add.reduceat(lengths, firsts)
+    absolute, chunks = table.layout.frames, table.chunks
+    firsts = np.flatnonzero(np.diff(column_of_chunk(table), prepend=-1))
+    lengths = np.array([c.length for c in chunks])
+    tokens = np.add.reduceat(lengths, firsts)
+    columns = []
+    for chunk, count in zip((chunks[i] for i in firsts), tokens.tolist(), strict=True):
+        frame = absolute[chunk.frame] if chunk.frame >= 0 else -1
+        columns.append(Column(chunk.kind, chunk.shot, frame, chunk.linked, count))
+
+    linked, routable = (np.array([getattr(c, name) for c in chunks]) for name in ("linked", "routable"))
+    groups = [g for g in table.groups if g.routed]
+    group = np.repeat(np.arange(len(groups)), [g.stop - g.start for g in groups])
+    frame_of = np.concatenate([table.frames[g.start : g.stop] for g in groups] or [np.zeros(0, int)])
+    entry, rows = np.unique(group * len(absolute) + frame_of, return_counts=True)  # rows of one group and one frame
+    group, frame_of = np.divmod(entry, len(absolute))
+    own = np.array([g.own for g in groups]).reshape(-1, 2)[group]
+    # rows of every frame whose own part a chunk belongs to: +rows where it begins, -rows behind its end, added up
+    of_own = np.zeros((len(absolute), len(chunks) + 1), int)
+    for place, sign in ((own[:, 0], 1), (own[:, 1], -1)):
+        np.add.at(of_own, (frame_of, place), sign * rows)
+    of_own = of_own[:, :-1].cumsum(1)
+    of_frame = np.bincount(frame_of, rows, len(absolute))[:, None]
+    shots = np.zeros(len(absolute), int)
+    shots[frame_of] = np.array([g.shot for g in groups], int)[group]
+    visible = np.array([c.shot for c in chunks]) <= shots[:, None] if causal else True
+    always = np.where(linked, of_frame, of_own) * lengths  # pairs
+    able = (of_frame * visible - of_own) * (routable & ~linked) * lengths
+    pairs = table.layout.frame_tokens * tokens
     parts = (torch.from_numpy(np.add.reduceat(x, firsts, axis=1) / pairs).float() for x in (always, able))
-    return Axes(absolute, tuple(frame_shot), tuple(columns), *parts)
+    return Axes(absolute, tuple(shots.tolist()), tuple(columns), *parts)
 
 
 def column_of_chunk(table: ChunkTable) -> list[int]:

@@ -18,6 +18,7 @@ from .layout import TokenLayout
 from .probe import Look, look, sample_rows
 from .routing import wide
 from .table import ChunkTable
+from .typed import DIGITS, shown
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
 TOP_P = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -239,8 +240,8 @@ def borders(sigmas: Sequence[float], percent_to_sigma: Callable[[float], float])
 def read_steps(count: int, text: str) -> int | tuple[int, ...]:
     """ "" -> count; "0, 5" -> (0, 5)."""
     words = [word for word in re.split(r"[,;\s]+", text.strip()) if word]
-    if not all(word.isdecimal() for word in words):
-        raise MoCError(f"steps is {text!r}: write step numbers from 0 on, like 0, 4, 9, or leave it empty.")
+    if not all(re.fullmatch(f"[{DIGITS}]{{1,6}}", word) for word in words):
+        raise MoCError(f"steps is {shown(text)!r}: write step numbers from 0 on, like 0, 4, 9, or leave it empty.")
     if not words and count < 1:
         raise MoCError(f"steps_probed is {count}: probe at least 1 step.")
     return tuple(sorted(set(map(int, words)))) or count

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ..moc.errors import MoCError
 from ..moc.heatmap import ranges
+from ..moc.typed import DIGITS, shown
 
 PRESET = "preset"
 BUDGETS = (PRESET, "top-k", "density")
@@ -16,13 +17,14 @@ CHUNKING = (PRESET, "frame", "tokens", "tile")
 OUTER_LOOP = (PRESET, "all shots", "best shots")
 SCHEDULE = (PRESET, "custom")
 MOST_BLOCKS = 999
+SIZE = f"[{DIGITS}]{{1,6}}"
 
 
 def read_tile(text: str) -> tuple[int, int, int]:
     """ "1x4x4" -> (1, 4, 4)."""
     sizes = re.split(r"[x×*,\s]+", text.strip().lower())
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise MoCError(f"tile is {text!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
+    if len(sizes) != 3 or not all(re.fullmatch(SIZE, size) and int(size) > 0 for size in sizes):
+        raise MoCError(f"tile is {shown(text)!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
     frames, rows, columns = map(int, sizes)
     return frames, rows, columns
 
@@ -31,9 +33,9 @@ def read_blocks(text: str) -> tuple[int, ...]:
     """ "0, 3-5" -> (0, 3, 4, 5)."""
     blocks: set[int] = set()
     for part in filter(None, re.split(r"[,;\s]+", text.strip())):
-        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        ends = re.fullmatch(f"({SIZE})(?:-({SIZE}))?", part)
         if not ends or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > MOST_BLOCKS:
-            raise MoCError(f"{part!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
+            raise MoCError(f"{shown(part)!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
         blocks |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return tuple(sorted(blocks))
 
@@ -44,7 +46,8 @@ def read_block_tiles(text: str) -> dict[int, tuple[int, int, int] | None]:
     for part in filter(None, (part.strip() for part in re.split(r"[;\n]+", text))):
         blocks, colon, size = part.partition(":")
         if not colon or not blocks.strip() or not size.strip():
-            raise MoCError(f"block_tiles has {part!r}: write blocks, a colon and a size, like 0-1: 1x2x2; 7: frame.")
+            told = shown(part)
+            raise MoCError(f"block_tiles has {told!r}: write blocks, a colon and a size, like 0-1: 1x2x2; 7: frame.")
         tile = None if size.strip().lower() == "frame" else read_tile(size.strip())
         tiles |= dict.fromkeys(read_blocks(blocks), tile)
     return tiles
@@ -55,7 +58,8 @@ def read_densities(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in re.split(r"[,;\s]+", text.strip()) if word)
     except ValueError:
-        raise MoCError(f"head_density is {text!r}: write one share for every head, like 0.1, 0.3, 0.1.") from None
+        told = shown(text)
+        raise MoCError(f"head_density is {told!r}: write one share for every head, like 0.1, 0.3, 0.1.") from None
 
 
 def read_routing(

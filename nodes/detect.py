@@ -13,7 +13,7 @@ from .picture import as_image, draw_text
 from .shot_choices import ANY_MODEL, FAMILY_NAMES
 from .shot_finding import Found, find_in_latent, find_shots, take_scenes
 from .shot_sheet import draw_sheet, frames_of, thumbnail_size
-from .types import MocShots, advanced
+from .types import MocShots, advanced, with_numbers
 
 
 class MoCDetectShots(io.ComfyNode):
@@ -99,6 +99,7 @@ class MoCDetectShots(io.ComfyNode):
         )
 
     @classmethod
+    @with_numbers
     def execute(
         cls,
         detector,
@@ -191,6 +192,7 @@ class MoCDetectShotsLatent(io.ComfyNode):
         )
 
     @classmethod
+    @with_numbers
     def execute(cls, latent, threshold=0.0, min_length=0) -> io.NodeOutput:
         samples = latent["samples"]
         if getattr(samples, "is_nested", False):  # video and sound in one LATENT; the video comes first

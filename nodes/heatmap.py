@@ -12,7 +12,7 @@ from ..moc.trace import Trace
 from .picture import as_image, draw, draw_text
 from .picture_flow import draw_flow
 from .thumbnails import contact_sheet
-from .types import MocTrace, advanced
+from .types import MocTrace, advanced, with_numbers
 
 FLOW = "flow"
 NO_TRACE = "MoC: nothing was routed. MoC Apply is bypassed, or its trace is not connected."
@@ -103,6 +103,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
         )
 
     @classmethod
+    @with_numbers
     def execute(cls, trace=None, after_sample=None, view="frames", images=None, **selection) -> io.NodeOutput:
         if trace is None:  # MoC Apply is bypassed: what stands behind this node goes on
             picture = as_image(draw_text(NO_TRACE))

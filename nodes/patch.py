@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..moc.config import PRESETS
 from ..moc.host.patch import apply_moc
 from ..moc.trace import KEEP, Trace
-from .types import MocRouting, MocShots, MocTrace, advanced
+from .types import MocRouting, MocShots, MocTrace, advanced, with_numbers
 
 
 class MoCApply(io.ComfyNode):
@@ -50,6 +50,7 @@ class MoCApply(io.ComfyNode):
         )
 
     @classmethod
+    @with_numbers
     def execute(cls, model, shots=None, routing=None, record=KEEP[0]) -> io.NodeOutput:
         trace = Trace(keep=record, node=str(cls.hidden.unique_id or ""))
         return io.NodeOutput(apply_moc(model, shots, routing or PRESETS["recommended"], trace), trace)

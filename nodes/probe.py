@@ -15,7 +15,7 @@ from ..moc.trace import Trace
 from .picture import as_image, draw_text
 from .picture_probe import draw_probe
 from .probe_words import data, read_tiles, tell, tell_nothing
-from .types import MocProbe, MocRouting, MocShots, advanced
+from .types import MocProbe, MocRouting, MocShots, advanced, with_numbers
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"
 RULES = ("top-k", "all")
@@ -110,6 +110,7 @@ class MoCProbe(io.ComfyNode):
         return True
 
     @classmethod
+    @with_numbers
     def execute(
         cls, model, shots=None, routing=None, steps_probed=3, steps="", tiles=TILES, tokens=128, rules=RULES[0]
     ) -> io.NodeOutput:
@@ -181,6 +182,7 @@ class MoCProbeReport(io.ComfyNode):
         )
 
     @classmethod
+    @with_numbers
     def execute(cls, probe=None, after_sample=None, error=0.05, scope=SCOPES[0], across=0.0) -> io.NodeOutput:
         log, trace = probe or (ProbeLog(PRESETS["recommended"]), Trace())
         settings, numbers = log.settings, {}

@@ -13,6 +13,7 @@ from ..moc.config import RoutingConfig
 from ..moc.errors import MoCError
 from ..moc.probe_log import ProbeLog
 from ..moc.trace import Reason, Trace
+from ..moc.typed import shown
 from .choices import read_tile, tell_budget, tell_chunk, tell_numbers, tell_routing
 
 FRAME = "frame"
@@ -25,7 +26,8 @@ def read_tiles(text: str) -> tuple[tuple[int, int, int] | None, ...]:
     try:
         return tuple(None if word.lower() == FRAME else read_tile(word) for word in words)
     except MoCError:
-        raise MoCError(f"tiles is {text!r}: write sizes like 1x2x2, 1x4x4, frame, with commas between.") from None
+        told = shown(text)
+        raise MoCError(f"tiles is {told!r}: write sizes like 1x2x2, 1x4x4, frame, with commas between.") from None
 
 
 def tell(log: ProbeLog, trace: Trace, table: Table, advice: Advice) -> str:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
 from ..moc.errors import MoCError
 from .choices import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
-from .types import MocRouting, advanced
+from .types import MocRouting, advanced, check_ranges, with_numbers
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
@@ -84,11 +84,14 @@ class MoCRouting(io.ComfyNode):
     ) -> bool | str:
         try:
             check_routing(top_k, density, tile, start_percent, end_percent, head_density, dense_blocks, block_tiles)
+            numbers = {"top_k": top_k, "density": density}
+            check_ranges(cls, {**numbers, "start_percent": start_percent, "end_percent": end_percent})
         except MoCError as error:
             return str(error)
         return True
 
     @classmethod
+    @with_numbers
     def execute(cls, **widgets) -> io.NodeOutput:
         settings = read_routing(**widgets)
         return io.NodeOutput(settings, tell_routing(settings))

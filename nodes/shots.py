@@ -20,7 +20,7 @@ from .shot_choices import (
     read_shots,
     tell_shots,
 )
-from .types import MocShots, advanced
+from .types import MocShots, advanced, check_ranges, with_numbers
 
 FPS = 16.0  # of Wan 2.1
 
@@ -145,15 +145,16 @@ class MoCShots(io.ComfyNode):
     def validate_inputs(cls, how, times="", unit="frames", fps=FPS) -> bool | str:
         # Only what says where the cuts are: the host marks every input named here as wrong, so the fewer the better.
         linked = None in (how, times, unit, fps)  # known only later
-        if linked or how in ("equal shots", "prompt", "detected"):
-            return True
         try:
-            read_shots(how, times, unit, fps)
+            check_ranges(cls, {"how": how, "unit": unit, "fps": fps})
+            if not linked and how in ("cuts", "durations"):
+                read_shots(how, times, unit, fps)
         except MoCError as error:
             return str(error)
         return True
 
     @classmethod
+    @with_numbers
     def execute(cls, family=ANY_MODEL, detected=None, **widgets) -> io.NodeOutput:
         if isinstance(detected, str):
             detected = read_scenes(detected, widgets.get("fps", FPS))

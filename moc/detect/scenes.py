@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Any
 
 from ..errors import MoCError
 from ..shots import Shots
+from ..typed import MOST_FRAMES, shown
 
 
 def write_scenes(shots: Shots, detector: str, threshold: float, min_length: int) -> str:
@@ -46,6 +46,8 @@ def read_scenes(text: str, fps: float, length: int | None = None) -> Shots:
         data = json.loads(text)
     except ValueError as error:
         raise MoCError(f"scenes_json is no JSON: {error}.") from None
+    except RecursionError:
+        raise MoCError("scenes_json is no list of scenes: it is nested too deeply.") from None
     fps = _number(data.get("fps")) or fps if isinstance(data, dict) else fps
     rows = data.get("scenes") if isinstance(data, dict) else data
     if not isinstance(rows, list):
@@ -69,27 +71,36 @@ def timecode(seconds: float) -> str:
 def _edge(row: Any, side: str, place: int, number: int, fps: float) -> int | None:
     """Where a scene starts or ends, in frames. A row: {"start_frame": 12}, {"start_time": "0:00:00.500"}, [12, 30]."""
     if isinstance(row, list) and len(row) == 2 and all(_number(value) is not None for value in row):
-        return int(row[place])
+        return _frame(row[place], number)
     if not isinstance(row, dict):
-        raise MoCError(f"scene {number} of scenes_json is {row!r}: expected an object or [first, last].")
+        told = "another list" if isinstance(row, list) else shown(repr(row))  # which may be nested too deeply to write
+        raise MoCError(f"scene {number} of scenes_json is {told}: expected an object or [first, last].")
     frame = _number(row.get(f"{side}_frame"))
     if frame is not None:
-        return int(frame)
+        return _frame(frame, number)
     for name in (f"{side}_time", f"{side}_sec", f"{side}_seconds", side):
         if row.get(name) is not None:
-            return round(_seconds(row[name], number) * fps)
+            return _frame(round(min(_seconds(row[name], number) * fps, 2.0**63)), number)
     return None
 
 
 def _seconds(value: Any, number: int) -> float:
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", str(value).strip())
+    plain = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", plain)
     if not match:
-        raise MoCError(f"scene {number} of scenes_json has the time {value!r}: write seconds or HH:MM:SS.mmm.")
+        told = shown(plain) or type(value).__name__
+        raise MoCError(f"scene {number} of scenes_json has the time {told!r}: write seconds or HH:MM:SS.mmm.")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
 
 
+def _frame(value: float, number: int) -> int:
+    if not 0 <= value <= MOST_FRAMES:
+        raise MoCError(f"scene {number} of scenes_json begins or ends outside of frames 0 to {MOST_FRAMES}.")
+    return int(value)
+
+
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2**63:
         return None
     return value

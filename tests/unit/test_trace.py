@@ -1,5 +1,8 @@
 """The trace says what was chosen: planted routing shows exactly where it was planted."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -193,3 +196,49 @@ def test_a_run_of_many_windows_keeps_the_geometry_of_the_last(monkeypatch):
         trace.ran_routed(0, 0, counts)
     assert len(trace._geometry) == most
     assert [len(r.axes.frames) for r in trace.flush()] == list(range(2, 2 + most + 9))
+
+
+def by_group(table, causal):
+    """always and open of every frame and chunk, in pairs: group by group."""
+    always, able = np.zeros((2, table.layout.grid[0], len(table.chunks)))
+    for group in (g for g in table.groups if g.routed):
+        free = table.candidates(group, causal)
+        for row in range(group.start, group.stop):
+            for i, chunk in enumerate(table.chunks):
+                seen = chunk.linked or group.own[0] <= i < group.own[1]
+                always[table.frames[row], i] += seen * chunk.length
+                able[table.frames[row], i] += (i in free) * chunk.length
+    return always, able
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("static", ["none", "first frame", "first tokens"])
+@pytest.mark.parametrize("own, window", [("chunk", 0), ("frame", 0), ("frame", 1), ("shot", 0)])
+def test_what_is_seen_and_open_is_what_every_row_sees(own, window, static, causal):
+    layout = TokenLayout(3 + 5 * 6 + 2, (5, 2, 3), 3, (Span("text", 0, 3), Span("reference", 33, 35)))
+    routing = RoutingConfig(tile=(2, 2, 2), own=own, window=window, static=static, static_tokens=4)
+    table = build_table(layout, (0, 3), routing)
+    axes = axes_of(table, causal)
+    pairs = layout.frame_tokens * np.array([c.length for c in table.chunks])
+    for found, wanted in zip((axes.always, axes.open), by_group(table, causal)):
+        np.testing.assert_allclose(found.numpy(), wanted / pairs, rtol=1e-6)
+    assert axes.shots == (0, 0, 0, 1, 1) and [c.tokens for c in axes.columns] == [c.length for c in table.chunks]
+
+
+def test_the_geometry_of_tiny_tiles_takes_no_array_per_group():
+    """One group per chunk: as many array operations as groups, each over all chunks, would be quadratic."""
+    table = build_table(TokenLayout(4 * 32 * 32, (4, 32, 32)), (0,), RoutingConfig(tile=(1, 1, 1), own="chunk"))
+    calls = 0
+
+    def count(frame, event, _):
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        axes_of(table)
+    finally:
+        sys.setprofile(before)
+    assert len(table.groups) == len(table.chunks) == 4096
+    assert calls < 2 * len(table.chunks)  # one for every chunk's length
