@@ -140,6 +140,11 @@ def test_a_rule_is_told_in_words(settings, words):
     assert words in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig(**settings)))
 
 
+def test_a_rule_of_somebody_elses_is_told_by_its_own_sentence(monkeypatch):
+    monkeypatch.setitem(packed.RULES, "best", replace(packed.RULES["top-p"], sentence="the one best chunk"))
+    assert "the one best chunk" in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig(rule="best")))
+
+
 @pytest.mark.parametrize("text", ["1x4x4", "1 4 4", "1,4,4", "1×4×4", " 1 X 4 x 4 "])
 def test_a_tile_may_be_written_in_many_ways(text):
     assert choices.read_tile(text) == (1, 4, 4)

@@ -312,7 +312,18 @@ def test_eighty_uneven_shots_are_a_few_calls_of_the_library() -> None:
     heads = own_calls.heads_at_once(24, layout.length, 128)
     assert heads == 4 and len(plan.runs()) > 30
     assert 0 < own_calls.calls(plan, heads, 128) <= 8
-    assert sum(some.groups for some in plan.alike()) == 80
+    assert sum(some.groups for some in own_calls.alike(plan)) == 80
+
+
+def test_what_is_linked_is_not_copied_for_many_shots_at_once() -> None:
+    """Forty shots that all see the first frame of each: keys for all of them would be twenty times the sequence."""
+    starts = tuple(3 * i // 2 for i in range(40))
+    routing = R(top_k=1, own="shot", static="first frame")
+    plan = plan_of(build_table(TokenLayout(60 * 16, (60, 4, 4)), starts, routing), routing, torch.device("cpu"))
+    assert all(len(some.seen) <= max(2 * plan.length, some.keys) for some in own_calls.alike(plan))
+    assert sum(len(some.seen) for some in own_calls.alike(plan)) > 10 * plan.length
+    rows = torch.cat([some.rows for some in own_calls.alike(plan)])
+    assert torch.equal(rows.sort().values, torch.arange(plan.length, dtype=torch.int32))
 
 
 def test_shots_that_all_differ_are_left_to_our_own_kernel() -> None:

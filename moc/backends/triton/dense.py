@@ -12,8 +12,8 @@ from torch import Tensor
 from ...sparing import out_of_memory
 from .configs import capability
 from .order import moved
-from .own_calls import FEWEST_ROWS, calls, grouped
-from .plan import Alike, Plan, Run
+from .own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
+from .plan import Plan, Run
 from .tile import Own
 
 MOST_CALLS = 64  # of a backward pass
@@ -66,7 +66,7 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Own:
     h, n, d = q.shape
     out = q.new_empty(1, h, n, d)
     sums = torch.empty(1, h, n, dtype=torch.float32, device=q.device)
-    for some in plan.alike():
+    for some in alike(plan):
         asked = _taken(q, some, some.rows)
         part, lse = _tried(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
         lse, rows = lse.view(some.groups, h, some.length), some.rows.long()

@@ -3,6 +3,12 @@ which takes all of them in one launch, is the faster one. No kernels here: `brea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ...table import Group
 from .plan import Plan
 
 ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
@@ -18,6 +24,47 @@ CALL = 0.26
 SLOWER = 4.8
 
 
+@dataclass(frozen=True)
+class Alike:
+    """`groups` query groups of `length` rows that see `keys` tokens each, linked ones among them, wherever they stand.
+
+    rows [groups * length], seen [groups * keys]: their tokens
+    """
+
+    length: int
+    keys: int
+    groups: int
+    rows: Tensor
+    seen: Tensor
+
+
+def alike(plan: Plan) -> list[Alike]:
+    """Routed rows as few dense attention calls, when their rows and keys are gathered: keys for twice the sequence at
+    a time, since each group has a copy of what is linked."""
+    if plan.alike is None:
+        found: dict[tuple[int, int], list[Group]] = {}
+        ranges = {g: plan.ranges(g) for g in plan.table.groups if g.routed}
+        for g, seen in ranges.items():
+            found.setdefault((g.stop - g.start, sum(b - a for a, b in seen)), []).append(g)
+        calls = [
+            (length, keys, groups[low : low + most])
+            for (length, keys), groups in found.items()
+            for most in [max(1, 2 * plan.length // keys)]
+            for low in range(0, len(groups), most)
+        ]
+        plan.alike = [
+            Alike(
+                length,
+                keys,
+                len(some),
+                plan.on_device(np.concatenate([np.arange(g.start, g.stop) for g in some])),
+                plan.on_device(np.concatenate([np.arange(a, b) for g in some for a, b in ranges[g]])),
+            )
+            for length, keys, some in calls
+        ]
+    return plan.alike
+
+
 def heads_at_once(heads: int, length: int, dim: int, bytes_: int = 2) -> int:
     """Heads of a sample whose own parts are made together."""
     return max(1, min(heads, ROW_PARTIALS // (2 * length * dim * bytes_)))
@@ -25,13 +72,15 @@ def heads_at_once(heads: int, length: int, dim: int, bytes_: int = 2) -> int:
 
 def grouped(plan: Plan) -> bool:
     """Whether groups that see alike many keys are gathered into one call, wherever they stand."""
-    return len(plan.runs()) > max(FEW, len(plan.alike()))
+    return len(plan.runs()) > FEW and len(plan.runs()) > len(alike(plan))
 
 
 def calls(plan: Plan, heads: int, dim: int) -> int:
     """Of the library, for some heads of one sample; 0 where our own kernel is to attend."""
     if plan.group_rows < FEWEST_ROWS:
         return 0
-    found = len(plan.alike()) if grouped(plan) else len(plan.runs())
-    saved = SLOWER * 1e-12 * heads * dim * sum(some.groups * some.length * some.keys for some in plan.alike())
-    return found if found <= FEW and not grouped(plan) or found * CALL <= saved else 0
+    if len(plan.runs()) <= FEW:
+        return len(plan.runs())
+    found = min(len(plan.runs()), len(alike(plan)))
+    saved = SLOWER * 1e-12 * heads * dim * sum(some.groups * some.length * some.keys for some in alike(plan))
+    return found if found * CALL <= saved else 0

@@ -15,6 +15,7 @@ from ...config import RoutingConfig
 
 if TYPE_CHECKING:
     from .hopper_sift import Sample
+    from .own_calls import Alike
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Alike:
-    """`groups` query groups of `length` rows that see `keys` tokens each, linked ones among them, wherever they stand.
-
-    rows [groups * length], seen [groups * keys]: their tokens
-    """
-
-    length: int
-    keys: int
-    groups: int
-    rows: Tensor
-    seen: Tensor
-
-
-@dataclass(frozen=True)
 class FrameParts:
     """Video rows by frame, in parts of at most FRAME_PART rows of one frame.
 
@@ -112,7 +99,7 @@ class Plan:
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
     _passes: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
-    _alike: list[Alike] | None = None
+    alike: list[Alike] | None = None  # of `own_calls`
     _joined: dict[Run, Tensor] = field(default_factory=dict)
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
@@ -268,25 +255,6 @@ class Plan:
                     runs.append(Run(g.start, length, 1, a, b - a))
             self._runs = runs
         return self._runs
-
-    def alike(self) -> list[Alike]:
-        """Routed rows as few dense attention calls, when their rows and keys are gathered."""
-        if self._alike is None:
-            found: dict[tuple[int, int], list[Group]] = {}
-            ranges = {g: self.ranges(g) for g in self.table.groups if g.routed}
-            for g, seen in ranges.items():
-                found.setdefault((g.stop - g.start, sum(b - a for a, b in seen)), []).append(g)
-            self._alike = [
-                Alike(
-                    length,
-                    keys,
-                    len(some),
-                    self.on_device(np.concatenate([np.arange(g.start, g.stop) for g in some])),
-                    self.on_device(np.concatenate([np.arange(a, b) for g in some for a, b in ranges[g]])),
-                )
-                for (length, keys), some in found.items()
-            ]
-        return self._alike
 
     def joined(self, run: Run, linked: list[tuple[int, int]]) -> Tensor:
         """Tokens [groups * J] that the groups of a run see: what is linked beside it, then what each owns."""
