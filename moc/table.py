@@ -110,18 +110,6 @@ class ChunkTable:
                     ranges.append((chunk.start, chunk.stop))
         return ranges
 
-    def candidates(self, group: Group, causal: bool) -> list[int]:
-        """Chunks that rows of the group may choose from (before any outer loop)."""
-        if not group.routed:
-            return []
-        return [
-            i
-            for i, c in enumerate(self.chunks)
-            if c.routable
-            and not (c.linked or group.own[0] <= i < group.own[1])
-            and not (causal and c.shot > group.shot)
-        ]
-
     def density(self, top_k: int, causal: bool) -> float:
         """Kept share of all (query, key) pairs when every row takes top_k chunks of mean length."""
         return sum(self.pairs(top_k, causal)) / self.length**2

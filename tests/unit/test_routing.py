@@ -113,6 +113,11 @@ def test_a_density_becomes_the_nearest_k(density):
     assert table.density(k, False) == pytest.approx(table.density(best, False))
 
 
+def test_of_two_numbers_of_chunks_that_are_as_near_the_smaller_is_taken():
+    table = build_table(TokenLayout(64, (4, 4, 4)), (0,), RoutingConfig(own="chunk", tile=(1, 2, 2)))
+    assert table.top_k_at((table.density(2, False) + table.density(3, False)) / 2, False) == 2
+
+
 def test_references_compete_or_are_linked():
     layout = TokenLayout(4 + 64, (4, 4, 4), 4, (Span("reference", 0, 4),))
     for references, where in (("routed", 1), ("linked", 0)):
