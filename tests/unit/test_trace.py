@@ -202,12 +202,12 @@ def by_group(table, causal):
     """always and open of every frame and chunk, in pairs: group by group."""
     always, able = np.zeros((2, table.layout.grid[0], len(table.chunks)))
     for group in (g for g in table.groups if g.routed):
-        free = table.candidates(group, causal)
         for row in range(group.start, group.stop):
             for i, chunk in enumerate(table.chunks):
                 seen = chunk.linked or group.own[0] <= i < group.own[1]
                 always[table.frames[row], i] += seen * chunk.length
-                able[table.frames[row], i] += (i in free) * chunk.length
+                free = chunk.routable and not seen and not (causal and chunk.shot > group.shot)
+                able[table.frames[row], i] += free * chunk.length
     return always, able
 
 
