@@ -94,7 +94,7 @@ def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, 
     """(calls of an attention library for own parts of large chunks, whether our kernel stands in because they would be
     too many). q [B, H, N, D]."""
     plan = plan_of(table, routing, torch.device("cpu"))
-    heads = heads_at_once(*q.shape[1:], q.element_size())
+    heads = heads_at_once(q.shape[1], q.shape[2], q.shape[3], q.element_size())
     each = calls(plan, heads, q.shape[3])
     return -(-q.shape[1] // heads) * q.shape[0] * each, not each and plan.group_rows >= FEWEST_ROWS
 
