@@ -34,7 +34,7 @@ from moc.chunks import build_table  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
 from moc.heatmap import Collected  # noqa: E402
 from moc.layout import TokenLayout  # noqa: E402
-from moc.payload import MOST_FRAMES, of_heatmap, of_trace  # noqa: E402
+from moc.payload import MOST_LINES, of_heatmap, of_trace  # noqa: E402
 from moc.trace import AHEAD, KEEP, Trace  # noqa: E402
 
 TILES = {"tile": (1, 4, 4), "own": "frame", "descriptor": "minmax", "tail": "pooled"}
@@ -112,7 +112,7 @@ class Model:
         if not new:
             return 0
         self.collected.add(new)
-        maps = [of_heatmap(self.collected.heatmap(view, MOST_FRAMES)) for view in ("frames", "shots")]
+        maps = [of_heatmap(self.collected.heatmap(view, MOST_LINES[view])) for view in ("frames", "shots")]
         return len(json.dumps([of_trace(trace), *maps]))
 
 

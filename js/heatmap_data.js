@@ -2,7 +2,7 @@
 // What a routing map says, in words, numbers and colours. No page, no node: only data in and data out.
 
 /**
- * @typedef {{kind: string[], shot: number[], frame: number[]}} Lines rows or columns; shot and frame are -1 outside the video
+ * @typedef {{kind: string[], shot: number[], frame: number[], last_shot?: number[]}} Lines rows or columns; shot and frame are -1 outside the video
  * @typedef {{view: string, rows: Lines, columns: Lines, share: number[][], always: number[][], open: number[][],
  *   mass: number[][] | null, density: number, steps: [number, number], blocks: number[], head: number,
  *   heads_together: boolean, parts: number}} RoutingMap numbers in 1 / parts; -1 where there is nothing
@@ -41,7 +41,8 @@ export function percent(/** @type {number} */ value) {
 /** "shot 2, frame 5" */
 export function nameOf(/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {string} */ view) {
   if (lines.kind[i] !== "video") return lines.kind[i]
-  const shot = `shot ${lines.shot[i] + 1}`
+  const last = lines.last_shot?.[i] ?? -1 // where a film has more shots than the map has lines
+  const shot = last < 0 ? `shot ${lines.shot[i] + 1}` : `shots ${lines.shot[i] + 1} to ${last + 1}`
   return view === "shots" ? shot : `${shot}, frame ${lines.frame[i]}`
 }
 

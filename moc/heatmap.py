@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from .axes import Axes
+from .axes import MOST_COLUMNS, Axes
 from .errors import MoCError
 from .trace import Record, Trace
 
@@ -20,11 +20,13 @@ BEFORE, VIDEO, AFTER = range(3)  # where a column's tokens stand in the sequence
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column. shot and frame (the first absolute latent frame of it) are -1 outside the video."""
+    """A row or a column. shot and frame (the first absolute latent frame of it) are -1 outside the video; last_shot is
+    the last one where a film has more shots than a picture has room for, else -1."""
 
     kind: str
     shot: int
     frame: int
+    last_shot: int = -1
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class Collected:
     def __bool__(self) -> bool:
         return self._calls > 0
 
-    def heatmap(self, view: str, most_frames: int | None = None) -> Heatmap:
-        """most_frames: neighbouring frames of a shot are joined where the film has more than that."""
+    def heatmap(self, view: str, most: int | None = None) -> Heatmap:
+        """most: rows of the film, and columns of a view by frames or shots. Neighbouring frames of a shot are joined
+        where it has more, neighbouring shots where there are more of these; of chunks, those of the same frames."""
         plan = Plan(tuple(sums.axes for sums in self._sums.values()))
         rows, columns, cells = plan.rows, plan.columns, plan.add_up(self._sums.values())
-        key = _shot if view == "shots" else _frame_group(rows, most_frames or len(rows))
+        key = _line_group(rows, most or len(rows), by_shot=view == "shots")
         rows, cells = _join(rows, cells, 0, key)
-        if view != "chunks":
+        if view != "chunks" or (most and len(columns) > MOST_COLUMNS):
             columns, cells = _join(columns, cells, 1, key)
         rows, cells = _with_other_rows(rows, columns, cells)
         pairs = np.maximum(cells["pairs"], 1e-9)
@@ -184,7 +187,7 @@ class Plan:
         column_at = {key: i for i, key in enumerate(sorted(columns))}
         self.rows, self.columns = tuple(rows[f] for f in row_at), tuple(columns[k] for k in column_at)
         self._cells = {
-            id(axes): np.ix_([row_at[f] for f in axes.frames], [column_at[k] for k in _keys(axes)]) for axes in seen
+            id(axes): _places([row_at[f] for f in axes.frames], [column_at[k] for k in _keys(axes)]) for axes in seen
         }
 
     def add_up(self, sums: Iterable[Sums]) -> Cells:
@@ -192,16 +195,30 @@ class Plan:
         cells = {name: np.zeros((len(self.rows), len(self.columns))) for name in ("pairs", "open", "always", "chosen")}
         for one in sums:
             at, tokens = self._cells[id(one.axes)], np.array([c.tokens for c in one.axes.columns], float)
-            np.add.at(cells["pairs"], at, tokens * one.calls)
-            np.add.at(cells["open"], at, one.axes.open.numpy() * tokens * one.calls)
-            np.add.at(cells["always"], at, one.axes.always.numpy() * tokens * one.calls)
-            np.add.at(cells["chosen"], at, one.share * tokens)
+            _add(cells["pairs"], at, tokens * one.calls)
+            _add(cells["open"], at, one.axes.open.numpy() * (tokens * one.calls))
+            _add(cells["always"], at, one.axes.always.numpy() * (tokens * one.calls))
+            _add(cells["chosen"], at, one.share * tokens)
             if one.mass is not None:
                 for name in ("mass", "calls"):
                     cells.setdefault(name, np.zeros_like(cells["pairs"]))
-                np.add.at(cells["mass"], at, one.mass)
+                _add(cells["mass"], at, one.mass)
                 np.add.at(cells["calls"], at[0], one.calls)
         return cells
+
+
+def _places(rows: list[int], columns: list[int]) -> tuple:
+    """Where a call's cells lie in the film's: a plain part of it, unless context windows saw frames here and there."""
+    if all(places == list(range(places[0], places[0] + len(places))) for places in (rows, columns)):
+        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.ix_(rows, columns)
+
+
+def _add(cells: np.ndarray, at: tuple, values: np.ndarray) -> None:
+    if isinstance(at[0], slice):
+        cells[at] += values  # many times as fast
+    else:
+        np.add.at(cells, at, values)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -232,14 +249,17 @@ def _keys(axes: Axes) -> list[tuple[int, int, int]]:
     return keys
 
 
-def _shot(line: Line) -> Hashable:
-    return line.shot
-
-
-def _frame_group(rows: tuple[Line, ...], most: int) -> Callable[[Line], Hashable]:
-    """Neighbouring frames of a shot, as many as it takes for about `most` groups."""
-    together, numbers = -(-len(rows) // most), Counter[int]()
-    group = {}
+def _line_group(rows: tuple[Line, ...], most: int, *, by_shot: bool) -> Callable[[Line], Hashable]:
+    """Which lines of the video become one, so that there are at most `most`."""
+    frames = Counter(line.shot for line in rows)
+    shots = -(-len(frames) // most)  # that become one
+    of_shot = {shot: i // shots for i, shot in enumerate(sorted(frames))}
+    if by_shot or shots > 1:
+        return lambda line: of_shot.get(line.shot)
+    together = -(-len(rows) // most)
+    while sum(-(-count // together) for count in frames.values()) > most:
+        together += 1
+    group, numbers = {}, Counter[int]()
     for line in rows:
         group[line.frame] = numbers[line.shot] // together
         numbers[line.shot] += 1
@@ -258,7 +278,9 @@ def _join(
     joined = {name: np.add.reduceat(part, firsts, axis=axis) for name, part in cells.items()}
     if axis and "calls" in cells:
         joined["calls"] = cells["calls"][:, firsts]  # counts rows
-    return tuple(lines[i] for i in firsts), joined
+    lasts = [*(i - 1 for i in firsts[1:]), len(lines) - 1]
+    ends = [lines[i].shot if lines[i].shot > lines[first].shot else -1 for first, i in zip(firsts, lasts, strict=True)]
+    return tuple(replace(lines[i], last_shot=end) for i, end in zip(firsts, ends, strict=True)), joined
 
 
 def _with_other_rows(rows: tuple[Line, ...], columns: tuple[Line, ...], cells: Cells) -> tuple[tuple[Line, ...], Cells]:

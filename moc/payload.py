@@ -13,7 +13,7 @@ from .heatmap import Heatmap, Line
 from .trace import Trace
 
 PARTS = 10_000  # shares travel as whole numbers of this
-MOST_FRAMES = 160  # rows a browser is sent; a longer film shows neighbouring frames together
+MOST_LINES = {"frames": 140, "shots": 100, "chunks": 140}  # of the film that a browser is sent at once; more are joined
 COLUMN = ("kind", "shot", "frame", "tokens")
 
 
@@ -85,7 +85,7 @@ def npz(trace: Trace) -> bytes:
 
 def _lines(lines: Iterable[Line]) -> dict[str, list]:
     lines = list(lines)
-    return {name: [getattr(line, name) for line in lines] for name in ("kind", "shot", "frame")}
+    return {name: [getattr(line, name) for line in lines] for name in ("kind", "shot", "frame", "last_shot")}
 
 
 def _whole(values: np.ndarray) -> list[list[int]]:

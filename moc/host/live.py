@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..heatmap import Collected
-from ..payload import MOST_FRAMES, of_heatmap, of_trace
+from ..payload import MOST_LINES, of_heatmap, of_trace
 from ..trace import Record, Trace
 
 EVENT = "moc.trace"
@@ -82,7 +82,7 @@ def describe(trace: Trace, collected: Collected | None = None) -> dict[str, Any]
         collected.add(list(trace.records))
     maps = {}
     if collected:
-        maps = {view: of_heatmap(collected.heatmap(view, MOST_FRAMES)) for view in ("frames", "shots")}
+        maps = {view: of_heatmap(collected.heatmap(view, MOST_LINES[view])) for view in ("frames", "shots")}
     return {**of_trace(trace), "maps": maps}
 
 

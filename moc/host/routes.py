@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ..errors import MoCError
 from ..heatmap import Collected, pick
-from ..payload import MOST_FRAMES, npz, of_heatmap
+from ..payload import MOST_LINES, npz, of_heatmap
 from ..trace import Trace
 from . import live
 
@@ -70,7 +70,7 @@ def _map(trace: Trace, view: str, choice: dict[str, int]) -> dict:
     head = choice.pop("head")
     collected = Collected(head)
     collected.add(pick(trace, **choice))
-    return of_heatmap(collected.heatmap(view, MOST_FRAMES))
+    return of_heatmap(collected.heatmap(view, MOST_LINES[view]))
 
 
 async def _aside(work, *args):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pack
@@ -11,7 +12,7 @@ from test_heatmap import PLAIN, WITH_SPANS, axes, hand_made, only, record_run
 
 from moc.axes import Column
 from moc.heatmap import Collected, heatmap
-from moc.payload import PARTS, npz, of_heatmap, of_trace
+from moc.payload import MOST_LINES, PARTS, npz, of_heatmap, of_trace
 from moc.trace import Reason, Trace
 
 flow_picture, thumbnails = pack.load("nodes.picture_flow"), pack.load("nodes.thumbnails")
@@ -48,7 +49,7 @@ def test_step_by_step_gives_what_the_whole_run_gives(trace):
     assert of_heatmap(collected.heatmap("frames")) == of_heatmap(heatmap(trace, "frames"))
 
 
-@pytest.mark.parametrize(("most", "rows"), [(None, 12), (12, 12), (8, 7), (3, 5)])
+@pytest.mark.parametrize(("most", "rows"), [(None, 12), (12, 12), (8, 7), (5, 5)])
 def test_a_long_film_is_joined_within_its_shots_and_loses_no_pair(most, rows):
     trace = Trace()
     record_run(trace, PLAIN)
@@ -60,6 +61,29 @@ def test_a_long_film_is_joined_within_its_shots_and_loses_no_pair(most, rows):
     weight = np.outer(frames_of, frames_of)
     assert np.nansum(joined.share * joined.open * weight) == pytest.approx(np.nansum(whole.share * whole.open))
     assert len({line.shot for line in joined.rows}) == 5
+
+
+def test_a_message_stays_small_however_many_shots_and_frames_there_are():
+    for shots, frames in ((1000, 1), (150, 7), (1, 1000), (139, 2)):
+        count = shots * frames
+        shot = [i // frames for i in range(count)]
+        lines = [Column("text", -1, -1, True), *(Column("video", s, f, False) for f, s in enumerate(shot))]
+        long = hand_made((0, 0, axes(range(count), shot, lines), np.full((1, count, count + 1), 1 / 3)))
+        long.records[0] = replace(long.records[0], mass=torch.full((1, count, count + 1), 1 / 3))
+        collected = Collected()
+        collected.add(long.records)
+        maps = [of_heatmap(collected.heatmap(view, MOST_LINES[view])) for view in ("frames", "shots")]
+        assert all(len(m["share"]) <= MOST_LINES[m["view"]] + 1 >= len(m["share"][0]) for m in maps)
+        assert len(json.dumps(maps)) < 1_000_000
+        rows = maps[1]["rows"]
+        joined = -(-shots // MOST_LINES["shots"])
+        assert (
+            (rows["shot"][2], rows["last_shot"][1]) == (joined, joined - 1)
+            if joined > 1
+            else rows["last_shot"][1] == -1
+        )
+        chunks = of_heatmap(collected.heatmap("chunks", MOST_LINES["chunks"]))
+        assert len(chunks["share"]) * len(chunks["share"][0]) <= 141 * 513
 
 
 def test_the_sliders_know_what_there_is(trace):
