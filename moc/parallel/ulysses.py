@@ -96,7 +96,8 @@ def ulysses_attention(
     own = heads_of_rank(heads, rank, ranks)
     each = own.stop - own.start
     if ranks == 1:
-        alone = attend(*(x[:, :length].transpose(1, 2) for x in (q, k, v)), own).transpose(1, 2)
+        q, k, v = (x[:, :length].transpose(1, 2) for x in (q, k, v))
+        alone = attend(q, k, v, own).transpose(1, 2)
         return torch.nn.functional.pad(alone, (0, 0, 0, 0, 0, n - length)) if length < n else alone
     parts = _parts(each, groups)
     out = torch.empty(b, n, ranks, each, d, dtype=q.dtype, device=q.device)
@@ -105,9 +106,9 @@ def ulysses_attention(
     for part, after in zip(parts, [*parts[1:], None]):
         whole = coming.wait().flatten(0, 1)[:length]  # [N, 3, B, h, D]
         coming = None if after is None else _gather(q, k, v, after, ranks, group)  # type: ignore[assignment]
-        heads_here = slice(own.start + part.start, own.start + part.stop)
-        result = attend(*(x.permute(1, 2, 0, 3) for x in whole.unbind(1)), heads_here)
-        del whole
+        q_, k_, v_ = (x.permute(1, 2, 0, 3) for x in whole.unbind(1))
+        result = attend(q_, k_, v_, slice(own.start + part.start, own.start + part.stop))
+        del whole, q_, k_, v_
         leaving.append((part, _scatter(result, n, ranks, group)))
         if len(leaving) > 1:
             _put(out, *leaving.pop(0))

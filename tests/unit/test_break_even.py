@@ -148,7 +148,6 @@ def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
 
-
     thirty_two = film(FRAMES, 4, frame=(4, 8))
     assert thirty_two.mean_chunk == engine.SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
 
