@@ -81,7 +81,7 @@ def on_ranks(ranks, jobs, folder):
 def groups_of(ranks, groups):
     """The heads that are attended together, in order."""
     each = HEADS // ranks
-    count = min(groups, each)
+    count = min(groups, each) if ranks > 1 else 1  # one GPU has nothing to wait for
     return [
         slice(rank * each + each * i // count, rank * each + each * (i + 1) // count)
         for rank in range(ranks)
