@@ -350,3 +350,11 @@ def test_conditioning_that_comfyui_does_not_cut_is_refused_before_the_first_pass
     with pytest.raises(MoCError, match="does not cut (c_concat|audio_embed) into windows"):
         tiny.sample(windows(watch(tiny.load(name), seen)), variant, shape=tiny.shape_of(variant, TEN), steps=1)
     assert not seen
+
+
+@NEW
+def test_a_reference_that_comfyui_would_take_for_the_film_is_refused():
+    """It is cut by its height where that happens to be the number of latent frames."""
+    variant, shape = tiny.variant_of("fun control, reference"), (1, 16, 8, 8, 8)
+    with pytest.raises(MoCError, match="as high in latents as the film has latent frames"):
+        tiny.sample(windows(tiny.load(str(variant)), shots=Shots(even=4)), variant, shape=shape, steps=1)
