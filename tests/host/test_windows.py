@@ -358,3 +358,13 @@ def test_a_reference_that_comfyui_would_take_for_the_film_is_refused():
     variant, shape = tiny.variant_of("fun control, reference"), (1, 16, 8, 8, 8)
     with pytest.raises(MoCError, match="as high in latents as the film has latent frames"):
         tiny.sample(windows(tiny.load(str(variant)), shots=Shots(even=4)), variant, shape=shape, steps=1)
+
+
+@pytest.mark.skipif(HOST >= Version("0.30.0"), reason="this ComfyUI knows guides from the film")
+def test_guides_that_comfyui_would_take_for_the_film_are_refused():
+    """Also where the film alone would have fitted into a window."""
+    variant = tiny.variant_of("LTX-Video guides")
+    shape = tiny.shape_of(variant, (1, 16, 12, 8, 8))
+    shots = Shots(cuts=(2, 4, 6, 8), unit="latent")
+    with pytest.raises(MoCError, match="takes guide frames for the film"):
+        tiny.sample(windows(tiny.load(str(variant)), shots=shots, length=73), variant, shape=shape, steps=1)

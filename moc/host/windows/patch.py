@@ -59,7 +59,7 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     if adapter is None or len(shape) != 5:
         raise MoCError("MoC Windows found no video in the latent: connect a video latent, or take MoC Windows out.")
     first, frames = adapter.film(shape, guider.conds)
-    if first + frames <= length:
+    if (first + frames if CUTS_GUIDES else shape[2]) <= length:
         return None
     _check_host(model, shapes, guides=shape[2] - first - frames)
     if settings.follow not in (SHOTS, DRAWN):
