@@ -368,3 +368,21 @@ def test_guides_that_comfyui_would_take_for_the_film_are_refused():
     shots = Shots(cuts=(2, 4, 6, 8), unit="latent")
     with pytest.raises(MoCError, match="takes guide frames for the film"):
         tiny.sample(windows(tiny.load(str(variant)), shots=shots, length=73), variant, shape=shape, steps=1)
+
+
+@NEW
+def test_guides_of_a_model_that_comfyui_cannot_cut_are_refused():
+    variant = tiny.variant_of("LTX-Video guides")
+    shape = tiny.shape_of(variant, (1, 16, 13, 8, 8))
+    with pytest.raises(MoCError, match="cannot cut this model's guide frames"):
+        tiny.sample(windows(tiny.load(str(variant)), length=49), variant, shape=shape, steps=1)
+
+
+@NEW
+def test_a_start_image_that_a_model_puts_into_every_first_frame_stands_in_every_window():
+    variant = next(v for v in tiny.VARIANTS if "time_dim_replace" in v.conds((1, 16, 5, 8, 8)))
+    shape, model = tiny.shape_of(variant, TEN), tiny.load(str(variant))
+    with pytest.raises(MoCError, match="turn keep_first on"):
+        tiny.sample(windows(model), variant, shape=shape, steps=1)
+    kept = windows(model, length=17, keep_first=True)
+    assert torch.isfinite(tiny.sample(kept, variant, shape=shape, steps=1)).all()

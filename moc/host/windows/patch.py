@@ -14,6 +14,7 @@ from ...shots import Shots
 from ...windows import DRAWN, SHOTS, Drawing, WindowSettings
 from ...windows.shots import spans
 from ..adapters import adapter_for, class_of
+from ..adapters.plan import conditioning
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper
@@ -62,6 +63,11 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     if (first + frames if CUTS_GUIDES else shape[2]) <= length:
         return None
     _check_host(model, shapes, guides=shape[2] - first - frames)
+    if conditioning(guider.conds, "time_dim_replace") is not None and not settings.keep_first:
+        raise MoCError(
+            "this model puts its start image into the first frame of whatever it samples, so of every window: turn "
+            "keep_first on, with windows that follow shots."
+        )
     if settings.follow not in (SHOTS, DRAWN):
         return None
     starts, notes = adapter.starts(shots, frames) if shots is not None else ((0,), ())
@@ -94,6 +100,8 @@ def _check_host(model: ModelPatcher, shapes, guides: int) -> None:
         raise MoCError("ComfyUI's windows take one film at a time: set the latent's batch size to 1.")
     if guides and not CUTS_GUIDES:
         raise MoCError("this ComfyUI takes guide frames for the film when it cuts windows: update ComfyUI.")
+    if guides and not hasattr(model.model, "_get_guide_entries"):
+        raise MoCError("ComfyUI cannot cut this model's guide frames into windows: take the guides out.")
     if len(shapes) > 1 and not hasattr(model.model, "map_context_window_to_modalities"):
         raise MoCError("ComfyUI cannot cut this model's sound into windows: make the film fit into one window.")
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, "easycache"):
