@@ -17,7 +17,7 @@ FORBIDDEN_MODULES = {"subprocess", "ctypes", "pickle", "marshal", "base64", "soc
 FORBIDDEN_NAMES = {"eval", "exec", "__import__", "compile"}
 # saved in people's workflows: never renamed
 NODE_IDS = {"MoCShots", "MoCShotConditioning", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}
-NODE_IDS |= {"MoCProbe", "MoCProbeReport", "MoCDetectShots", "MoCDetectShotsLatent"}
+NODE_IDS |= {"MoCProbe", "MoCProbeReport", "MoCDetectShots", "MoCDetectShotsLatent", "MoCWindows"}
 
 
 def name(path: Path) -> str:

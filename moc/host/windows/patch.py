@@ -1,0 +1,111 @@
+"""Puts windows on a MODEL: ComfyUI's handler in its options, and a wrapper that tells it of the film."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from comfy.context_windows import create_prepare_sampling_wrapper
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...errors import MoCError
+from ...shots import Shots
+from ...windows import DRAWN, SHOTS, Drawing, WindowSettings
+from ...windows.shots import spans
+from ..adapters import adapter_for, class_of
+from ..adapters.plan import conditioning
+from .handler import CUTS_GUIDES, FILM, Film, make_handler
+
+KEY = "moc_windows"  # of our wrapper
+HOSTS_KEY = "ContextWindows_prepare_sampling"  # of the wrapper that plans the memory of one window
+
+log = logging.getLogger("mixture_of_contexts")
+
+
+def apply_windows(model: ModelPatcher, shots: Shots | None, settings: WindowSettings) -> ModelPatcher:
+    """A copy of the model that samples long films in windows. Put on twice, the second one counts."""
+    adapter = adapter_for(model.model.diffusion_model)
+    if adapter is None:
+        raise MoCError(
+            f"MoC Windows does not know the model {class_of(model.model.diffusion_model)}: use ComfyUI's own context "
+            "windows for it."
+        )
+    if settings.follow == DRAWN and shots is None:
+        raise MoCError("connect shots to MoC Windows: without them there is nothing to draw.")
+    length, overlap = settings.latents(adapter.stride)
+    model = model.clone()
+    model.model_options["context_handler"] = make_handler(settings, length, overlap)
+    for kind, key in ((WrappersMP.PREPARE_SAMPLING, HOSTS_KEY), (WrappersMP.OUTER_SAMPLE, KEY)):
+        model.remove_wrappers_with_key(kind, key)
+    create_prepare_sampling_wrapper(model)
+    around = partial(_around_run, shots, settings, length, overlap)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, around)
+    return model
+
+
+def _around_run(shots, settings, length, overlap, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+    guider = executor.class_obj
+    shapes = kwargs.get("latent_shapes") or [noise.shape]
+    film = _film(shots, settings, length, overlap, guider, [tuple(shape) for shape in shapes], float(sigmas[0]))
+    if film is not None:
+        guider.model_options.setdefault("transformer_options", {})[FILM] = film
+    return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+
+def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:
+    """None where the film needs no windows. Raises MoCError for what cannot be sampled in windows."""
+    model, shape = guider.model_patcher, shapes[0]
+    adapter = adapter_for(model.model.diffusion_model)
+    if adapter is None or len(shape) != 5:
+        raise MoCError("MoC Windows found no video in the latent: connect a video latent, or take MoC Windows out.")
+    first, frames = adapter.film(shape, guider.conds)
+    if (first + frames if CUTS_GUIDES else shape[2]) <= length:
+        return None
+    _check_host(model, shapes, guides=shape[2] - first - frames)
+    if conditioning(guider.conds, "time_dim_replace") is not None and not settings.keep_first:
+        raise MoCError(
+            "this model puts its start image into the first frame of whatever it samples, so of every window: turn "
+            "keep_first on, with windows that follow shots."
+        )
+    if settings.follow not in (SHOTS, DRAWN):
+        return None
+    starts, notes = adapter.starts(shots, frames) if shots is not None else ((0,), ())
+    for note in notes:
+        log.info("MoC Windows: %s", note)
+    lead = first + settings.keep_first
+    room = length - lead
+    if room <= overlap:
+        raise MoCError(
+            f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the film: "
+            "make the windows longer or overlap smaller."
+        )
+    cuts = [lead, *(first + start for start in starts[1:] if first + start > lead)]
+    film = Film(tuple(range(lead)), spans(cuts, first + frames), None)
+    if settings.follow == DRAWN:
+        # the two samplers of a run cut in halves go on drawing, and do not begin again
+        film.drawing = Drawing(film.shots, room, overlap, f"{settings.seed}/{sigma:.5g}")
+        if not film.drawing.mixes:
+            raise MoCError(
+                f"no two of the {len(film.shots)} shots fit into a window of {settings.length} frames, so that drawing "
+                f"mixes nothing: make windows longer, shots shorter, or choose {SHOTS!r}."
+            )
+    count = len(film.windows(length, overlap, 0))
+    log.info("MoC Windows: %d shots in %d windows of at most %d latent frames", len(film.shots), count, length)
+    return film
+
+
+def _check_host(model: ModelPatcher, shapes, guides: int) -> None:
+    if shapes[0][0] > 1:
+        raise MoCError("ComfyUI's windows take one film at a time: set the latent's batch size to 1.")
+    if guides and not CUTS_GUIDES:
+        raise MoCError("this ComfyUI takes guide frames for the film when it cuts windows: update ComfyUI.")
+    if guides and not hasattr(model.model, "_get_guide_entries"):
+        raise MoCError("ComfyUI cannot cut this model's guide frames into windows: take the guides out.")
+    if len(shapes) > 1 and not hasattr(model.model, "map_context_window_to_modalities"):
+        raise MoCError("ComfyUI cannot cut this model's sound into windows: make the film fit into one window.")
+    if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, "easycache"):
+        raise MoCError(
+            "EasyCache keeps one result and would give it to other windows: take LazyCache in its place, which "
+            "works with windows."
+        )
