@@ -8,13 +8,13 @@ async def comfy_entrypoint():
     from comfy_api.latest import ComfyExtension
     from server import PromptServer
 
-    from .moc.host.routes import add_routes
-    from .nodes import detect, heatmap, patch, probe, routing, shot_conditioning, shots, windows
+    from .moc.host.web.http import add_routes
+    from .nodes import apply, detect, heatmap, probe, routing, shot_conditioning, shots, windows
 
     class MoCExtension(ComfyExtension):
         async def get_node_list(self):
             of_shots = (*shots.NODES, *detect.NODES, *shot_conditioning.NODES)
-            return [*of_shots, *routing.NODES, *patch.NODES, *windows.NODES, *heatmap.NODES, *probe.NODES]
+            return [*of_shots, *routing.NODES, *apply.NODES, *windows.NODES, *heatmap.NODES, *probe.NODES]
 
     if getattr(PromptServer, "instance", None) is not None:  # tools read the nodes without a server
         add_routes(PromptServer.instance.routes)

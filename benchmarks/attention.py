@@ -27,21 +27,22 @@ import torch
 import triton
 from torch import Tensor
 
-from benchmarks import cards, host
+from benchmarks import host
 from benchmarks.cases import CASES, Case, asked_for
-from benchmarks.check_gpu import expected
 from benchmarks.peers import dense, fa3, flash, sol
 from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
-from moc.chunks import ChunkTable
-from moc.counts import Counts
+from moc.chunks.table import ChunkTable
+from moc.trace.pair_counts import Counts
+from tests.gpu import cards
+from tests.gpu.check_gpu import expected
 
 PEERS = ("fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
 
 
 def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     """Chunks that 64 consecutive rows choose together, over what one of them chooses."""
-    from moc.routing import candidates, describe, scores, select
+    from moc.routing.descriptors import candidates, describe, scores, select
 
     t = table.tensors(q.device)
     rows = slice(table.length // 2 // 64 * 64, table.length // 2 // 64 * 64 + 2048)

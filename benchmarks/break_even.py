@@ -1,7 +1,8 @@
 """Below which length dense attention is faster than routing, and what a unit of work costs, on a GPU.
 
 python -m benchmarks.break_even [--out benchmarks/results/NAME.json] [--seconds 60]
-python -m benchmarks.break_even --fit benchmarks/results/NAME.json      prints COSTS for moc/break_even.py, anywhere
+python -m benchmarks.break_even --fit benchmarks/results/NAME.json      prints COSTS for moc/backends/cost_model.py,
+anywhere
 
 Whole calls, queued one behind the other as in a sampling step, so that launching counts only where the device waits for
 it. Dense is the faster of cuDNN and FlashAttention. Films grow frame by frame; short ones come first.
@@ -28,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import Case
 from moc.attention import moc_attention
-from moc.break_even import COSTS, MARGIN, Costs, Work, estimate, kind_of, work_of
+from moc.backends.cost_model import COSTS, MARGIN, Costs, Work, estimate, kind_of, work_of
 from moc.config import PRESETS, RoutingConfig
 
 BEGIN = time.perf_counter()

@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import host
-from moc.chunks import ChunkTable, build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import TokenLayout
+from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
-from moc.layout import TokenLayout
 
 MODEL = host.REPO / "demo" / "models" / "moc_demo_wan.safetensors"
 SAMPLING_STEPS, SHIFT = 8, 5.0  # as in the demo's workflow

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from moc.chunks import ChunkTable, build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import Span, TokenLayout
+from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
-from moc.layout import Span, TokenLayout
 
 CELL, CHANNELS, STRENGTH, NOISE = (3, 15, 16), 16, 2.7, 0.45  # of "trained" inputs
 

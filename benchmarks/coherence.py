@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.capture import Call, blocks_of, load, open_folder
-from moc.chunks import ChunkTable
+from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
-from moc.routing import candidates, describe, scores, select
+from moc.routing.descriptors import candidates, describe, scores, select
 
 RULES = {
     "frames, top-5, own shot": RoutingConfig(top_k=5, own="shot"),

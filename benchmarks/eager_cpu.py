@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import host  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks import build_table  # noqa: E402
+from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
-from moc.layout import TokenLayout  # noqa: E402
 
 # name, grid (T, H, W), shots, settings
 CASES = [

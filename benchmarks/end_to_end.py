@@ -34,7 +34,7 @@ BEGIN = time.perf_counter()
 
 def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Tensor, Tensor], None]:
     """Notes how alike the rows of a query tile choose and what shared lists keep: from one head and some tiles."""
-    from moc.routing import candidates, describe, scores, select, share
+    from moc.routing.descriptors import candidates, describe, scores, select, share
 
     def probe(q: Tensor, k: Tensor) -> None:
         table = film.table(routing)
@@ -56,8 +56,8 @@ def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Ten
 
 def run(model, film: Film, rule: Rule, args: argparse.Namespace, device: torch.device) -> dict[str, object]:
     from moc.host.patch import apply_moc
-    from moc.shots import Shots
-    from moc.trace import Trace
+    from moc.shots.cuts import Shots
+    from moc.trace.trace import Trace
 
     row: dict[str, Any] = {"film": film.title, "tokens": film.tokens, "rule": rule.name, "kept": 1.0}
     blocks = len(model.model.diffusion_model.blocks)

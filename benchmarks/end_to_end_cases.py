@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch.nn.attention import SDPBackend
 
-from moc.chunks import ChunkTable, build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import TokenLayout
+from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
-from moc.layout import TokenLayout
 
 
 @dataclass(frozen=True)

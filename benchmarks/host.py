@@ -16,7 +16,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI 0.3.75 or newer")
 
 
-def command(name: str) -> str:
+def command(name: str, folder: str = "benchmarks") -> str:
     """What was typed to get a result, without the places where it lay and went on this machine."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--comfyui")

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cases import Case
 from benchmarks.timing import Attention
-from moc.chunks import ChunkTable
+from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
 
 E4M3_MOST = 448.0  # the largest number of float8 e4m3

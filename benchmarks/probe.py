@@ -3,9 +3,9 @@
 python -m benchmarks.probe --comfyui FOLDER [--out FILE] [--errors 0.02,0.05] [--probed 0] [--tried 1] [--sample 1,3]
 
 Probe one film. For every chosen error and scope take the advice and try it on another film, in steps that the probe did
-not look at: every routed block's error is measured as `moc/advice.py` defines it, but by the backend, over all tokens.
---sample then makes whole films with every advice for all blocks alike and says how far their latents moved, and how
-alike their characters are from shot to shot.
+not look at: every routed block's error is measured as `moc/probe/advice.py` defines it, but by the backend, over all
+tokens. --sample then makes whole films with every advice for all blocks alike and says how far their latents moved, and
+how alike their characters are from shot to shot.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Studio:
         from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
         from demo.comfyui_moc_demo import storyboard as sb
-        from moc.shots import Shots
+        from moc.shots.cuts import Shots
 
         model = comfy.sd.load_diffusion_model(str(MODEL), model_options={"dtype": torch.float32})
         (self.model,) = ModelSamplingSD3().patch(model, shift=SHIFT)
@@ -71,13 +71,13 @@ class Studio:
     def probe(self, log, seed: int) -> torch.Tensor:
         """Fills the log; returns the latent."""
         from moc.host import apply_probe
-        from moc.trace import Trace
+        from moc.trace.trace import Trace
 
         return self.sample(apply_probe(self.model, self.shots, log, Trace()), seed)
 
     def routed(self, settings, seed: int) -> torch.Tensor:
         from moc.host import apply_moc
-        from moc.trace import Trace
+        from moc.trace.trace import Trace
 
         settings = settings.with_schedule(min_tokens=1)  # routes even where dense would be faster
         return self.sample(apply_moc(self.model, self.shots, settings, Trace()), seed)
@@ -85,8 +85,8 @@ class Studio:
 
 def make_trial():
     from moc.attention import moc_attention
-    from moc.chunks import build_table
-    from moc.probe_log import ProbeLog
+    from moc.chunks.build import build_table
+    from moc.probe.log import ProbeLog
 
     class Trial(ProbeLog):
         """Runs every advised routing of a block on what its attention got: (step, block, routing) -> squared error."""
@@ -121,9 +121,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     version = host.start(args.comfyui, "--cpu")
-    from moc.advice import SCOPES, advise
     from moc.config import PRESETS
-    from moc.probe_log import ProbeLog
+    from moc.probe.advice import SCOPES, advise
+    from moc.probe.log import ProbeLog
 
     studio = Studio()
     begin = time.time()

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.capture import Call, blocks_of, load, open_folder
-from benchmarks.check_gpu import expected
 from benchmarks.coherence import choose
 from moc.config import RoutingConfig
-from moc.routing import share
+from moc.routing.descriptors import share
+from tests.gpu.check_gpu import expected
 
 ROWS = 768
 TARGETS = (0.09, 0.125, 0.222, 0.444)

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
-from moc.layout import TokenLayout
 from moc.parallel import Routed, heads_of_rank, ulysses_attention
 
 

@@ -32,8 +32,8 @@ from benchmarks.shot_clips import KINDS, Clip, mixed  # noqa: E402
 from benchmarks.shot_truth import CLIPS  # noqa: E402
 from demo.host import NEWEST, prepare  # noqa: E402
 from demo.server import Server  # noqa: E402
-from moc.detect import DETECTORS, detect  # noqa: E402
 from moc.errors import MoCError  # noqa: E402
+from moc.shots.detect import DETECTORS, detect  # noqa: E402
 
 RATE, MIN_LENGTH = 25, 15
 COMMANDS = {
@@ -150,7 +150,7 @@ def peak_of_images(frames: int) -> dict:
     """Memory that looking at so many frames adds, in a process of its own; the frames themselves take none."""
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
-        "from moc.detect import detect; from moc.detect.footage import ImageFootage\n"
+        "from moc.shots.detect import detect; from moc.shots.detect.footage import ImageFootage\n"
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         "images = torch.rand(1, 480, 832, 3)\n"
         "detect(ImageFootage(images, 24.0))\n"

@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import host, trace_gpu  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks import build_table  # noqa: E402
+from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
-from moc.heatmap import Collected  # noqa: E402
-from moc.layout import TokenLayout  # noqa: E402
-from moc.payload import MOST_LINES, of_heatmap, of_trace  # noqa: E402
-from moc.trace import AHEAD, KEEP, Trace  # noqa: E402
+from moc.trace.export import MOST_LINES, of_heatmap, of_trace  # noqa: E402
+from moc.trace.heatmap import Collected  # noqa: E402
+from moc.trace.trace import AHEAD, KEEP, Trace  # noqa: E402
 
 TILES = {"tile": (1, 4, 4), "own": "frame", "descriptor": "minmax", "tail": "pooled"}
 LARGE_TILES = {**TILES, "tile": (1, 8, 8)}
@@ -84,7 +84,7 @@ class Model:
         return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
     def step(self, trace: Trace, number: int, timed: Callable) -> None:
-        """timed(function, *arguments): how the trace's own functions are called. As in `moc/host/run.py`."""
+        """timed(function, *arguments): how the trace's own functions are called. As in `moc/host/state.py`."""
         self.blocks(trace, number, timed)
         if not timed(trace.move):
             timed(self.message, trace)

@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from moc.attention import moc_attention
-from moc.trace import Trace
+from moc.trace.trace import Trace
 
 if TYPE_CHECKING:
     from benchmarks.trace import Case, Model

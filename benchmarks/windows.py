@@ -61,7 +61,7 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
     """name -> (model, film, shots in a window) -> model."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode, WanContextWindowsManualNode
 
-    shots = pack("moc.shots").Shots
+    shots = pack("moc.shots.cuts").Shots
     node = pack("nodes.windows").MoCWindows
 
     def forgetful(model, film, together):
@@ -126,7 +126,7 @@ def sample(model: Model, vae: Any, film: Film, put: Callable, together: int) -> 
 
     import nodes  # ComfyUI's
 
-    shots = pack("moc.shots").Shots
+    shots = pack("moc.shots.cuts").Shots
     facts = {"concat_latent_image": film.control}
     positive = [[film.words[0], facts]]
     model = ModelSamplingSD3().patch(model, SHIFT)[0]

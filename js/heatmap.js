@@ -5,8 +5,8 @@
 import { app } from "../../scripts/app.js"
 // @ts-ignore served by ComfyUI
 import { api } from "../../scripts/api.js"
-import { answers, last, onTrace, runningIds } from "./heatmap_server.js"
-import { HeatmapView } from "./heatmap_view.js"
+import { answers, last, onTrace, runningIds } from "./lib/trace_channel.js"
+import { HeatmapView } from "./heatmap/view.js"
 import { keepMounted } from "./lib/mounted.js"
 
 const CHOICE = ["view", "block", "head", "first_step", "last_step"]

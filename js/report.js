@@ -3,11 +3,11 @@
 
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
-import { button as makeButton } from "./heatmap_controls.js"
-import { progress } from "./heatmap_data.js"
-import { save } from "./heatmap_files.js"
-import { last, onTrace, runningIds } from "./heatmap_server.js"
-import { addStyle, make } from "./heatmap_style.js"
+import { button as makeButton } from "./lib/controls.js"
+import { progress } from "./heatmap/data.js"
+import { save } from "./heatmap/export.js"
+import { last, onTrace, runningIds } from "./lib/trace_channel.js"
+import { addStyle, make } from "./heatmap/style.js"
 import { keepMounted } from "./lib/mounted.js"
 
 const LINE = 46

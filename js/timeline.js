@@ -4,13 +4,13 @@
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
 import { keepMounted } from "./lib/mounted.js"
-import { TimelineView } from "./timeline_view.js"
+import { TimelineView } from "./timeline/view.js"
 
 const READ = ["how", "times", "unit", "fps", "shot_count", "prompt", "length", "family"]
 const WIDTH = 480
 const HEIGHT = 330
 
-/** @type {Record<string, import("./lib/time_rules.js").TimeRule>} */
+/** @type {Record<string, import("./timeline/time_rules.js").TimeRule>} */
 let rules = {}
 /** Undo makes all nodes anew: where the focus was when somebody pressed its keys. */
 let undone = { node: "", label: "", at: 0 }

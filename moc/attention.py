@@ -9,10 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import sparing
 from .autocast import as_one
-from .backends import BACKENDS, eager, triton
-from .chunks import ChunkTable
+from .backends import BACKENDS, eager, head_split, triton
+from .chunks.table import ChunkTable
 from .config import RoutingConfig
 from .errors import MoCError
 
@@ -63,13 +62,13 @@ def moc_attention(
         return call(BACKENDS[backend], q, k, v, record)
     short = None
     plain = q.device.type == "cuda" and not triton.wants_gradients(q, k, v)
-    if plain and sparing.allowed(q, routing, training, record):
+    if plain and head_split.allowed(q, routing, training, record):
         attend = partial(call, partial(_auto, note=note, spare=True))
         try:
-            return sparing.by_heads(attend, q, k, v, record, note, routing)
+            return head_split.by_heads(attend, q, k, v, record, note, routing)
         except torch.OutOfMemoryError as failure:
             short = triton.fails(q.device, failure)
-            sparing.forget(record, q.shape[1])
+            head_split.forget(record, q.shape[1])
     return call(partial(_auto, note=note, short=short), q, k, v, record)
 
 
@@ -92,8 +91,8 @@ def _auto(
                 if spare and isinstance(failure, torch.OutOfMemoryError):
                     raise
                 reason = triton.fails(q.device, failure)
-                sparing.forget(record, q.shape[1])
-                logging.getLogger(__name__).warning("MoC runs without its GPU kernels: %s", reason)
+                head_split.forget(record, q.shape[1])
+                logging.getLogger("mixture_of_contexts").warning("MoC runs without its GPU kernels: %s", reason)
         if note is not None:
             note(f"MoC ran on plain torch, which is slower: {reason}")
     return eager.attend(q, k, v, table, routing, training=training, record=record, **rest)

@@ -7,7 +7,7 @@ from math import isfinite
 
 from .descriptors import DESCRIPTORS
 from .errors import MoCError
-from .rules import RULES
+from .routing.rules import RULES
 
 OWN = ("shot", "frame", "chunk")
 TAILS = ("none", "pooled")
@@ -137,7 +137,7 @@ class Schedule:
     dense_first, dense_last      transformer blocks at either end that stay dense
     dense_blocks                 more blocks that stay dense, counted from 0
     min_tokens                   shorter sequences stay dense; 0: on a GPU those where dense attention should be faster
-                                 (`break_even.py`), elsewhere none; 1: none
+                                 (`cost_model.py`), elsewhere none; 1: none
     """
 
     start_percent: float = 0.0

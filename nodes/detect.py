@@ -5,15 +5,15 @@ from __future__ import annotations
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..moc.detect import BUILT_IN, DETECTORS
-from ..moc.detect.footage import Footage, ImageFootage, pick
 from ..moc.errors import MoCError
 from ..moc.host.video import footage_of
-from .picture import as_image, draw_text
-from .shot_choices import ANY_MODEL, FAMILY_NAMES
-from .shot_finding import Found, find_in_latent, find_shots, take_scenes
-from .shot_sheet import draw_sheet, frames_of, thumbnail_size
+from ..moc.shots.detect import BUILT_IN, DETECTORS
+from ..moc.shots.detect.footage import Footage, ImageFootage, pick
+from .render.contact_sheet import draw_sheet, frames_of, thumbnail_size
+from .render.heatmap import as_image, draw_text
 from .types import MocShots, advanced, with_numbers
+from .widgets.detect import Found, find_in_latent, find_shots, take_scenes
+from .widgets.shots import ANY_MODEL, FAMILY_NAMES
 
 
 class MoCDetectShots(io.ComfyNode):

@@ -6,12 +6,12 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..moc.heatmap import VIEWS, flow, heatmap, links
-from ..moc.host import live
-from ..moc.trace import Trace
-from .picture import as_image, draw, draw_text
-from .picture_flow import draw_flow
-from .thumbnails import contact_sheet
+from ..moc.host.web import push
+from ..moc.trace.heatmap import VIEWS, flow, heatmap, links
+from ..moc.trace.trace import Trace
+from .render.flow import draw_flow
+from .render.heatmap import as_image, draw, draw_text
+from .render.thumbnails import contact_sheet
 from .types import MocTrace, advanced, with_numbers
 
 FLOW = "flow"
@@ -116,12 +116,12 @@ class MoCRoutingHeatmap(io.ComfyNode):
             image = as_image(draw_flow(heatmap(trace, "shots", **selection), trace.report()))
         else:
             image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
-        told = {**live.describe(trace), "running": False}
+        told = {**push.describe(trace), "running": False}
         if images is not None and trace.records:
             films = 1 if after_sample is None else _films(after_sample["samples"])
             sheet, places = contact_sheet(images, told["maps"]["frames"]["rows"], films, trace.first)
             told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
-        live.shown(str(cls.hidden.unique_id), told)
+        push.shown(str(cls.hidden.unique_id), told)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}
         data = json.dumps({**trace.summary(), "who_reads_whom": _who_reads_whom(trace)}, indent=2)
         return io.NodeOutput(image, report, after_sample, data, ui=shown)

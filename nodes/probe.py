@@ -6,15 +6,15 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..moc.advice import SCOPES, advise
 from ..moc.config import PRESETS
 from ..moc.errors import MoCError
 from ..moc.host import apply_probe
-from ..moc.probe_log import ProbeLog, read_steps
-from ..moc.trace import Trace
-from .picture import as_image, draw_text
-from .picture_probe import draw_probe
-from .probe_words import data, read_tiles, tell, tell_nothing
+from ..moc.probe.advice import SCOPES, advise
+from ..moc.probe.log import ProbeLog, read_steps
+from ..moc.trace.trace import Trace
+from .render.heatmap import as_image, draw_text
+from .render.probe import draw_probe
+from .render.probe_text import data, read_tiles, tell, tell_nothing
 from .types import MocProbe, MocRouting, MocShots, advanced, with_numbers
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"

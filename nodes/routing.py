@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
 from ..moc.errors import MoCError
-from .choices import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
 from .types import MocRouting, advanced, check_ranges, with_numbers
+from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.host.adapters import class_of
-from ..moc.host.cross import can_split, join_captions, read_by_shot
+from ..moc.host.captions import can_split, join_captions, read_by_shot
 from .types import MocShots
 
 

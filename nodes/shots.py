@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from comfy_api.latest import io
 
-from ..moc.detect.scenes import read_scenes
 from ..moc.errors import MoCError
-from ..moc.families import FAMILIES
-from .shot_choices import (
+from ..moc.shots.detect.scenes_json import read_scenes
+from ..moc.shots.time_rules import FAMILIES
+from .types import MocShots, advanced, check_ranges, with_numbers
+from .widgets.shots import (
     ANY_MODEL,
     FAMILY_NAMES,
     HOW,
@@ -20,7 +21,6 @@ from .shot_choices import (
     read_shots,
     tell_shots,
 )
-from .types import MocShots, advanced, check_ranges, with_numbers
 
 FPS = 16.0  # of Wan 2.1
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks import build_table  # noqa: E402
+from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
-from moc.layout import TokenLayout  # noqa: E402
-from moc.routing import candidates, chunk_means, describe, scores, select  # noqa: E402
+from moc.routing.descriptors import candidates, chunk_means, describe, scores, select  # noqa: E402
 
 
 class Masked:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from ..descriptors import DESCRIPTORS, wide
-from ..routing import candidates, disturb, kept_shots, narrow
-from ..rules import choose
-from ..table import ChunkTable
+from ..routing.descriptors import candidates, disturb, kept_shots, narrow
+from ..routing.rules import choose
 from .allowed import Allowed
 
 ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))

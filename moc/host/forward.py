@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..trace import Reason
+from ..trace.trace import Reason
 from .adapters import adapter_for, class_of
+from .malloc_graph import unrecorded
 from .override import attention_override
-from .recording import unrecorded
-from .run import FORWARD, RUN, Forward, Patch
+from .state import FORWARD, RUN, Forward, Patch
 
 OVERRIDE = "optimized_attention_override"  # the host's slot
 TIME = 2  # of a latent [B, C, T, H, W]

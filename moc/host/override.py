@@ -10,15 +10,14 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from .. import break_even
 from ..attention import moc_attention
-from ..backends import triton
-from ..layout import TokenLayout
-from ..trace import AHEAD, Reason
-from .padding import Unpadded, unpad
-from .probe import look_at
-from .recording import unrecorded
-from .run import BLOCK, FORWARD, Call, Forward
+from ..backends import cost_model, triton
+from ..chunks.layout import TokenLayout
+from ..trace.trace import AHEAD, Reason
+from .malloc_graph import unrecorded
+from .probed_call import look_at
+from .state import BLOCK, FORWARD, Call, Forward
+from .text_padding import Unpadded, unpad
 
 
 @torch.compiler.disable  # a compiled graph would bake in the settings of the run that traced it
@@ -98,11 +97,11 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
 def _better_dense(forward: Forward, call: Call, q: Tensor) -> Reason | None:
     """Why dense attention would be faster, if it would, and nobody has said what to do: no min_tokens, no backend."""
     patch = forward.run.patch
-    if patch.backend != "auto" or patch.settings.schedule.min_tokens or not break_even.applies(q.device):
+    if patch.backend != "auto" or patch.settings.schedule.min_tokens or not cost_model.applies(q.device):
         return None
     if _is_training(q) or torch.is_grad_enabled():
         return None  # who trains with MoC trains what it does on long films
-    if break_even.pays(q, call.table, call.routing):
+    if cost_model.pays(q, call.table, call.routing):
         return None
     missing = triton.supports(q, call.table, call.routing)
     if missing is None:

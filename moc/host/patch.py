@@ -11,13 +11,13 @@ from comfy.patcher_extension import WrappersMP
 from ..backends import BACKENDS
 from ..config import MoCSettings, RoutingConfig, Schedule
 from ..errors import MoCError
-from ..probe_log import ProbeLog
-from ..shots import Shots
-from ..trace import Reason, Trace
-from . import cross
+from ..probe.log import ProbeLog
+from ..shots.cuts import Shots
+from ..trace.trace import Reason, Trace
+from . import captions
 from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward
-from .run import KEY, RUN, Patch, Run
+from .state import KEY, RUN, Patch, Run
 
 ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is inside, one at the end is not
 
@@ -65,7 +65,7 @@ def apply_probe(
 def _around_run(patch: Patch) -> Callable:
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider, trace = executor.class_obj, patch.trace
-        cross.check(guider.model_patcher, guider.conds)
+        captions.check(guider.model_patcher, guider.conds)
         percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
         patch.start(sigmas.tolist(), lambda percent: float(percent_to_sigma(percent)))
         shape = (kwargs.get("latent_shapes") or [noise.shape])[0]

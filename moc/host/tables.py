@@ -6,9 +6,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from ..chunks import ChunkTable, build_table
+from ..chunks.build import build_table
+from ..chunks.layout import TokenLayout
+from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
-from ..layout import TokenLayout
 
 # A table takes 16 bytes a token of main memory, and up to as many again for its chunks; on a device about 60, and what
 # its backend plans with. Uploading again is cheap beside building again.

@@ -12,8 +12,8 @@ import torch
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ..detect.footage import VALUES_AT_ONCE, Footage, ImageFootage, Size
 from ..errors import MoCError
+from ..shots.detect.footage import VALUES_AT_ONCE, Footage, ImageFootage, Size
 
 Window = tuple[float, float]  # where a trimmed file starts and how long it goes on, in seconds; 0: to its end
 

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import moc_attention
-from ..chunks import ChunkTable, build_table
+from ..chunks.build import build_table
+from ..chunks.layout import TokenLayout
+from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from ..errors import MoCError
-from ..layout import TokenLayout
 
 Attend = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 GROUPS = 4  # exchanges in flight one after another: the first is exposed, so more groups hide more, and cost launches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import MoCError
-from ..families import AnyRule, rule_of
+from ..shots.time_rules import AnyRule, rule_of
 
 SHOTS, DRAWN = "shots", "shots, drawn anew"
 OF_HOST = ("standard_static", "standard_uniform", "looped_uniform", "batched")  # ComfyUI's schedules, by their names

@@ -49,7 +49,7 @@ their sources, and is tested with stand-ins (`tests/host/test_newer.py`, `test_r
   work, as ComfyUI's own sparse attention does. The recorder (comfy-aimdo) also hung for ever on first calls, with
   kernels still to compile: it runs Python within an allocation, and garbage that was collected there waited for the
   allocation's own lock. So MoC keeps the collector off while it works and collects what compiling has left itself
-  ([what happens, for the owners of comfy-aimdo](aimdo-report.md)). `benchmarks/check_recording.py` asks a GPU about all
+  ([what happens, for the owners of comfy-aimdo](aimdo-report.md)). `tests/gpu/check_recording.py` asks a GPU about all
   of this. Should it fail, `--disable-comfy-compiler` turns the recording off.
 - Keyframes of MiniMax H3 may bring audio: always seen, like all audio.
 - ComfyUI's own sparse attention takes the place of MiniMax H3's attention as a whole; with both, the report of MoC says

@@ -26,7 +26,7 @@ def test_a_step_inside_comfyui_routes_every_block_and_its_attention_is_part_of_i
 
 def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu(tmp_path):
     out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks.check_graph", "--comfyui", COMFYUI, "--out", out, "--tiny"]
+    command = [sys.executable, "-m", "tests.gpu.check_graph", "--comfyui", COMFYUI, "--out", out, "--tiny"]
     done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(out.read_text())["results"]
@@ -36,7 +36,7 @@ def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu
 
 def test_a_recording_that_cannot_be_asked_counts_as_failed_and_says_where(tmp_path):
     out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks.check_recording", "--comfyui", COMFYUI, "--out", out, "--cold"]
+    command = [sys.executable, "-m", "tests.gpu.check_recording", "--comfyui", COMFYUI, "--out", out, "--cold"]
     command += ["--aimdo", tmp_path]  # no comfy-aimdo records without a GPU
     done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1

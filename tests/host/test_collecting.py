@@ -1,4 +1,5 @@
-"""No garbage is collected while MoC allocates: a recording host's allocations run Python (`moc/host/recording.py`)."""
+"""No garbage is collected while MoC allocates: a recording host's allocations run Python
+(`moc/host/malloc_graph.py`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""ComfyUI 0.34 and newer record what a forward pass allocates; MoC has to stay out of it (`moc/host/recording.py`).
+"""ComfyUI 0.34 and newer record what a forward pass allocates; MoC has to stay out of it (`moc/host/malloc_graph.py`).
 
 Neither tested version records, and there is no GPU here: `Recording` keeps the rules of comfy-aimdo's malloc graph for
 tensors on the CPU, and is put around the model as ComfyUI puts the real one around MiniMax H3.
-`benchmarks/check_recording.py` does the same with the real one.
+`tests/gpu/check_recording.py` does the same with the real one.
 """
 
 from __future__ import annotations

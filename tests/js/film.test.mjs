@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { fit, readFilm } from "../../js/lib/film.js"
-import { addCut, cleanName, limits, moveCut, place, removeCut, setLength, step, takeShots, toWidgets } from "../../js/lib/film_edit.js"
+import { fit, readFilm } from "../../js/timeline/film.js"
+import { addCut, cleanName, limits, moveCut, place, removeCut, setLength, step, takeShots, toWidgets } from "../../js/timeline/edit.js"
 import { table } from "./tables.mjs"
 
 const RULES = Object.fromEntries(Object.entries(table("snapping")).map(([name, row]) => [name, row.rule]))

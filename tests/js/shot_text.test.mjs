@@ -1,9 +1,9 @@
-// What people type for shots: the same meaning as in moc/shots.py and moc/prompts.py, and a way back.
+// What people type for shots: the same meaning as in moc/shots/cuts.py and moc/shots/prompts.py, and a way back.
 
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { readPrompt, writePrompt } from "../../js/lib/shot_prompts.js"
-import { readTimes, seconds, writeTimes } from "../../js/lib/shot_times.js"
+import { readPrompt, writePrompt } from "../../js/timeline/prompts.js"
+import { readTimes, seconds, writeTimes } from "../../js/timeline/times.js"
 import { table } from "./tables.mjs"
 
 for (const { text, unit, fps, frames, error } of table("times")) {

@@ -1,8 +1,8 @@
-// Where a model family can cut: the same answers as moc/families.py.
+// Where a model family can cut: the same answers as moc/shots/time_rules.py.
 
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { frames, latentFrames, latentOf, lengthsName, nearest, whole } from "../../js/lib/time_rules.js"
+import { frames, latentFrames, latentOf, lengthsName, nearest, whole } from "../../js/timeline/time_rules.js"
 import { table } from "./tables.mjs"
 
 for (const [family, { rule, name, borders, cuts_1_to_60: cuts, lengths_1_to_60: lengths }] of Object.entries(table("snapping"))) {

@@ -24,7 +24,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
-SPECS = REPO / "tests" / "unit"  # where hopper_ptx.py and triton_builds.py stand
 HASHES = HERE / "ptx_hashes"  # one file per version of Triton
 
 _DEBUG_SECTION = re.compile(r"\.section\s+\.debug_\w+\s*\{[^}]*\}")
@@ -47,7 +46,7 @@ def digest(code: str) -> str:
 
 def builds(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """(spec, normalised PTX) of every spec whose name holds one of the wanted words; of all without any."""
-    sys.path[:0] = [str(REPO), str(SPECS)]
+    sys.path[:0] = [str(REPO), str(HERE)]
     import hopper_ptx
     import triton_builds
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from moc.axes import Axes, Column
-from moc.heatmap import heatmap
-from moc.payload import of_heatmap, of_trace
-from moc.trace import Record, Trace
+from moc.trace.axes import Axes, Column
+from moc.trace.export import of_heatmap, of_trace
+from moc.trace.heatmap import heatmap
+from moc.trace.trace import Record, Trace
 
 EVERY_SHOT_A_FRAME = "1, 5, 9, 13"  # 17 frames of video are 5 latent frames
 READS = {4: 0, 3: 2, 2: 1, 1: 0, 0: 3}  # latent frame: the one its queries fit
@@ -406,7 +406,7 @@ def test_the_colours_rise_evenly_in_lightness(comfy):
     """So that their order shows without full colour vision, and in print."""
     light = comfy.page.evaluate(
         """async () => {
-          const { colour } = await import('/extensions/mixture-of-contexts/heatmap_data.js')
+          const { colour } = await import('/extensions/mixture-of-contexts/heatmap/data.js')
           return Array.from({ length: 21 }, (_, i) => colour(i / 20).match(/\\d+/g).map(Number))
         }"""
     )

@@ -10,7 +10,7 @@ NAME = "moc_pack"
 
 
 def load(module: str):
-    """A module of the pack that needs no ComfyUI, like "nodes.choices"."""
+    """A module of the pack that needs no ComfyUI, like "nodes.widgets.routing"."""
     if NAME not in sys.modules:
         spec = importlib.util.spec_from_file_location(NAME, REPO / "__init__.py")
         sys.modules[NAME] = importlib.util.module_from_spec(spec)

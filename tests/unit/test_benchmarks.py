@@ -18,9 +18,9 @@ from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
 from benchmarks.host import watched
 from benchmarks.quality import decide, settle, sol_share
 from benchmarks.trace_gpu import spread
-from moc.chunks import build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
-from moc.layout import TokenLayout
 
 GRID = (4, 8, 8)
 TOKENS = 4 * 8 * 8

@@ -8,7 +8,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 METHOD = sorted(p for p in (REPO / "moc").rglob("*.py") if (REPO / "moc" / "host") not in p.parents)
-NODES = sorted((REPO / "nodes").glob("*.py"))
+NODES = sorted((REPO / "nodes").rglob("*.py"))
 SHIPPED = [REPO / "__init__.py", *NODES, *sorted((REPO / "moc").rglob("*.py"))]
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "nodes", "folder_paths", "server", "execution"}
 METHOD_MAY_IMPORT = {"torch", "numpy", "einops", "triton"}
@@ -97,7 +97,7 @@ def test_a_node_file_ends_with_the_list_of_its_nodes(path, node):
 
 def test_nodes_is_no_regular_package():
     """With an __init__.py, `import nodes` would find ours instead of ComfyUI's wherever this folder is on the path."""
-    assert not (REPO / "nodes" / "__init__.py").exists()
+    assert not list((REPO / "nodes").rglob("__init__.py"))
 
 
 @pytest.mark.parametrize(("path", "node"), node_classes(), ids=lambda x: getattr(x, "name", ""))

@@ -3,21 +3,21 @@ works on all of them, or is refused."""
 
 from dataclasses import fields
 
-import brute
 import pytest
 import torch
-from cases import qkv, tiles_of
 
 from moc import config
 from moc.attention import moc_attention
 from moc.backends import BACKENDS, eager, reference, triton
-from moc.chunks import build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import Span, TokenLayout
 from moc.config import DESCRIPTORS, LISTS, RULES, TAILS, RoutingConfig
 from moc.descriptors import Descriptor
 from moc.errors import MoCError
-from moc.layout import Span, TokenLayout
-from moc.routing import candidates
-from moc.rules import Rule, select
+from moc.routing.descriptors import candidates
+from moc.routing.rules import Rule, select
+from tests.tools import brute
+from tests.tools.cases import qkv, tiles_of
 
 LAYOUT = TokenLayout(39, (3, 3, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2)

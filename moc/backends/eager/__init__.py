@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...autocast import without_autocast
+from ...chunks.table import ChunkTable, Group
 from ...config import RoutingConfig
-from ...routing import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
-from ...rules import choose
-from ...table import ChunkTable, Group
+from ...routing.descriptors import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
+from ...routing.rules import choose
 from ..allowed import Allowed
-from .function import Attend, Block
+from .autograd import Attend, Block
 
 ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ...table import ChunkTable
+from ...chunks.table import ChunkTable
 from .softmax import ROWS, merge, part_gradients, softmax_part
 
 

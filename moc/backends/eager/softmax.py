@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...routing import wide
+from ...routing.descriptors import wide
 
 ROWS = 4096  # query rows whose probabilities the plain path holds at a time
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...table import ChunkTable
+from ...chunks.table import ChunkTable
 from .softmax import merge, never, part_gradients, softmax_part
 
 TILE = 32  # query rows

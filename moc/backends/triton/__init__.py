@@ -15,10 +15,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ... import sparing
-from ...chunks import ChunkTable
+from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
 from ...errors import MoCError
+from .. import head_split
 from ..allowed import Allowed
 
 ALLOWED = Allowed(
@@ -32,7 +32,7 @@ RULES = ("top-k", "top-p", "threshold", "top-k or top-p")
 DESCRIPTORS = ("mean", "minmax", "mean+max+min")
 MOST_CHUNKS = 2**16
 OLDEST = (3, 4)  # Triton: 3.3 fails to build the router, 3.2 takes the whole process with it
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("mixture_of_contexts")
 
 
 _failed: dict[str, str] = {}  # device -> why the kernels could not be built there
@@ -104,7 +104,7 @@ def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
 def fails(device: torch.device, failure: Exception) -> str:
     """Why a call broke off, in one line. Want of memory passes; a kernel that does not build is remembered."""
     reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
-    if not sparing.out_of_memory(failure):
+    if not head_split.out_of_memory(failure):
         _failed[str(device)] = reason
     return reason
 
@@ -114,7 +114,7 @@ def sort(x: Tensor, table: ChunkTable) -> Tensor:
     t = table.tensors(x.device)
     if not _moves(x):
         return x.index_select(-2, t.order)
-    from .training import Move
+    from .autograd import Move
 
     return Move.apply(x, t.order, t.inverse)
 
@@ -124,7 +124,7 @@ def unsort(x: Tensor, table: ChunkTable, like: Tensor) -> Tensor:
     t = table.tensors(x.device)
     if not _moves(x):
         return x.index_select(-2, t.inverse)
-    from .training import Move
+    from .autograd import Move
 
     return Move.apply(x, t.inverse, t.order, like)
 
@@ -143,27 +143,27 @@ def attend(
     reason = supports(q, table, routing, training, gradients, scale)
     if reason is not None:
         raise MoCError(f"the triton backend cannot run this: {reason}.")
-    from . import op
-    from .training import Attend
+    from . import custom_op
+    from .autograd import Attend
 
-    call = Attend.apply if gradients else op.plain
+    call = Attend.apply if gradients else custom_op.plain
     if record is None and torch.compiler.is_compiling() and not training:
-        return op.compiled(q, k, v, table, routing, scale)
+        return custom_op.compiled(q, k, v, table, routing, scale)
     while True:
         try:
             return call(q, k, v, table, routing, scale, record, training)
         except Exception as failure:
-            if sparing.out_of_memory(failure) and not isinstance(failure, torch.OutOfMemoryError):
+            if head_split.out_of_memory(failure) and not isinstance(failure, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(str(failure)) from None
             if not _remedied(q, failure):
                 raise  # here: a frame that raised what it was handed would keep both alive, and all tensors of the call
-        sparing.forget(record, q.shape[1])
+        head_split.forget(record, q.shape[1])
 
 
 def _remedied(q: Tensor, failure: Exception) -> bool:
     """Leave out what failed, from now on. Not where that is no remedy, or was one already."""
-    from .configs import without_gluon
-    from .dense import RefusedError
+    from .attend.own import RefusedError
+    from .block_sizes import without_gluon
 
     if isinstance(failure, torch.OutOfMemoryError):
         return False

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ... import rules
 from ...config import RoutingConfig
-from ...routing import candidates, describe, disturb, narrow, scores
-from .choose import longest
-from .plan import Plan
+from ...routing import rules
+from ...routing.descriptors import candidates, describe, disturb, narrow, scores
+from .device_table import Plan
+from .select import longest
 
 BLOCK_ELEMENTS = 2**24  # choices looked at at a time
 

@@ -1,24 +1,25 @@
-"""The two engines of one call (`engine.py`), a few heads at a time."""
+"""The two engines of one call (`forward.py`), a few heads at a time."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ...table import TILE_ROWS
-from . import dense
-from .bit_lists import Bits
-from .configs import configs_of
-from .lists import Choice, Listed, RowLists, listed
+from ...chunks.table import TILE_ROWS
+from .attend import own as dense
+from .attend.block import LOG2E, Own, Slots, attend_tiles, new_slots
+from .attend.gather import routed
+from .attend.tail import Tail, tail_of
+from .block_sizes import configs_of
+from .device_table import Plan, Run, Tiles
+from .lists.csr import Choice, Listed, RowLists, listed
+from .lists.csr_from_bits import Bits
+from .lists.hot_chunks import Popular
+from .lists.unions import union_lists, width_of
 from .own_calls import ROW_PARTIALS
-from .plan import Plan, Run, Tiles
-from .popular import Popular
-from .routed import routed
-from .tail import Tail, tail_of
-from .tile import LOG2E, Own, Slots, attend_tiles, new_slots
-from .union import union_lists, width_of
 
 try:
-    from . import hopper_popular, hopper_ring, hopper_routed, hopper_union
+    from .attend import gather_sm90, hot_chunks_sm90, union_sm90
+    from .lib import pipeline_sm90
 except ImportError:  # a Triton without Gluon
     hopper_routed = None  # type: ignore[assignment]
 
@@ -37,8 +38,8 @@ class Job:
         self.causal, self.scale, self.precision, self.summary, self.union = causal, scale, precision, summary, union
         self.lse = lse  # [B*H, N]: of all that a row sees, where somebody wants it
         self.configs = configs_of(q)
-        self.on_hopper = hopper_routed is not None and hopper_routed.usable(q, k, v, plan)
-        self.by_popularity = POPULAR and hopper_routed is not None and hopper_popular.usable(q, k, v, plan)
+        self.on_hopper = gather_sm90 is not None and gather_sm90.usable(q, k, v, plan)
+        self.by_popularity = POPULAR and gather_sm90 is not None and hot_chunks_sm90.usable(q, k, v, plan)
         self.take_off = TAKE_OFF and summary is not None
 
     def _attend(self, tiles: Tiles, heads: range, config, **parts) -> None:
@@ -72,11 +73,11 @@ class Job:
         alike = self.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
         lists = None
         pieces = plan.pieces(piece_size(plan, config.keys), not alone)
-        if alike and alone and hopper_routed is not None and hopper_union.usable(self.q, self.k, self.v):
-            rows = hopper_ring.BOTH
-            tiles, blocks = plan.tiles(rows, "routed"), plan.blocks(rows, "routed", hopper_ring.KEYS)
+        if alike and alone and gather_sm90 is not None and union_sm90.usable(self.q, self.k, self.v):
+            rows = pipeline_sm90.BOTH
+            tiles, blocks = plan.tiles(rows, "routed"), plan.blocks(rows, "routed", pipeline_sm90.KEYS)
             lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
-            hopper_union.attend(
+            union_sm90.attend(
                 self.q, self.k, self.v, self.out, plan, tiles, blocks, lists, heads, self.tail(sel, heads, "tile"),
                 scale=self.scale * LOG2E,
             )  # fmt: skip
@@ -89,7 +90,7 @@ class Job:
 
     def listed(self, choice: Choice | Bits) -> Listed:
         config = self.configs.chunks_of(self.plan.longest, self.plan.typical)
-        return listed(choice, self.plan, hopper_ring.BOTH if self.on_hopper else config.rows * config.tiles)
+        return listed(choice, self.plan, pipeline_sm90.BOTH if self.on_hopper else config.rows * config.tiles)
 
     def chunks(self, sel: Tensor | None, lists: Listed | None, heads: range, popular: Popular | None = None) -> None:
         """sel: bits, which the tail wants where chosen chunks are not taken off. lists: None where none is chosen;
@@ -105,7 +106,7 @@ class Job:
             part = within(many, heads)
             tail = self.tail(None if sel is None else sel[part], many, "none" if self.take_off else "row")
             if popular is not None:
-                tail = hopper_popular.attend(
+                tail = hot_chunks_sm90.attend(
                     q, k, v, taken, popular.of(part), plan, many, tail, scale=self.scale * LOG2E
                 )
             library = dense.usable(q, plan) and dense.pays(q, plan, many)
@@ -120,7 +121,7 @@ class Job:
         q, plan, scale = self.q, self.plan, self.scale * LOG2E
         slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
         if self.on_hopper:
-            hopper_routed.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=scale)
+            gather_sm90.routed(q, self.k, self.v, taken, lists, plan, heads, slots, scale=scale)
         else:
             config = self.configs.chunks_of(plan.longest, plan.typical)
             routed(

@@ -6,7 +6,7 @@ Only the exact class counts: a subclass may add tokens that its parent's adapter
 from __future__ import annotations
 
 from . import cogvideox, cosmos, hunyuan, kandinsky, ltx, minimax, mochi, wan
-from .plan import Adapter, Plan
+from .base import Adapter, Plan
 
 ADAPTERS: dict[str, Adapter] = {
     **dict.fromkeys(wan.CLASSES, Adapter(wan.plan, stride=4)),

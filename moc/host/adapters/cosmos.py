@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn import ModuleDict
 
-from .plan import Plan, each, patches
+from .base import Plan, each, patches
 
 
 def plan(model, args: list, kwargs: dict) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, each, patches
+from .base import Part, Plan, each, patches
 
 CLASSES = ("HunyuanVideo",)
 

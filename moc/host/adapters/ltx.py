@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, conditioning, each
+from .base import Part, Plan, conditioning, each
 
 CLASSES = ("LTXVModel", "LTXAVModel")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Plan, each, patches
+from .base import Plan, each, patches
 
 CLASSES = ("MiniMaxH3Model",)
 STRIDE = (1, 4, 4, 4, 4)  # its VAE starts anew every 17 frames

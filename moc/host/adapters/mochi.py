@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Plan, each, patches
+from .base import Plan, each, patches
 
 CLASSES = ("AsymmDiTJoint",)
 

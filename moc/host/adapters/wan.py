@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Part, Plan, conditioning, each, patches
+from .base import Part, Plan, conditioning, each, patches
 
 CLASSES = (
     "WanModel",  # t2v, i2v, first-last frame, TI2V 5B, Fun control, Phantom, in-context latents

@@ -10,11 +10,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...errors import MoCError
-from ...shots import Shots
+from ...shots.cuts import Shots
 from ...windows import DRAWN, SHOTS, Drawing, WindowSettings
 from ...windows.shots import spans
 from ..adapters import adapter_for, class_of
-from ..adapters.plan import conditioning
+from ..adapters.base import conditioning
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper

@@ -14,10 +14,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from moc.attention import moc_attention
-from moc.chunks import build_table
+from moc.chunks.build import build_table
+from moc.chunks.layout import Span, TokenLayout
 from moc.config import PRESETS, RoutingConfig
 from moc.errors import MoCError
-from moc.layout import Span, TokenLayout
 from moc.parallel import Routed, heads_of_rank, ulysses_attention
 
 LAYOUT = TokenLayout(5 + 6 * 12 + 3, (6, 3, 4), 8, (Span("text", 0, 5), Span("reference", 5, 8)))

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from moc.errors import MoCError
-from moc.families import FAMILIES
+from moc.shots.time_rules import FAMILIES
 from moc.windows import DRAWN, Drawing, WindowSettings, by_shots, cut
 from moc.windows.shots import spans
 

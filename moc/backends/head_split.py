@@ -1,0 +1,69 @@
+"""Where memory is short a call is made for fewer heads at a time: heads know nothing of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import RoutingConfig
+
+_at_once: dict[tuple, int] = {}  # (device, shape and precision of q, routing) -> heads that fitted
+
+
+def start() -> None:
+    """A run begins, and there may be more memory than in the last one."""
+    _at_once.clear()
+
+
+def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
+    """Whether some heads of q [B, H, N, D] may go without the others, where no gradients are wanted."""
+    together = routing.head_density or (training and (routing.drop_off or routing.drop_in))
+    apart = q.shape[1] > 1 and not together and (record is None or hasattr(record, "of"))
+    return apart and not torch.compiler.is_compiling()
+
+
+def by_heads(
+    call: Callable[[Tensor, Tensor, Tensor, object], Tensor], q: Tensor, k: Tensor, v: Tensor, record,
+    note: Callable[[str], None] | None, routing: RoutingConfig,
+) -> Tensor:  # fmt: skip
+    """call(q, k, v, record) for all heads of q, k, v [B, H, N, D]; when memory runs out, for half as many at a time,
+    and so on. What fitted is remembered until `start`. Raises torch.OutOfMemoryError where one head finds no memory."""
+    key, heads = (str(q.device), q.shape, q.dtype, routing), q.shape[1]
+    while True:
+        at_once = _at_once.get(key, heads)
+        try:
+            out = _in_parts(call, q, k, v, record, at_once)
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+        else:
+            if note is not None and at_once < heads:
+                note(f"memory is short: MoC works on {at_once} of {heads} heads at a time, which costs little")
+            return out
+        # not before the error is gone: it holds on to what had been made
+        _at_once[key] = -(-at_once // 2)
+        forget(record, heads)
+
+
+def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, at_once: int) -> Tensor:
+    if at_once >= q.shape[1]:
+        return call(q, k, v, record)
+    out = torch.empty_like(q)
+    for low in range(0, q.shape[1], at_once):
+        some = slice(low, low + at_once)
+        out[:, some] = call(q[:, some], k[:, some], v[:, some], record and record.of(some))
+    return out
+
+
+def out_of_memory(failure: Exception) -> bool:
+    """Whether a call broke off for want of memory: libraries and the driver have words of their own for it."""
+    words = ("out of memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "not enough memory")
+    return isinstance(failure, torch.OutOfMemoryError) or any(word in str(failure) for word in words)
+
+
+def forget(record, heads: int) -> None:
+    """What a call that broke off has counted."""
+    if hasattr(record, "frame_pairs"):
+        record.frame_pairs(heads)[0].zero_()

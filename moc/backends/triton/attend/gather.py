@@ -1,0 +1,187 @@
+"""Chunk-major attention: a tile of rows that chose the same chunk meets it once.
+
+Every (row, slot) leaves a normalised partial output and its log2-sum-exp2; `block.py` adds the partials of a row up.
+With a tail, the chunk's summary, which `tail.py` let in, is taken off here; the share of the sum that is left stands
+beside the log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..block_sizes import Config
+from ..device_table import Plan
+from ..lib.sortable import attend_step
+from ..lists.csr import RowLists
+from .block import Slots
+
+
+@triton.jit
+def _summary(mean_k, mean_v, weight, o_bh, i_c, C, o_d, m_d, D: tl.constexpr):
+    """Mean key and value of a chunk as sixteen equal rows, the fewest that a product takes, each a sixteenth of it."""
+    o_s = tl.arange(0, 16)[:, None] * 0 + (o_bh * C + i_c) * D + o_d[None, :]
+    b_k = tl.load(mean_k + o_s, mask=m_d, other=0.0)
+    b_v = tl.load(mean_v + o_s, mask=m_d, other=0.0)
+    return b_k, b_v, tl.load(weight + i_c) - 4.0
+
+
+@triton.jit
+def _without(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.constexpr):
+    """Take a summary off a softmax (acc, max, sum) -> acc, share of the sum that is left. The maximum is a whole
+    number, as that of `tail.py` is: what is rounded off the weight is the same."""
+    b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_weight
+    b_x = -tl.math.exp2(b_x - b_m[:, None])  # [M, 16]
+    b_acc = tl.dot(b_x.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    return b_acc, 1.0 + tl.sum(b_x, 1) / b_l
+
+
+@triton.jit
+def where(tile, i_t, stop, most, first, C, slots):
+    """(head, chunk, first and last entry) of a tile; the entries are none where there is no such tile. first: the list
+    that the first of these heads begins with."""
+    there = i_t < stop
+    i_list = tl.load(tile + i_t, mask=there, other=first) - first
+    b_before = i_list // C * slots
+    b_from = tl.load(tile + most + i_t, mask=there, other=0) + b_before
+    b_to = tl.load(tile + 2 * most + i_t, mask=there, other=0) + b_before
+    return i_list // C, i_list % C, b_from, b_to
+
+
+@triton.jit
+def _own_tile(tile, border, heads, head, most, C, slots):
+    """`where`, of the tile that is this program's."""
+    i_t = tl.load(border + head) + tl.program_id(0)
+    return where(tile, i_t, tl.load(border + head + heads), most, head * C, C, slots)
+
+
+@triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
+def _routed(
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
+    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
+    if b_from >= b_to:
+        return
+    i_bh = bh_first + i_local
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    b_start = tl.load(chunk + i_c).to(tl.int64)
+    b_len = tl.load(chunk + C + i_c)
+
+    o_d = tl.arange(0, DP)
+    m_d = (o_d < D)[None, :]
+    o_e = b_from + tl.arange(0, BM)
+    m_e = o_e < b_to
+    b_e = tl.load(entry + o_e, mask=m_e, other=0)
+    b_row = (b_e // K).to(tl.int64)
+    b_q = tl.load(
+        q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :], mask=m_e[:, None] & m_d, other=0.0
+    )
+
+    o_j = tl.arange(0, BN)
+    p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    p_v = v + i_b * sv_b + i_h * sv_h + (b_start + o_j)[:, None] * sv_n + o_d[None, :]
+    b_acc = tl.zeros([BM, DP], tl.float32)
+    b_m = tl.full([BM], float("-inf"), tl.float32)
+    b_l = tl.zeros([BM], tl.float32)
+    b_whole = b_len // BN * BN
+    for _ in tl.range(0, b_whole, BN, num_stages=STAGES):
+        if D == DP:
+            b_k, b_v = tl.load(p_k), tl.load(p_v)
+        else:
+            b_k, b_v = tl.load(p_k, mask=m_d, other=0.0), tl.load(p_v, mask=m_d, other=0.0)
+        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION)
+        p_k += BN * sk_n
+        p_v += BN * sv_n
+    if b_whole < b_len:
+        m_j = (o_j < b_len - b_whole)[:, None] & m_d
+        b_k = tl.load(p_k, mask=m_j, other=0.0)
+        b_v = tl.load(p_v, mask=m_j, other=0.0)
+        b_keep = (o_j < b_len - b_whole)[None, :]
+        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
+
+    o_out = i_local.to(tl.int64) * N * K + b_e
+    if TAIL:
+        b_top = tl.ceil(b_m)
+        b_alpha = tl.math.exp2(b_m - b_top)
+        b_acc, b_l, b_m = b_acc * b_alpha[:, None], b_l * b_alpha, b_top
+        b_mk, b_mv, b_weight = _summary(mean_k, mean_v, weight, i_bh.to(tl.int64), i_c, C, o_d, m_d, D)
+        b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
+        tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
+    b_o = (b_acc * (1.0 / b_l)[:, None]).to(part.dtype.element_ty)
+    tl.store(part + o_out[:, None] * D + o_d[None, :], b_o, mask=m_e[:, None] & m_d)
+    if TAIL:
+        o_out *= 2
+    tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
+
+
+@triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
+def _routed_short(
+    q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
+    sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
+    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
+    TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """As `_routed` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered ahead."""
+    i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
+    if b_from >= b_to:
+        return
+    i_bh = bh_first + i_local
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    b_start = tl.load(chunk + i_c).to(tl.int64)
+    o_d, o_j, o_m = tl.arange(0, DP), tl.arange(0, BN), tl.arange(0, BM)
+    m_d = (o_d < D)[None, :]
+    m_j = o_j < tl.load(chunk + C + i_c)
+    p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    p_v = v + i_b * sv_b + i_h * sv_h + (b_start + o_j)[:, None] * sv_n + o_d[None, :]
+    b_k = tl.load(p_k, mask=m_j[:, None] & m_d, other=0.0)
+    b_v = tl.load(p_v, mask=m_j[:, None] & m_d, other=0.0)
+    if TAIL:
+        b_mk, b_mv, b_weight = _summary(mean_k, mean_v, weight, i_bh.to(tl.int64), i_c, C, o_d, m_d, D)
+    b_bias = tl.where(m_j, 0.0, float("-inf"))
+    p_q = q + i_b * sq_b + i_h * sq_h + o_d[None, :]
+    o_first = i_local.to(tl.int64) * N * K
+    for i in tl.range(b_from, tl.minimum(b_to, b_from + TILES * BM), BM, num_stages=STAGES):
+        m_e = o_m < b_to - i
+        b_e = tl.load(entry + i + o_m, mask=m_e, other=0)
+        b_q = tl.load(p_q + (b_e // K).to(tl.int64)[:, None] * sq_n, mask=m_e[:, None] & m_d, other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
+        b_m = tl.ceil(tl.max(b_s, 1))
+        b_p = tl.math.exp2(b_s - b_m[:, None])
+        b_l = tl.sum(b_p, 1)
+        b_acc = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION)
+        o_out = o_first + b_e
+        if TAIL:
+            b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
+            tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
+        b_o = b_acc * (1.0 / b_l)[:, None]
+        p_part = part + o_first * D + b_e.to(tl.int64)[:, None] * D + o_d[None, :]
+        tl.store(p_part, b_o.to(part.dtype.element_ty), mask=m_e[:, None] & m_d)
+        if TAIL:
+            o_out *= 2
+        tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
+
+
+def routed(
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
+    slots: Slots, *, scale: float, config: Config, precision: str,
+) -> None:  # fmt: skip
+    """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
+    _, h, n, d = q.shape
+    mean_k, mean_v = summary or (k, v)
+    inputs = q, k, v, mean_k, mean_v, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border
+    sizes = h, n, plan.chunks, len(heads), lists.head, lists.tile.shape[1], heads.start, scale
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
+    how = dict(
+        K=slots.part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,
+        STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
+    )  # fmt: skip
+    arguments = *inputs, slots.part, slots.lse, *strides, *sizes
+    if plan.longest <= config.keys:
+        keys = max(16, triton.next_power_of_2(plan.longest))
+        _routed_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
+    else:
+        _routed[(lists.most,)](*arguments, BN=config.keys, **how)

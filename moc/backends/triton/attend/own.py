@@ -1,0 +1,182 @@
+"""What rows see without choosing, their own part and what is linked, through the fastest attention at hand that returns
+its log-sum-exp: cuDNN on Hopper, on other cards FlashAttention 2 where this torch has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...head_split import out_of_memory
+from ..block_sizes import capability
+from ..device_table import Plan, Run
+from ..lib.permute import moved
+from ..own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
+from .block import Own
+
+MOST_CALLS = 64  # of a backward pass
+_refused: set[int] = set()  # devices where it failed once
+_no_gradients: set[int] = set()  # where it failed in the backward pass
+
+
+class RefusedError(RuntimeError):
+    """The library fails here, and is left alone from now on."""
+
+
+def usable(q: Tensor, plan: Plan) -> bool:
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
+        return False
+    there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
+    if (q.device.index or 0) in _refused or not there():
+        return False
+    return plan.group_rows >= FEWEST_ROWS
+
+
+def pays(q: Tensor, plan: Plan, heads: range) -> bool:
+    """Whether the library is faster than our own kernel for those heads."""
+    return calls(plan, min(len(heads), q.shape[1]), q.shape[3]) > 0
+
+
+def own_parts(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: float
+) -> Iterator[tuple[Run | None, int, Own]]:
+    """For every run of groups and every stretch of heads within a sample: (run, first head, partial). None for a run:
+    the partial is of all routed rows."""
+    h = q.shape[1]
+    together = grouped(plan)
+    for run in [None] if together else plan.runs():
+        linked = (linked_beside(plan, run) if run else None) or []
+        for b in range(heads.start // h, (heads.stop - 1) // h + 1):
+            low, high = max(heads.start, b * h), min(heads.stop, (b + 1) * h)
+            some = slice(low - b * h, high - b * h)
+            if run is None:
+                yield None, low, _gathered(q[b, some], k[b, some], v[b, some], plan, scale)
+                continue
+            rows = slice(run.first, run.first + run.length * run.groups)
+            q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
+            keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
+            out, lse = _tried(q_run, keys, values, scale)
+            yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
+
+
+def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Own:
+    """All routed rows of q [H, N, D], a call for all groups that see alike many keys; other rows are left unwritten."""
+    h, n, d = q.shape
+    out = q.new_empty(1, h, n, d)
+    sums = torch.empty(1, h, n, dtype=torch.float32, device=q.device)
+    for some in alike(plan):
+        asked = _taken(q, some, some.rows)
+        part, lse = _tried(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
+        lse, rows = lse.view(some.groups, h, some.length), some.rows.long()
+        out[0].index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
+        sums[0].index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
+    return Own(out, sums, 0)
+
+
+def _taken(x: Tensor, some: Alike, tokens: Tensor) -> Tensor:
+    """x [H, N, D] -> [groups, H, tokens of a group, D]."""
+    out = x.new_empty(1, x.shape[0], len(tokens), x.shape[-1])
+    return moved(x[None], tokens, out)[0].unflatten(1, (some.groups, -1)).transpose(0, 1)
+
+
+def _tried(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """As `_attention`. Raises RefusedError where it fails."""
+    try:
+        return _attention(q, k, v, scale)
+    except RuntimeError as failure:
+        if out_of_memory(failure):
+            raise
+        _refused.add(q.device.index or 0)
+        raise RefusedError(str(failure)) from failure
+
+
+def _by_cudnn(q: Tensor) -> bool:
+    return capability(q.device) == (9, 0)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(output, log-sum-exp of every row)."""
+    if not _by_cudnn(q):
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
+        return found[0], found[1]
+    found = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
+    return found[0], found[1]
+
+
+def gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, plan: Plan, scale: float,
+    dq: Tensor, dk: Tensor, dv: Tensor, parts: list[range],
+) -> bool:  # fmt: skip
+    """Set dq, and add to dk and dv [B*H, N, D], what routed rows see without choosing. out and lse [B*H, N] (log2) are
+    of all that they see. parts: heads of a sample that go together. False where somebody else has to do it."""
+    h = q.shape[1]
+    linked_of = [linked_beside(plan, run) for run in plan.runs()]
+    if not usable(q, plan) or (q.device.index or 0) in _no_gradients or None in linked_of:
+        return False
+    if len(linked_of) > MOST_CALLS:
+        return False
+    for b in range(q.shape[0]):
+        for heads in parts:
+            some, flat = slice(heads.start, heads.stop), slice(b * h + heads.start, b * h + heads.stop)
+            for run, linked in zip(plan.runs(), linked_of, strict=True):
+                rows = slice(run.first, run.first + run.length * run.groups)
+                q_run, out_run, grad_run = (
+                    x[b, some, rows].unflatten(1, (run.groups, -1)).transpose(0, 1) for x in (q, out, grad)
+                )
+                keys, values = (_seen(x[b, some], plan, run, linked or []) for x in (k, v))
+                sums = (lse[flat, rows] * math.log(2)).unflatten(1, (run.groups, -1)).transpose(0, 1).contiguous()
+                try:
+                    found = _attention_gradients(q_run, out_run, grad_run, sums, keys, values, scale)
+                except RuntimeError as failure:
+                    if out_of_memory(failure):
+                        raise
+                    _no_gradients.add(q.device.index or 0)
+                    dk.zero_()
+                    dv.zero_()
+                    return False
+                dq[flat, rows] = found[0].transpose(0, 1).flatten(1, 2).to(dq.dtype)
+                for total, part in zip((dk, dv), found[1:], strict=True):
+                    place = 0
+                    for low, high in linked or []:
+                        total[flat, low:high] += part[:, :, place : place + high - low].sum(0, dtype=total.dtype)
+                        place += high - low
+                    own = slice(run.start, run.start + run.tokens * run.groups)
+                    total[flat, own] += part[:, :, place:].transpose(0, 1).flatten(1, 2)
+    return True
+
+
+def _attention_gradients(
+    q: Tensor, out: Tensor, grad: Tensor, lse: Tensor, k: Tensor, v: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv; lse [G, H, L]."""
+    nothing = torch.zeros((), dtype=torch.int64, device=q.device)  # seeds of a dropout that is off
+    if not _by_cudnn(q):
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, False, nothing, nothing, scale=scale
+        )
+    return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+        grad, q, k, v, out, lse[..., None], nothing, nothing, None, None, None, q.shape[2], k.shape[2], 0.0, False,
+        scale=scale,
+    )  # fmt: skip
+
+
+def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
+    """Linked tokens that no group of a run owns; None where some are owned by one group of several."""
+    a, b = run.start, run.start + run.tokens * run.groups
+    if run.groups > 1 and any(low < b and a < high for low, high in plan.linked):
+        return None
+    return plan.linked_beside(a, b)
+
+
+def _seen(x: Tensor, plan: Plan, run: Run, linked: list[tuple[int, int]]) -> Tensor:
+    """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns, and those that are linked."""
+    if linked:
+        index = plan.joined(run, linked)
+        keys = x.new_empty(1, x.shape[0], len(index), x.shape[-1])
+        return moved(x[None], index, keys)[0].unflatten(1, (run.groups, -1)).transpose(0, 1)
+    if run.groups == 1:
+        return x[None, :, run.start : run.start + run.tokens]
+    rows = x[:, run.first : run.first + run.length * run.groups]
+    return rows.unflatten(1, (run.groups, run.length)).transpose(0, 1)

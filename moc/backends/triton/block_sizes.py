@@ -1,0 +1,171 @@
+"""Tile sizes by chip: fixed, so that the same input always gives the same bits and nothing is tuned at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+
+from ...autocast import without_autocast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Config:
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    registers: int | None = None  # a thread may use; fewer let more programs run at once
+    tiles: int = 1  # of rows that a program takes, where it can (`one`)
+
+
+@dataclass(frozen=True)
+class Configs:
+    """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
+    one: the same where a chunk is one step of keys;
+    tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
+    router: rows against descriptors (keys: groups of `stream`); of_keys, of_rows: gradients (`backward.py`)."""
+
+    long: Config
+    short: Config
+    one: Config
+    tile: Config
+    tail: Config
+    merge: Config
+    router: Config
+    of_keys: Config
+    of_rows: Config
+
+    def keys_in_a_row(self, tokens: float) -> Config:
+        return self.long if tokens >= LONG else self.short
+
+    def chunks_of(self, longest: int, typical: float) -> Config:
+        return self.one if longest <= self.one.keys else self.keys_in_a_row(typical)
+
+
+LONG = 1024
+MERGE = Config(32, 16, 4, 1)
+
+# Shared memory a program may use: 227 KB on sm_90 and sm_100, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
+HALF = {
+    "large": Configs(
+        long=Config(128, 64, 8, 3),
+        short=Config(64, 64, 4, 3),
+        one=Config(64, 64, 4, 1, 168, 4),
+        tile=Config(64, 64, 4, 2),
+        tail=Config(128, 64, 8, 3),
+        merge=MERGE,
+        router=Config(64, 64, 4, 2),
+        of_keys=Config(64, 64, 4, 2),
+        of_rows=Config(128, 64, 8, 3),
+    ),
+    "medium": Configs(
+        long=Config(128, 64, 8, 2),
+        short=Config(64, 64, 4, 2),
+        one=Config(64, 64, 4, 1, 168, 4),
+        tile=Config(64, 64, 4, 2),
+        tail=Config(128, 64, 8, 2),
+        merge=MERGE,
+        router=Config(64, 64, 4, 2),
+        of_keys=Config(64, 64, 4, 2),
+        of_rows=Config(128, 64, 8, 2),
+    ),
+    "small": Configs(
+        long=Config(128, 32, 8, 2),
+        short=Config(64, 32, 4, 2),
+        one=Config(64, 64, 4, 1, 168, 4),
+        tile=Config(64, 32, 4, 2),
+        tail=Config(64, 32, 4, 2),
+        merge=MERGE,
+        router=Config(64, 64, 4, 1),
+        of_keys=Config(32, 64, 4, 2),
+        of_rows=Config(64, 32, 4, 2),
+    ),
+}
+SINGLE = Configs(
+    long=Config(64, 32, 4, 1),
+    short=Config(64, 32, 4, 1),
+    one=Config(64, 32, 4, 1),
+    tile=Config(32, 32, 4, 1),
+    tail=Config(32, 32, 4, 1),
+    merge=MERGE,
+    router=Config(32, 32, 8, 1),
+    of_keys=Config(32, 32, 4, 1),
+    of_rows=Config(32, 32, 4, 1),
+)
+INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 9), one=Config(16, 16, 4, 1, tiles=2))
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _kind(device: torch.device) -> str:
+    major, minor = capability(device)
+    if major in (9, 10):
+        return "large"
+    return "medium" if (major, minor) in ((8, 0), (8, 7)) else "small"
+
+
+def scores_in_registers(x: torch.Tensor) -> bool:
+    """Whether `route` builds: not on sm_100, where Triton 3.6 finds no layout for its bits and `stream` does it all."""
+    return x.device.type != "cuda" or capability(x.device)[0] != 10
+
+
+_no_gluon: dict[int, str] = {}  # devices where a kernel in Gluon failed once, and why
+
+
+def takes_gluon(x: torch.Tensor) -> bool:
+    """Whether the kernels for Hopper take queries like x [..., D]."""
+    if x.device.type != "cuda" or x.element_size() != 2 or x.shape[-1] not in (64, 128) or x.stride(-1) != 1:
+        return False
+    index = x.device.index or 0
+    if index in _no_gluon or capability(x.device) != (9, 0):
+        return False
+    from .lib.gluon_compat import tested
+
+    return tested
+
+
+def without_gluon(x: torch.Tensor, reason: str) -> bool:
+    """Leave the kernels for Hopper out from now on; whether that changes anything for queries like x."""
+    if not takes_gluon(x):
+        return False
+    _no_gluon[x.device.index or 0] = reason
+    return True
+
+
+def on_its_device(call: Callable[Concatenate[torch.Tensor, P], T]) -> Callable[Concatenate[torch.Tensor, P], T]:
+    """Triton launches on the current device, which need not be the one of the first tensor; and without autocast, whose
+    products would have few digits."""
+
+    @wraps(call)
+    def on_device(x: torch.Tensor, *args: P.args, **kwargs: P.kwargs) -> T:
+        there = torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+        with there, without_autocast(x.device):
+            return call(x, *args, **kwargs)
+
+    return on_device
+
+
+@cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def processors(x: torch.Tensor) -> int:
+    """Multiprocessors of the device, for programs that take many tiles each."""
+    return _processors(x.device.index or 0) if x.device.type == "cuda" else 1
+
+
+def configs_of(x: torch.Tensor) -> Configs:
+    if x.device.type != "cuda":
+        return INTERPRETED
+    return SINGLE if x.element_size() > 2 else HALF[_kind(x.device)]

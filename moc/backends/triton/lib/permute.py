@@ -1,0 +1,36 @@
+"""Rows moved from one order to another: torch's index_select reaches half the speed of memory here."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..block_sizes import on_its_device
+
+
+@triton.jit
+def _move(
+    x, out, index, s_b, s_h, s_n, so_b, so_h, so_n, H, N, heads,
+    D: tl.constexpr, DP: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    # heads run fastest: a token's heads lie side by side on the model's side
+    i_bh = tl.program_id(0) % heads
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    o_n = tl.program_id(0) // heads * BR + tl.arange(0, BR)
+    o_d = tl.arange(0, DP)
+    b_from = tl.load(index + o_n, mask=o_n < N, other=0).to(tl.int64)
+    m = (o_n < N)[:, None] & (o_d < D)[None, :]
+    b_x = tl.load(x + i_b * s_b + i_h * s_h + b_from[:, None] * s_n + o_d[None, :], mask=m)
+    tl.store(out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :], b_x, mask=m)
+
+
+@on_its_device
+def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
+    """out[:, :, i] = x[:, :, index[i]] for x [B, H, N, D], out [B, H, M, D], index [M]."""
+    b, h, n, d = out.shape
+    _move[(-(-n // 32) * b * h,)](
+        x, out, index, *x.stride()[:3], *out.stride()[:3], h, n, b * h,
+        D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4,
+    )  # fmt: skip
+    return out

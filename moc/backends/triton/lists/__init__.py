@@ -1,0 +1,1 @@
+"""Stage 2: from a selection to lists of work."""

@@ -1,0 +1,83 @@
+"""Which chunks the rows choose, as bits: the k best, or as another rule says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ....chunks.table import ChunkTable
+from ....config import RoutingConfig
+from ....routing.rules import k_of_heads
+from ..block_sizes import scores_in_registers
+from ..device_table import Plan, plan_for, plan_of
+from ..job import within
+from .topk_registers import route
+from .topk_stream import few, stream
+from .topp_threshold import rule_bits
+
+IN_REGISTERS = 256  # chunks whose scores `route` holds at once
+ROUND = 8  # places of a row, above 32 of them powers of two: few kernels have to be made
+
+
+def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Plan:
+    """Places for as many choices as a row of q [B, H, N, D] makes, where that is known beforehand."""
+    if routing.rule != "top-k" or not routing.head_density:
+        return plan_of(table, routing, q.device)
+    return plan_for(table, max(k_of_heads(table, routing, q.shape[1])), q.device)
+
+
+def choose(
+    q: Tensor, pair: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, heads: range,
+    *, scale: float, **how,
+) -> Plan:  # fmt: skip
+    """Write the choice of some heads of the flattened batch into sel [heads, W, N]. q [B, H, N, D].
+
+    how: as `route` takes it. Returns a plan with places for the longest list: the same plan after "top-k", else one of
+    whose size the device is asked.
+    """
+    if routing.rule.startswith("top-k"):
+        for some, its in _by_k(heads, plan, routing, q):
+            part = sel[within(some, heads)]
+            if its.top_k:
+                best = stream if streamed(q, its) else route
+                best(queries(q, some), pair, shots, part, its, some, **how)
+            else:
+                part.zero_()
+    if routing.rule == "top-k":
+        return plan
+    return longest(rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan)
+
+
+def streamed(q: Tensor, plan: Plan) -> bool:
+    """Whether the k best are found by `stream`, not by `route`."""
+    return plan.chunks > IN_REGISTERS or not scores_in_registers(q) or few(q, plan)
+
+
+def longest(count: Tensor, plan: Plan) -> Plan:
+    """A plan with places for the most of all counts; waits for the device."""
+    places = -(-max(int(count.max()), 1) // ROUND) * ROUND
+    places = places if places <= 4 * ROUND else 1 << (places - 1).bit_length()
+    return plan_for(plan.table, places, plan.device)
+
+
+def queries(q: Tensor, heads: range) -> Tensor:
+    """Some heads of q [B, H, N, D] as [heads, N, D]."""
+    h = q.shape[1]
+    parts = []
+    for b in range(heads.start // h, (heads.stop - 1) // h + 1):
+        parts.append(q[b, max(heads.start - b * h, 0) : min(heads.stop - b * h, h)])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _by_k(heads: range, plan: Plan, routing: RoutingConfig, q: Tensor) -> Iterator[tuple[range, Plan]]:
+    """Neighbouring heads that choose alike many."""
+    if not routing.head_density:
+        yield heads, plan
+        return
+    counts = k_of_heads(plan.table, routing, q.shape[1])
+    for k, some in groupby(heads, lambda head: counts[head % len(counts)]):
+        run = list(some)
+        yield range(run[0], run[-1] + 1), plan_for(plan.table, k, plan.device)

@@ -1,0 +1,329 @@
+"""Top-k of every row among many chunks for Hopper, in Gluon: what stands out is written down, and of that the best.
+
+`topk_stream.py` keeps the best of every group in registers and compares a score seven times. Here a row first meets a
+sample of the chunks, and guesses a level that somewhat more than k of all chunks reach. Then it meets them all: a score
+above the level is written to memory with its place, which takes one comparison a score. Of what was written
+`topk_filter_finish_sm90.py` takes the k best. They are the k best of all where at least k were written, and none for
+want of room; the other rows are dealt again, as in `topk_stream.py`.
+
+As in `pipeline_sm90.py` a warp fetches what the warpgroups share, here descriptors. There are three of these, so that
+some have products on their way while another writes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from ..block_sizes import processors
+from ..device_table import Plan
+from ..lib import sortable
+from ..lib.gluon_compat import copy_block, thread_barrier
+from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
+from .topk_filter_finish_sm90 import SLOTS, WRITTEN, take_best
+
+CHUNKS = 64  # of a pass
+STAGES = 4
+TURN = CHUNKS // 2 - 5
+WORKSPACE = 3 * 2**29  # bytes written
+BOTH = 192  # rows of a tile: three warpgroups
+MOST = 40  # chunks of a row that it pays for: more are written for more, and threads run out of slots
+LEAST = 385  # chunks among which it pays; `topk_registers_sm90.py` takes fewer
+SHARE = 5  # one chunk of so many is in the sample, at least
+
+closed, open_to = gluon.jit(sortable.closed.fn), gluon.jit(sortable.open_to.fn)
+least_of_few = gluon.jit(sortable.least_of_few.fn)
+
+
+def _writing() -> tuple[str, str]:
+    """PTX of a thread that looks at 8 x 4 scores, two neighbours each of two rows: those above the row's level go to
+    the row's place, which moves on by eight bytes. A row that is full goes on from slot WRITTEN over and over: one pass
+    writes 16 at most.
+
+    Operands: 4 places out; 32 scores, 4 levels, 4 places in, 4 numbers of the first column.
+    """
+    level, place, column = 4 + 32, 4 + 36, 4 + 40
+    full = 8 * WRITTEN
+    lines = [".reg .pred p; .reg .b32 n, s, t, h0, h2, l0, l2; .reg .b64 a;"]
+    lines += [f"mov.b64 {{l{row}, h{row}}}, ${place + row};" for row in (0, 2)]
+    for i in range(8):
+        for e in range(4):
+            row = e & 2
+            lines += [
+                f"setp.gt.f32 p, ${4 + 4 * i + e}, ${level + e};",
+                f"mov.b32 s, ${4 + 4 * i + e};",
+                f"add.u32 n, ${column + e}, {8 * i};",
+                f"mov.b64 a, {{l{row}, h{row}}};",
+                "@p st.global.v2.b32 [a], {s, n};",
+                f"@p add.u32 l{row}, l{row}, 8;",
+            ]
+    for row in (0, 2):
+        lines += [
+            f"and.b32 t, l{row}, {full};",
+            "setp.ne.u32 p, t, 0;",
+            f"@p and.b32 l{row}, l{row}, {~(full - 1) & 0xFFFFFFFF};",
+            f"mov.b64 ${row}, {{l{row}, h{row}}};",
+            f"mov.b64 ${row + 1}, {{l{row}, h{row}}};",
+        ]
+    return "{\n" + "\n".join(lines) + "\n}", ",".join(["=l"] * 4 + ["f"] * 36 + ["l"] * 4 + ["r"] * 4)
+
+
+WRITING, OPERANDS = (gl.constexpr(x) for x in _writing())
+
+
+@gluon.jit
+def halves(b, N: gl.constexpr):
+    """[64, 2 * N] -> left and right [64, N], as matrix products are laid out."""
+    b_left, b_right = b.reshape([64, 2, N]).permute((0, 2, 1)).split()
+    layout: gl.constexpr = products(N)
+    left = gl.convert_layout(b_left, layout, assert_trivial=True)
+    return left, gl.convert_layout(b_right, layout, assert_trivial=True)
+
+
+@gluon.jit
+def quarters(b, N: gl.constexpr):
+    b_left, b_right = halves(b, 2 * N)
+    b_0, b_1 = halves(b_left, N)
+    b_2, b_3 = halves(b_right, N)
+    return b_0, b_1, b_2, b_3
+
+
+@gluon.jit
+def _write(b_s, b_level, b_place, b_at):
+    """Scores [64, 64] above the level [64, 8] go to where b_place [64, 8] points, with b_at [64, 8] + column."""
+    b_left, b_right = halves(b_s, 32)
+    b_0, b_1, b_2, b_3 = quarters(b_left, 8)
+    b_4, b_5, b_6, b_7 = quarters(b_right, 8)
+    args = [b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_level, b_place, b_at]
+    return gl.inline_asm_elementwise(WRITING, OPERANDS, args, gl.int64, False, 4)
+
+
+@gluon.jit
+def fetch(
+    pair_desc, blocks, tiles, work, head, chunks, passes,
+    G: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """The descriptors that tiles meet, `passes` times G from `head` on, each head having `chunks` of them."""
+    smem, full, empty = blocks
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        o_c = (head + i_t // tiles) * chunks
+        for j in range(0, passes):
+            stage, phase = i % STAGES, (i // STAGES) & 1
+            mbarrier.wait(empty.index(stage), phase ^ 1)
+            mbarrier.expect(full.index(stage), pair_desc.block_type.nbytes)
+            copy_block(pair_desc, [o_c + j * G, 0], full.index(stage), smem.index(stage))
+            i += 1
+
+
+@gluon.jit
+def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SPLIT: gl.constexpr):
+    """64 query rows from `first` on, twice side by side, or their positive and their negative parts."""
+    by_row: gl.constexpr = by_rows(D)
+    o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
+    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
+    b_q = gl.load(p_q + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :], mask=(o_r < N)[:, None], other=0.0)
+    thread_barrier()
+    if SPLIT:
+        b_f = b_q.to(gl.float32)
+        q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
+        q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
+    else:
+        q_smem.slice(0, D, 1).store(b_q)
+        q_smem.slice(D, D, 1).store(b_q)
+    fence_async_shared()
+    thread_barrier()
+
+
+@gluon.jit
+def scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
+    """Scores [64, G] of pass i."""
+    smem, full, empty = blocks
+    stage = i % STAGES
+    mbarrier.wait(full.index(stage), (i // STAGES) & 1)
+    b_s = warpgroup_mma(q_smem, smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
+    b_s = warpgroup_mma_wait(0, deps=[b_s])
+    mbarrier.arrive(empty.index(stage))
+    return b_s, i + 1
+
+
+@gluon.jit
+def _rows(
+    GROUP: gl.constexpr, q, q_smem, blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
+    N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+    D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    layout: gl.constexpr = products(G)
+    eight: gl.constexpr = products(8)
+    rows: gl.constexpr = gl.SliceLayout(1, layout)
+    o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
+    o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
+    o_m = gl.arange(0, ROWS, gl.SliceLayout(1, eight))
+    b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
+    chunk, row, keep, free = rules
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_local = i_t // tiles
+        i_bh = bh_first + i_local
+        first = (i_t % tiles) * 3 * ROWS + GROUP * ROWS
+        o_n = first + gl.arange(0, ROWS, rows)
+        m_n = o_n < N
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
+        p_keep = keep + i_bh.to(gl.int64) * S * S
+
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
+        b_max = gl.full([ROWS, G], float("-inf"), gl.float32, layout)
+        for j in range(0, seen):
+            low, high = gl.load(sample_range + 3 * j), gl.load(sample_range + 3 * j + 1)
+            shut = gl.load(sample_range + 3 * j + 2)
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
+            if KEEP or closed(shut, low, high, own_from, own_to, shot, CAUSAL):
+                o_c = gl.load(sample + j * G + o_g)
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_s = gl.where(b_cand, b_s, float("-inf"))
+            b_max = gl.maximum(b_max, b_s)
+        b_level, _ = least_of_few(b_max, rank)
+        b_level = gl.where(m_n, gl.where(b_level == float("-inf"), -3.0e38, b_level), float("inf"))
+        b_level_8 = gl.convert_layout(b_level, gl.SliceLayout(1, eight), assert_trivial=True)
+        b_level_8 = gl.expand_dims(b_level_8, 1).broadcast_to([ROWS, 8])
+
+        o_row = i_local.to(gl.int64) * N + first
+        p_first = written + (o_row + o_m)[:, None] * (4 * SLOTS) + (o_e // 2)[None, :] * SLOTS
+        b_place = p_first.to(gl.int64, bitcast=True)
+        for j in range(0, turns):
+            shut = gl.load(free + j)
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
+            if KEEP or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
+                o_c = j * G + ((o_g + j * turn) & (G - 1))
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_s = gl.where(b_cand, b_s, float("-inf"))
+            b_place = _write(b_s, b_level_8, b_place, j * G + o_e[None, :] + o_m[:, None] * 0)
+        gl.store(level + i_local.to(gl.int64) * N + o_n, b_level, mask=m_n)
+        m_8 = (first + o_m < N)[:, None] & (o_e % 2 == 0)[None, :]
+        p_number = number + (o_row + o_m)[:, None] * 4 + (o_e // 2)[None, :]
+        gl.store(p_number, (b_place >> 3).to(gl.int32) & (SLOTS - 1), mask=m_8)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "S", "turns", "turn", "seen", "rank", "work", "tiles"])
+def _sift_hopper(
+    q, pair_desc, chunk, row, keep, free, sample, sample_range, written, number, level,
+    s_bh, s_n, N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+    D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = pair_desc.dtype
+    blocks = ring(pair_desc, STAGES, 3)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], dtype)
+    q_smem = gl.allocate_shared_memory(dtype, [3, ROWS, 2 * D], q_layout)
+    rules = chunk, row, keep, free
+    gl.warp_specialize(
+        [
+            (_rows, (0, q, q_smem.index(0), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
+            (_rows, (1, q, q_smem.index(1), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
+            (_rows, (2, q, q_smem.index(2), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
+            (fetch, (pair_desc, blocks, tiles, work, 0, (seen + turns) * G, seen + turns, G, STAGES)),
+        ],
+        [4, 4, 1],
+        [160, 160, 24],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which chunks a row meets, in the order of the passes: those of the sample, rising, then all."""
+
+    index: Tensor  # [(passes + turns) * CHUNKS]
+    chunk: Tensor  # [passes * CHUNKS] those of the sample
+    range: Tensor  # [passes, 3]: first chunk, last one + 1, highest shot
+    passes: int  # of the sample; 0: there are too few chunks for one
+    turns: int  # passes of all chunks
+    rank: int  # how manieth best group has the level
+
+
+def usable(plan: Plan) -> bool:
+    return plan.chunks >= LEAST and plan.top_k <= MOST and sample_of(plan).passes > 0
+
+
+def level_rank(top_k: int, share: float) -> int:
+    """The how manieth best group of the sample, a `share` of all chunks, has the level.
+
+    More than k chunks should reach it, by 2.3 times what their number strays when chunks are in no order.
+    """
+    stray = 2.3 * math.sqrt((1 - share) / share)
+    wanted = ((stray + math.sqrt(stray**2 + 4 * top_k)) / 2) ** 2 * share  # of the sample
+    return max(1, round(CHUNKS * (1 - math.exp(-wanted / CHUNKS))))  # groups with one of them at least
+
+
+def sample_of(plan: Plan) -> Sample:
+    """Chunks that anybody may choose, equally far apart; then all chunks, turned from pass to pass so that those one
+    frame apart do not always meet the same thread."""
+    if plan.sample is None:
+        free = np.array([i for i, c in enumerate(plan.table.chunks) if c.routable and not c.linked])
+        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= LEAST else 0
+        chunk = free[np.arange(passes * CHUNKS) * len(free) // (passes * CHUNKS)].reshape(passes, CHUNKS)
+        shot = np.array([c.shot for c in plan.table.chunks])[chunk].max(1)
+        turns = -(-plan.chunks // CHUNKS)
+        number, place = np.divmod(np.arange(turns * CHUNKS), CHUNKS)
+        every = np.minimum(number * CHUNKS + (place + number * TURN) % CHUNKS, plan.chunks - 1)
+        plan.sample = Sample(
+            plan.on_device(np.concatenate([chunk.flatten(), every])), plan.on_device(chunk.flatten()),
+            plan.on_device(np.stack([chunk[:, 0], chunk[:, -1] + 1, shot], 1)),
+            passes, turns, level_rank(plan.top_k, passes * CHUNKS / len(free)) if passes else 0,
+        )  # fmt: skip
+    return plan.sample
+
+
+def slots(threads: int, device: torch.device) -> Tensor:
+    """Room for what so many threads write, int64. Each begins at a multiple of its size: an address tells the slot."""
+    space = torch.empty((threads + 1) * SLOTS, dtype=torch.int64, device=device)
+    skip = -(space.data_ptr() // space.element_size()) % SLOTS
+    return space[skip : skip + threads * SLOTS]
+
+
+def sift(
+    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
+    left_row: Tensor, left: Tensor, plan: Plan, heads: range,
+    *, split: bool, causal: bool, as_bits: bool,
+) -> None:  # fmt: skip
+    """As `hopper_stream.deal`."""
+    n, d = plan.length, pair.shape[-1]
+    tiles, sample = -(-n // BOTH), sample_of(plan)
+    some = max(1, min(len(heads), WORKSPACE // (n * 32 * SLOTS)))
+    written = slots(some * n * 4, q.device)
+    count = torch.empty(some, n, 4, dtype=torch.int32, device=q.device)
+    for first in range(0, len(heads), some):
+        part = slice(first, min(first + some, len(heads)))
+        work = tiles * (part.stop - first)
+        flat = pair[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
+        block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
+        _sift_hopper[(min(processors(q), work),)](
+            q[part], block, plan.chunk, plan.row, pairs if keep is None else keep, plan.passes(CHUNKS), sample.chunk,
+            sample.range, written, count, level[part], *q.stride()[:2], n, plan.chunks,
+            0 if keep is None else keep.shape[-1], tiles, work, heads.start + first,
+            sample.passes, sample.rank, sample.turns, TURN,
+            D=d, G=CHUNKS, SLOTS=SLOTS, STAGES=STAGES, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,
+            num_warps=4,
+        )  # fmt: skip
+        take_best(
+            written, count, sel[part], pairs[part], number[part], level[part], left_row[part], left[part], plan,
+            groups=CHUNKS, turn=TURN, as_bits=as_bits,
+        )  # fmt: skip

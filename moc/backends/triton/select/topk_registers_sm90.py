@@ -1,0 +1,146 @@
+"""Top-k of every row among few chunks for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
+
+As in `pipeline_sm90.py` a warp fetches what the warpgroups share, here descriptors. What a warp does with the scores of
+its 16 rows is in `topk_registers_sm90_ptx.py`. Rows whose k best it cannot tell, for equal scores at the border, are
+listed.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from ..block_sizes import processors
+from ..device_table import Plan
+from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
+from .topk_filter_sm90 import fetch, halves, quarters, scores, take_queries
+from .topk_registers_sm90_ptx import choosing
+
+CHUNKS = 64  # of a pass
+MOST = 6  # passes: scores and all else then fit into 240 registers
+STAGES = 4
+
+CHOOSING = tuple(choosing(p) for p in range(1, MOST + 1))
+CHOOSE, OPERANDS = (tuple(x) for x in zip(*CHOOSING, strict=True))
+CHOOSE, OPERANDS = gl.constexpr(CHOOSE), gl.constexpr(OPERANDS)
+
+
+@gluon.jit
+def _eights(b_s):
+    """Scores [64, 64] -> eight times [64, 8]."""
+    b_left, b_right = halves(b_s, 32)
+    return quarters(b_left, 8) + quarters(b_right, 8)
+
+
+@gluon.jit
+def _rows(
+    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, sel, level, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
+    D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    layout: gl.constexpr = products(G)
+    eight: gl.constexpr = products(8)
+    rows: gl.constexpr = gl.SliceLayout(1, layout)
+    rows_8: gl.constexpr = gl.SliceLayout(1, eight)
+    o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
+    o_m = gl.arange(0, ROWS, rows_8)
+    b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
+    b_zero = gl.full([ROWS, 8], 0, gl.int32, eight)
+    chunk, row, keep, free = rules
+    i = 0
+    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
+        i_local = i_t // tiles
+        i_bh = bh_first + i_local
+        first = (i_t % tiles) * GROUPS * ROWS + GROUP * ROWS
+        o_n = first + gl.arange(0, ROWS, rows)
+        b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, o_n < N, N, C)
+        p_keep = keep + i_bh.to(gl.int64) * S * S
+
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
+        args = ()
+        for j in gl.static_range(PASSES):
+            b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
+            b_s = candidates(
+                b_s, j * G + o_g, j * G, j * G + G, gl.load(free + j), b_first, b_last, b_shot, own_from, own_to, shot,
+                chunk, p_keep, C, S, CAUSAL, KEEP,
+            )  # fmt: skip
+            args = args + _eights(b_s)
+        o_n8 = first + o_m
+        o_row = i_local.to(gl.int64) * N + o_n8
+        p_sel = sel + i_local.to(gl.int64) * W * N + o_n8
+        b_place = p_sel.to(gl.int64, bitcast=True)[:, None] + b_zero.to(gl.int64)
+        b_words = gl.where(o_n8 < N, W, 0)[:, None] + b_zero
+        args = args + (b_place, b_words, b_zero + k, b_zero + 4 * N)  # type: ignore[assignment]
+        b_t, b_n = gl.inline_asm_elementwise(
+            CHOOSE[PASSES - 1], OPERANDS[PASSES - 1], args, (gl.float32, gl.int32), False, 4
+        )
+        b_t, b_n = gl.max(b_t, 1), gl.max(b_n, 1)
+        m_lost = (b_n != k) & (b_t > -2.9e38) & (o_n8 < N)
+        if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show
+            o_left = gl.atomic_add(left + i_local + o_n8 * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
+            gl.store(left_row + i_local.to(gl.int64) * N + o_left, o_n8, mask=m_lost)
+            gl.store(level + o_row, b_t, mask=m_lost)
+
+
+@gluon.jit(do_not_specialize=["bh_first", "S", "W", "k", "work", "tiles"])
+def _few_hopper(
+    q, pair_desc, chunk, row, keep, free, sel, level, left_row, left,
+    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
+    D: gl.constexpr, G: gl.constexpr, GROUPS: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
+    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+):  # fmt: skip
+    blocks = ring(pair_desc, STAGES, GROUPS)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], pair_desc.dtype)
+    q_smem = gl.allocate_shared_memory(pair_desc.dtype, [GROUPS, ROWS, 2 * D], q_layout)
+    rules = chunk, row, keep, free
+    if GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (2, GROUPS, q, q_smem.index(2), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24],
+        )  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [
+                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
+                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+            ],
+            [4, 1],
+            [240, 24],
+        )  # fmt: skip
+
+
+def usable(plan: Plan) -> bool:
+    return CHUNKS < plan.chunks <= MOST * CHUNKS
+
+
+def choose(
+    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, level: Tensor, left_row: Tensor, left: Tensor,
+    plan: Plan, heads: range, *, split: bool, causal: bool,
+) -> None:  # fmt: skip
+    """Bits sel [heads, W, N] of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
+    n, d, passes = plan.length, pair.shape[-1], -(-plan.chunks // CHUNKS)
+    groups = 3 if passes <= 3 else 2
+    tiles = -(-n // (groups * 64))
+    work = tiles * len(heads)
+    # the last pass of a head reaches into the next one: those chunks are shut
+    block = described(pair.flatten(2), [pair.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
+    _few_hopper[(min(processors(q), work),)](
+        q, block, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(CHUNKS), sel, level,
+        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, tiles, work,
+        heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,
+        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
+    )  # fmt: skip

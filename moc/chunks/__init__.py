@@ -1,0 +1,1 @@
+"""Where tokens stand: cut into chunks once per layout."""

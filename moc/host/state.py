@@ -1,0 +1,231 @@
+"""State of one sampling run and of one forward pass. Both travel in `transformer_options`; nothing here is global."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from weakref import ReferenceType
+
+import comfy.model_management
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..backends import head_split
+from ..chunks.layout import TokenLayout
+from ..chunks.table import ChunkTable
+from ..config import MoCSettings, RoutingConfig
+from ..probe.log import ProbeLog
+from ..shots.cuts import Shots
+from ..trace.trace import Reason, Trace
+from .adapters import Plan
+from .adapters.base import Blocks
+from .tables import Tables
+from .text_padding import Unpadded
+from .web.push import Live
+
+KEY = "mixture_of_contexts"  # of our wrappers
+RUN = "moc_run"  # transformer_options -> Run
+FORWARD = "moc_forward"  # transformer_options -> Forward
+BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
+
+log = logging.getLogger("mixture_of_contexts")
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """What one MoC Apply node asked for, or one MoC Probe node: then everything runs dense, and is looked at."""
+
+    shots: Shots | None
+    settings: MoCSettings
+    trace: Trace
+    backend: str
+    probe: ProbeLog | None = None
+
+    def start(self, sigmas: list[float] | tuple[float, ...] = (), percent_to_sigma: Callable | None = None) -> None:
+        """Forget the last run. sigmas [steps + 1] of the next one."""
+        head_split.start()
+        self.trace.start(max(len(sigmas) - 1, 0))
+        if self.probe is not None:
+            self.probe.start(sigmas, percent_to_sigma)
+
+    def finish(self) -> None:
+        self.trace.finish()
+        if self.probe is not None:
+            self.probe.finish()
+
+
+@dataclass(eq=False)
+class Run:
+    """From the first step of a sampler to its last.
+
+    sigmas  noise level of every step
+    active  (lowest, highest) noise level that MoC is on for
+    frames  latent frames of the whole video
+    starts  first latent frame of every shot
+    live    tells a browser how it goes
+    """
+
+    patch: Patch
+    sigmas: list[float]
+    active: tuple[float, float]
+    frames: int
+    starts: tuple[int, ...]
+    live: Live = field(init=False)
+    forwards: int = 0
+    _ended: int | None = None  # step of the pass whose counts are on their way
+    _tables: Tables = field(default_factory=Tables)
+    _failures: set[str] = field(default_factory=set)
+    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.live = Live(self.patch.trace)
+
+    def step(self, sigma: float) -> int:
+        """Number of the step nearest to a noise level: some samplers also look between the steps."""
+        return min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - sigma), default=0)
+
+    def number_blocks(self, blocks: Blocks) -> None:
+        """Let the attention inside a block know the block's number, which few models tell. Ends with the run."""
+        with self._lock:
+            for number, modules in enumerate(blocks):
+                for block in modules:
+                    if block not in self._hooks:
+                        hook = partial(_number_block, number)
+                        self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    def pass_ended(self, step: int) -> None:
+        """What a pass has counted leaves its device; a browser is told once it is there, while the next pass runs."""
+        self.hand_over()
+        try:
+            under_way = self.patch.trace.move()
+        except Exception as error:
+            self.lost(error)
+            return
+        self._ended = step
+        if not under_way:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        with self._lock:
+            step, self._ended = self._ended, None
+        if step is None:
+            return
+        try:
+            self.live.update(self.patch.trace.arrived(), step)
+        except Exception as error:
+            self.lost(error)
+
+    def lost(self, error: Exception) -> None:
+        """What a pass has counted is gone: a picture is no reason to end somebody's sampling."""
+        self.patch.trace.drop()
+        self.patch.trace.note(f"a step is missing in the heatmap ({type(error).__name__}: {error})"[:300])
+        log.warning("MoC: what a step has routed could not be kept", exc_info=error)
+
+    def end(self) -> None:
+        for remove in self._hooks.values():
+            remove()
+        self._hooks.clear()
+
+    def table(self, layout: TokenLayout, block: int) -> tuple[ChunkTable, RoutingConfig | None]:
+        """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
+
+        Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
+        """
+        routing = self.patch.settings.routing_of(block)
+        table = self._tables.get(layout, self.starts, routing)
+        if table.density(0, routing.causal) >= 1.0:
+            return table, None
+        return table, replace(routing, top_k=table.top_k(routing), density=None)
+
+    def warn(self, layout: TokenLayout | None) -> None:
+        """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
+
+        No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
+        """
+        settings = self.patch.settings
+        for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+            asked = max(routing.head_density, default=routing.density)
+            if layout is None or asked is None or routing.rule != "top-k":
+                continue
+            table = self._tables.get(layout, self.starts, routing)
+            seen, one = table.density(0, routing.causal), table.density(1, routing.causal)
+            if seen == one or table.top_k_at(asked, routing.causal):
+                continue
+            least = (int((seen + one) / 2 * 1e4) + 1) / 1e4  # on one chunk it settles from halfway on
+            left = ["what it always sees"]
+            left += ["the mean of what it skips"] * (routing.tail != "none")
+            text = (
+                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen already, so that "
+                f"every token reads only {' and '.join(left)}. Use a density of {least:g} or more"
+            )
+            self.patch.trace.note(text)
+            log.warning("MoC: %s.", text)
+
+    def failed(self, error: Exception) -> Reason:
+        """Tell the person, and once the log with everything; returns the reason for running dense."""
+        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
+            self.patch.trace.note("out of memory while routing; the rest of that step ran dense")
+            return Reason.MEMORY
+        text = f"{type(error).__name__}: {error}"
+        with self._lock:
+            known = text in self._failures
+            self._failures.add(text)
+        if not known:
+            self.patch.trace.note(f"the routed attention failed and ran dense instead ({text})")
+            log.error("MoC: the routed attention failed; running dense instead", exc_info=error)
+        return Reason.FAILED
+
+
+def _number_block(number: int, block: Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    options = kwargs.get("transformer_options")
+    if options is None:
+        return None
+    if torch.is_grad_enabled():
+        # a block that autograd runs again must find its own number, not that of the last block
+        return args, {**kwargs, "transformer_options": {**options, BLOCK: number}}
+    options[BLOCK] = number
+    return None
+
+
+@dataclass(eq=False)
+class Forward:
+    """One forward pass of the diffusion model.
+
+    previous   attention override that was there before ours
+    frame_ids  absolute latent frame of every frame the model sees, None for 0, 1, 2, ...
+    reason     why this whole pass runs dense, if it does
+    routed     calls so far
+    recording  False where the trace has seen this pass already: autograd may run parts of it a second time
+    unpadded   the last mask and what it leaves of the sequence: every block passes the same one
+    """
+
+    run: Run
+    plan: Plan
+    previous: Callable | None
+    sigma: float
+    step: int
+    frame_ids: tuple[int, ...] | None
+    reason: Reason | None
+    recording: bool
+    routed: int = 0
+    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
+
+    def ran_dense(self, reason: Reason) -> None:
+        if self.recording:
+            self.run.patch.trace.ran_dense(reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One self-attention call that can be routed; unpadded: what its mask leaves of the sequence, if it has one."""
+
+    block: int
+    table: ChunkTable
+    routing: RoutingConfig
+    unpadded: Unpadded | None
+    scale: float | None

@@ -1,0 +1,1 @@
+"""How good a routing is, and what would be better."""

@@ -1,0 +1,1 @@
+"""Who reads whom: pure functions on tensors."""

@@ -1,0 +1,112 @@
+"""Rules that choose chunks by their scores, each one function; `RoutingConfig.rule` names it.
+
+A new rule is a function and an entry of `RULES`: every backend takes it from there.
+
+score [B, H, R, C]: q . descriptor, not yet scaled; candidate [R, C] or [B, H, R, C]: what may be chosen at all.
+Every rule returns a mask [B, H, R, C] inside the candidates. Ties go to the lower chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import MoCError
+
+if TYPE_CHECKING:
+    from ..chunks.table import ChunkTable
+    from ..config import RoutingConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """choose      (score, candidate, table, routing, scale) -> mask, as said above; scale: of q . k in the softmax
+    parameters  the settings of `RoutingConfig` that it looks at
+    sentence    what it reads, for people
+    same_k      every row takes `ChunkTable.top_k` chunks, where it has so many
+    """
+
+    choose: Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
+    parameters: tuple[str, ...]
+    sentence: str
+    same_k: bool = False
+
+
+def choose(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """What every row reads beside what it always sees. scale: of q . k in the softmax."""
+    return RULES[routing.rule].choose(score, candidate, table, routing, scale) & candidate
+
+
+def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """The k best (the paper, eq. 2); with head_density a k for every head."""
+    if not routing.head_density:
+        return select(score, candidate, table.top_k(routing))
+    one = candidate.expand(score.shape)
+    counts = k_of_heads(table, routing, score.shape[1])
+    return torch.stack([select(score[:, h], one[:, h], k) for h, k in enumerate(counts)], 1)
+
+
+def k_of_heads(table: ChunkTable, routing: RoutingConfig, heads: int) -> list[int]:
+    """How many chunks the rows of every head choose, with head_density. Raises MoCError where it is not one each."""
+    if len(routing.head_density) != heads:
+        raise MoCError(
+            f"head_density has {len(routing.head_density)} numbers, but this model has {heads} heads: give one each."
+        )
+    return [table.top_k_at(density, routing.causal) for density in routing.head_density]
+
+
+def top_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """The fewest best chunks that hold a share p of the softmax over chunks: the cumulative rule of NABLA (2025) and
+    of LongCat-Video's block-sparse attention, per query. A chunk counts by its length, since ours differ in length."""
+    if routing.top_p >= 1.0:
+        return candidate.expand(score.shape)
+    logits = score * scale + table.tensors(score.device).lengths.to(score.dtype).log()
+    share = logits.masked_fill(~candidate, -torch.inf).softmax(-1).nan_to_num(0.0)  # a row may have no candidate
+    best, order = share.sort(dim=-1, descending=True, stable=True)
+    before = best.cumsum(-1) - best
+    return torch.zeros_like(candidate.expand(score.shape)).scatter(-1, order, before < routing.top_p) & candidate
+
+
+def threshold(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """Scores above the row's mean by beta standard deviations: Sol-Attn (arXiv 2607.24027), here over the candidates.
+    The spread is that of the candidates themselves (divided by their number)."""
+    count = candidate.sum(-1, keepdim=True).clamp(min=1)
+    mean = score.where(candidate, 0.0).sum(-1, keepdim=True) / count
+    spread = ((score - mean).square().where(candidate, 0.0).sum(-1, keepdim=True) / count).sqrt()
+    return (score > mean + routing.beta * spread) & candidate
+
+
+def top_k_or_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """Whichever of both reads more, row by row: LongCat-Video's max of a fixed and a cumulative choice."""
+    arguments = score, candidate, table, routing, scale
+    return top_k(*arguments) | top_p(*arguments)
+
+
+def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
+    """The k best candidates of every row as a mask [..., R, C]. Ties go to the lower chunk; too few all win."""
+    k = min(k, score.shape[-1])
+    if k == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    if k == score.shape[-1]:
+        return candidate.expand(score.shape)
+    score = score.masked_fill(~candidate, -torch.inf)
+    best, index = score.topk(k + 1, dim=-1)
+    last, next_best = best[..., k - 1 : k], best[..., k:]
+    if not ((last == next_best) & (last > -torch.inf)).any():
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, index[..., :k], True) & candidate
+    above, level = score > last, (score == last) & candidate
+    free = k - above.sum(-1, keepdim=True)
+    return above | (level & (level.cumsum(-1) <= free))
+
+
+K = ("top_k", "density", "head_density")
+RULES: dict[str, Rule] = {
+    "top-k": Rule(top_k, K, "the k best chunks", same_k=True),
+    "top-p": Rule(top_p, ("top_p",), "the fewest best chunks that hold top_p of the softmax over chunks"),
+    "threshold": Rule(threshold, ("beta",), "all chunks beta standard deviations above the row's mean"),
+    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more"),
+}

@@ -1,0 +1,1 @@
+"""Where the video cuts: ints and words, no tensors but in `detect`."""

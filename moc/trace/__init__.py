@@ -1,0 +1,1 @@
+"""What was routed, for people: counts, records, heatmaps."""

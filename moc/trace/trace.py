@@ -1,0 +1,267 @@
+"""What one sampling run routed where, and what ran dense and why. Small, on the CPU, bounded."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..chunks.table import ChunkTable
+from ..config import RoutingConfig
+from ..errors import MoCError
+from .axes import Axes
+from .pair_counts import Counts, Geometry
+
+AHEAD = 3  # routed calls of a pass that keep a device busy while what the pass before has counted is told
+MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
+MOST_TABLES = 512  # whose geometry a run holds on to: context windows bring many
+KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked to keep
+
+
+class Reason(Enum):
+    """Why a self-attention call ran dense, in the words the user reads; `SHORTLY` has fewer of them."""
+
+    SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
+    BLOCK = "block kept dense (dense first/last blocks)"
+    SHORT = "so short that dense attention is as fast (min_tokens in MoC Routing; at 1 everything is routed)"
+    KERNELS = "without its GPU kernels MoC is slower than dense attention (min_tokens 1 in MoC Routing routes all)"
+    ONE_FRAME = "a single latent frame: nothing to route"
+    NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
+    MASK = "the model passed an attention mask"
+    LENGTH = "the number of tokens does not fit the video's grid"
+    MODEL = "MoC does not know this model's tokens"
+    MEMORY = "out of memory while routing"
+    FAILED = "the routed attention failed"
+
+
+SHORTLY = {
+    Reason.SCHEDULE: "start/end percent",
+    Reason.BLOCK: "dense first/last blocks",
+    Reason.SHORT: "short, dense is as fast",
+    Reason.KERNELS: "no GPU kernels",
+    Reason.ONE_FRAME: "a single frame",
+    Reason.NO_CHOICE: "nothing to choose",
+    Reason.MASK: "attention mask",
+    Reason.LENGTH: "unknown tokens",
+    Reason.MODEL: "unknown model",
+    Reason.MEMORY: "out of memory",
+    Reason.FAILED: "routing failed, see the report",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One attention call.
+
+    share [H or 1, F, K]: part of all (query, key) pairs of a frame and a column that were chosen, mean over the batch
+    mass  [H or 1, F, K]: part of the frame's full attention that falls on the column, from a few of its query tokens;
+          None where it was not asked for
+    """
+
+    step: int
+    block: int
+    axes: Axes
+    share: Tensor
+    density: float
+    mass: Tensor | None = None
+
+
+@dataclass
+class Trace:
+    """Filled while sampling, read by the heatmap. One object per MoC Apply node; every run starts it anew.
+
+    steps, blocks  how many the run has, as far as it is known
+    keep           one of KEEP
+    first          latent frame that the film begins with, behind reference frames
+    node           id of the MoC Apply node in the graph, where there is one
+    id             a name that nobody guesses: with it a browser asks for this trace
+    """
+
+    records: list[Record] = field(default_factory=list)
+    dense: Counter[Reason] = field(default_factory=Counter)
+    routed: int = 0
+    notes: list[str] = field(default_factory=list)
+    steps: int = 0
+    blocks: int = 0
+    first: int = 0
+    keep: str = KEEP[0]
+    node: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _routed_blocks: set[int] = field(default_factory=set, repr=False)
+    _pending: list[tuple] = field(default_factory=list, repr=False)
+    _moving: list[tuple] = field(default_factory=list, repr=False)
+    _geometry: OrderedDict[tuple[int, bool, torch.device], Geometry] = field(default_factory=OrderedDict, repr=False)
+    _bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.keep not in KEEP:
+            raise MoCError(f"trace is {self.keep!r}; choose one of: {', '.join(KEEP)}.")
+
+    def start(self, steps: int = 0) -> None:
+        """Forget the last run; the next one has so many steps."""
+        with self._lock:
+            for part in (self.records, self.dense, self.notes, self._routed_blocks, self._geometry):
+                part.clear()
+            self._pending.clear()
+            self._moving.clear()
+            self.steps, self.routed, self.blocks, self.first, self._bytes = steps, 0, 0, 0, 0
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            if text not in self.notes:
+                self.notes.append(text)
+
+    def ran_dense(self, reason: Reason) -> None:
+        with self._lock:
+            self.dense[reason] += 1
+
+    def counts(
+        self, table: ChunkTable, routing: RoutingConfig, q: Tensor, k: Tensor, scale: float | None = None
+    ) -> Counts | None:
+        """For one attention call with q, k [B, H, N, D]; None where nothing is to be kept."""
+        if self.keep == "off":
+            return None
+        with self._lock:
+            geometry = self._geometry_of(table, routing.causal, q.device)
+        counts = Counts(table, q.shape[1], q.device, q.shape[0], geometry=geometry)
+        if self.keep == "routing and attention":
+            counts.measure(q, k, scale)
+        return counts
+
+    def ran_routed(self, step: int, block: int, counts: Counts | None) -> None:
+        """Keep a call's counts. Nothing is moved to the CPU before `move`."""
+        with self._lock:
+            self.routed += 1
+            self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
+            self._routed_blocks.add(block)
+            if counts is None:
+                return
+            if self._bytes > 2 * MOST_BYTES:
+                note = "the trace is full: the heatmap shows only the calls up to step {step}"
+                self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
+                return
+            values, density = counts.result()
+            if self._bytes + values.numel() * 2 > MOST_BYTES:
+                values = values.mean(1, keepdim=True)  # heads together once the budget is used up
+            self._bytes += values.numel() * 2
+            self._pending.append((step, block, counts.geometry, values.half(), density))
+
+    def move(self) -> bool:
+        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns whether it is still
+        on its way: CUDA is not waited for, which would leave the device idle."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            for device in dict.fromkeys(p[3].device for p in pending):
+                calls = [p for p in pending if p[3].device == device]
+                numbers = torch.stack([density for *_, density in calls]).view(torch.float16)  # two halves each
+                piece, there = torch.cat([numbers, *(values.flatten() for *_, values, _ in calls)]), None
+                if device.type == "cuda":
+                    with torch.cuda.device(device):
+                        piece, there = piece.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned memory
+                        there.record()
+                heads = [(step, block, geometry, values.shape) for step, block, geometry, values, _ in calls]
+                self._moving.append((heads, piece.cpu(), there))
+            return any(there is not None for *_, there in self._moving)
+
+    def arrived(self) -> list[Record]:
+        """What was moved, as records. Waits for what is still on its way."""
+        with self._lock:
+            moving, self._moving = self._moving, []
+            new: list[Record] = []
+            for calls, piece, there in moving:
+                if there is not None:
+                    there.synchronize()
+                    piece = piece.clone()  # the host's pinned memory is short
+                numbers, *parts = piece.split([2 * len(calls), *(shape.numel() for *_, shape in calls)])
+                routed = numbers.view(torch.float32).tolist()
+                for (step, block, geometry, shape), part, density in zip(calls, parts, routed, strict=True):
+                    share, *mass = part.view(shape)
+                    new.append(Record(step, block, geometry.axes, share, geometry.mandatory + density, *mass))
+            self.records += new
+            return new
+
+    def flush(self) -> list[Record]:
+        """`move` and `arrived` at once."""
+        self.move()
+        return self.arrived()
+
+    def drop(self) -> None:
+        """Forget what has not arrived yet."""
+        with self._lock:
+            self._pending.clear()
+            self._moving.clear()
+
+    def finish(self) -> None:
+        """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
+        with self._lock:
+            self._pending.clear()
+            self._moving.clear()
+            self._geometry.clear()
+
+    @property
+    def density(self) -> float:
+        """Mean kept share of (query, key) pairs over the routed calls."""
+        return sum(r.density for r in self.records) / len(self.records) if self.records else 1.0
+
+    def line(self) -> str:
+        """How it goes, in one sentence."""
+        total = self.routed + sum(self.dense.values())
+        kept = f", {self.density:.1%} of pairs kept" if self.records else ""
+        return f"MoC on: {self.routed} of {total} self-attention calls routed{kept}."
+
+    def status(self) -> str:
+        """How it goes, short enough to stand on a node."""
+        if not self.routed and not self.dense:
+            return "MoC: nothing sampled yet."
+        line = f"MoC on: {len(self._routed_blocks)} of {self.blocks} blocks routed"
+        line += f", {self.density:.1%} of pairs kept." if self.records else "."
+        if not self.routed:
+            line = "MoC: everything ran dense."
+        reasons = ", ".join(f"{SHORTLY[reason]}: {n}" for reason, n in self.dense.most_common())
+        return line + (f" Dense calls ({reasons})." if reasons else "")
+
+    def report(self) -> str:
+        """What happened, for a person."""
+        if not self.routed and not self.dense:
+            return "MoC: nothing sampled yet. Connect the sampler's LATENT so that this node runs after it."
+        lines = [self.line()]
+        if self.routed and self.keep == "off":
+            lines.append("What was chosen is not known: trace is off on MoC Apply.")
+        lines += [f"{count} dense: {reason.value}." for reason, count in self.dense.most_common()]
+        return "\n".join(lines + [f"Note: {note}." for note in self.notes])
+
+    def summary(self) -> dict[str, Any]:
+        """The report as data, for a JSON file."""
+        by_block: dict[int, list[float]] = {}
+        by_step: dict[int, list[float]] = {}
+        for record in self.records:
+            by_block.setdefault(record.block, []).append(record.density)
+            by_step.setdefault(record.step, []).append(record.density)
+        return {
+            "report": self.report(),
+            "steps": self.steps,
+            "blocks": self.blocks,
+            "routed_blocks": sorted(self._routed_blocks),
+            "routed_calls": self.routed,
+            "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
+            "notes": list(self.notes),
+            "density": self.density if self.records else None,
+            "density_of_block": {b: sum(d) / len(d) for b, d in sorted(by_block.items())},
+            "density_of_step": {s: sum(d) / len(d) for s, d in sorted(by_step.items())},
+        }
+
+    def _geometry_of(self, table: ChunkTable, causal: bool, device: torch.device) -> Geometry:
+        key = id(table), causal, device
+        if key not in self._geometry:
+            self._geometry[key] = Geometry.of(table, causal, device)
+            if len(self._geometry) > MOST_TABLES:
+                self._geometry.popitem(last=False)
+        self._geometry.move_to_end(key)
+        return self._geometry[key]

@@ -1,0 +1,59 @@
+"""MoC on a model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..moc.config import PRESETS
+from ..moc.host.patch import apply_moc
+from ..moc.trace.trace import KEEP, Trace
+from .types import MocRouting, MocShots, MocTrace, advanced, with_numbers
+
+
+class MoCApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MoCApply",
+            display_name="MoC Apply",
+            category="MoC",
+            description="Turns Mixture of Contexts on: the video model reads only the parts of the film that matter to "
+            "what it draws. Put it last before the sampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="A video model. What MoC cannot route runs as before."),
+                MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),
+                MocRouting.Input(
+                    "routing", optional=True, tooltip="How to route. Not connected: the recommended preset."
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "record",  # older hosts want no input and output of the same id
+                        display_name="trace",
+                        options=list(KEEP),
+                        default=KEEP[0],
+                        optional=True,
+                        tooltip="What MoC Routing Heatmap gets to show. routing: what was chosen. routing and "
+                        "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
+                        "off: nothing. Up to half a gigabyte of main memory; a very long run then shows heads "
+                        "together, and at last only its first steps.",
+                    )
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # two nodes with the same inputs keep two traces
+            outputs=[
+                io.Model.Output("patched_model", display_name="model", tooltip="The model with MoC on."),
+                MocTrace.Output(
+                    "trace", display_name="trace", tooltip="What was routed where, for MoC Routing Heatmap."
+                ),
+            ],
+        )
+
+    @classmethod
+    @with_numbers
+    def execute(cls, model, shots=None, routing=None, record=KEEP[0]) -> io.NodeOutput:
+        trace = Trace(keep=record, node=str(cls.hidden.unique_id or ""))
+        return io.NodeOutput(apply_moc(model, shots, routing or PRESETS["recommended"], trace), trace)
+
+
+NODES = [MoCApply]

@@ -1,0 +1,195 @@
+"""What a person chose in the widgets -> MoCSettings. No ComfyUI here, so that it is tested without."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
+from ...moc.errors import MoCError
+from ...moc.trace.heatmap import ranges
+from ...moc.typed import DIGITS, shown
+
+PRESET = "preset"
+BUDGETS = (PRESET, "top-k", "density")
+CHUNKING = (PRESET, "frame", "tokens", "tile")
+OUTER_LOOP = (PRESET, "all shots", "best shots")
+SCHEDULE = (PRESET, "custom")
+MOST_BLOCKS = 999
+SIZE = f"[{DIGITS}]{{1,6}}"
+
+
+def read_tile(text: str) -> tuple[int, int, int]:
+    """ "1x4x4" -> (1, 4, 4)."""
+    sizes = re.split(r"[x×*,\s]+", text.strip().lower())
+    if len(sizes) != 3 or not all(re.fullmatch(SIZE, size) and int(size) > 0 for size in sizes):
+        raise MoCError(f"tile is {shown(text)!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
+    frames, rows, columns = map(int, sizes)
+    return frames, rows, columns
+
+
+def read_blocks(text: str) -> tuple[int, ...]:
+    """ "0, 3-5" -> (0, 3, 4, 5)."""
+    blocks: set[int] = set()
+    for part in filter(None, re.split(r"[,;\s]+", text.strip())):
+        ends = re.fullmatch(f"({SIZE})(?:-({SIZE}))?", part)
+        if not ends or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > MOST_BLOCKS:
+            raise MoCError(f"{shown(part)!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
+        blocks |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return tuple(sorted(blocks))
+
+
+def read_block_tiles(text: str) -> dict[int, tuple[int, int, int] | None]:
+    """ "0-1: 1x2x2; 7: frame" -> {0: (1, 2, 2), 1: (1, 2, 2), 7: None}."""
+    tiles: dict[int, tuple[int, int, int] | None] = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[;\n]+", text))):
+        blocks, colon, size = part.partition(":")
+        if not colon or not blocks.strip() or not size.strip():
+            told = shown(part)
+            raise MoCError(f"block_tiles has {told!r}: write blocks, a colon and a size, like 0-1: 1x2x2; 7: frame.")
+        tile = None if size.strip().lower() == "frame" else read_tile(size.strip())
+        tiles |= dict.fromkeys(read_blocks(blocks), tile)
+    return tiles
+
+
+def read_densities(text: str) -> tuple[float, ...]:
+    """ "0.1, 0.3" -> (0.1, 0.3)."""
+    try:
+        return tuple(float(word) for word in re.split(r"[,;\s]+", text.strip()) if word)
+    except ValueError:
+        told = shown(text)
+        raise MoCError(f"head_density is {told!r}: write one share for every head, like 0.1, 0.3, 0.1.") from None
+
+
+def read_routing(
+    *,
+    preset: str,
+    budget: str = PRESET,
+    top_k: int = 20,
+    density: float = 0.2,
+    chunking: str = PRESET,
+    chunk_tokens: int = 1280,
+    tile: str = "1x4x4",
+    own: str = PRESET,
+    window: int = 0,
+    causal: str = PRESET,
+    descriptor: str = PRESET,
+    tail: str = PRESET,
+    memory: str = PRESET,
+    memory_tokens: int = 64,
+    references: str = PRESET,
+    outer_loop: str = PRESET,
+    shots_kept: int = 2,
+    schedule: str = PRESET,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    dense_first: int = 0,
+    dense_last: int = 0,
+    min_tokens: int = 0,
+    drop_off: float = 0.0,
+    drop_in: float = 0.0,
+    drop_seed: int = 0,
+    rule: str = PRESET,
+    top_p: float = 0.9,
+    beta: float = 1.0,
+    head_density: str = "",
+    lists: str = PRESET,
+    dense_blocks: str = "",
+    block_tiles: str = "",
+) -> MoCSettings:
+    """The preset, with everything replaced that is not left at "preset" or empty."""
+    if preset not in PRESETS:
+        raise MoCError(f"preset is {preset!r}; choose one of: {', '.join(PRESETS)}.")
+    changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed}
+    if budget != PRESET:
+        changes |= {"top_k": top_k, "density": None} if budget == "top-k" else {"density": density}
+    if chunking != PRESET:
+        changes |= {
+            "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
+            "tile": read_tile(tile) if chunking == "tile" else None,
+        }
+    own = PRESETS[preset].routing.own if own == PRESET else own
+    changes |= {"own": own, "window": (window or PRESETS[preset].routing.window) if own == "frame" else 0}
+    if causal != PRESET:
+        changes["causal"] = causal == "on"
+    if memory != PRESET:
+        changes |= {"static": memory, "static_tokens": memory_tokens}
+    if outer_loop != PRESET:
+        changes["shots_kept"] = shots_kept if outer_loop == "best shots" else None
+    same_name = {"descriptor": descriptor, "tail": tail, "references": references, "lists": lists}
+    changes |= {name: value for name, value in same_name.items() if value != PRESET}
+    if rule != PRESET:
+        changes |= {"rule": rule, "top_p": top_p, "beta": beta}
+    if head_density.strip():
+        changes["head_density"] = read_densities(head_density)
+    settings = PRESETS[preset].with_routing(**changes)
+    if schedule != PRESET:
+        settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
+    own_tiles = read_block_tiles(block_tiles)
+    blocks = tuple((b, replace(settings.routing, tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
+    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks))
+
+
+def check_routing(
+    top_k: int | None,
+    density: float | None,
+    tile: str | None,
+    start_percent: float | None,
+    end_percent: float | None,
+    head_density: str | None = None,
+    dense_blocks: str | None = None,
+    block_tiles: str | None = None,
+) -> None:
+    """Raise what can be said of the values before anything runs; None is a value that another node will give."""
+    if tile is not None:
+        read_tile(tile)
+    read_blocks(dense_blocks or "")
+    read_block_tiles(block_tiles or "")
+    RoutingConfig(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))
+    Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
+
+
+def tell_chunk(r: RoutingConfig) -> str:
+    if r.tile:
+        return f"tiles of {'x'.join(map(str, r.tile))} tokens"
+    return f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
+
+
+def tell_budget(r: RoutingConfig) -> str:
+    if r.rule == "threshold":
+        return f"all chunks {r.beta:g} deviations better than most"
+    best = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
+    if r.density is None and r.top_k == 1:
+        best = "its best chunk"
+    if r.head_density:
+        best = f"its best chunks, {min(r.head_density):.1%} to {max(r.head_density):.1%} of all pairs by head"
+    share = f"the best chunks that hold {r.top_p:.0%} of its interest"
+    told = {"top-k": best, "top-p": share, "top-k or top-p": f"{best} or {share}, whichever is more"}
+    return told.get(r.rule) or RULES[r.rule].sentence
+
+
+def tell_routing(settings: MoCSettings) -> str:
+    """The settings in one sentence."""
+    r, s = settings.routing, settings.schedule
+    own = f"its own {r.own}" + (f" with {r.window} on either side" if r.window else "")
+    parts = [f"Every token sees {own} and {tell_budget(r)} ({tell_chunk(r)}, {r.descriptor})"]
+    parts += ["earlier shots only"] * r.causal
+    parts += ["the rest pooled"] * (r.tail == "pooled")
+    parts += [f"the {r.static} of every shot always"] * (r.static != "none")
+    parts += ["one list for neighbouring tokens"] * (r.lists == "union")
+    parts += [f"from the {r.shots_kept} best other shots"] * (r.shots_kept is not None)
+    if (s.start_percent, s.end_percent) != (0.0, 1.0):
+        parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
+    if s.dense_first or s.dense_last:
+        parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
+    if s.dense_blocks:
+        parts.append(f"dense in {tell_numbers('block', s.dense_blocks)}")
+    if settings.blocks:
+        parts.append(f"with settings of their own in {tell_numbers('block', [b for b, _ in settings.blocks])}")
+    return ", ".join(parts) + "."
+
+
+def tell_numbers(what: str, numbers: Sequence[int]) -> str:
+    """ "block 3", "blocks 0-2, 7"."""
+    return f"{what}{'s' if len(numbers) > 1 else ''} {ranges(sorted(numbers))}"

@@ -1,0 +1,35 @@
+"""The code of cards that are not here, on a Hopper that is: what it computes and, roughly, how fast.
+
+Triton makes a kernel for the other card up to PTX, with the tile sizes that it gets there; only the last step, to
+machine code, is for the card that runs it. So these are the other card's instructions, in this one's hands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from moc.backends.triton import block_sizes
+from moc.backends.triton.attend import own
+
+CARDS = {
+    "sm_80": "A100",
+    "sm_86": "RTX 30",
+    "sm_89": "RTX 40",
+    "sm_90": "a Hopper whose Triton does not know the kernels for it",
+    "sm_120": "RTX 50",
+}
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    about = ", ".join(f"{name}: {what}" for name, what in CARDS.items())
+    parser.add_argument("--card", choices=CARDS, help=f"run what another card would run. {about}")
+
+
+def pretend(card: str | None) -> None:
+    """For the rest of this process."""
+    if card is not None:
+        number = card.removeprefix("sm_")
+        os.environ["TRITON_OVERRIDE_ARCH"] = f"sm{number}"
+        block_sizes.capability = own.capability = lambda device: (int(number[:-1]), int(number[-1]))
+        block_sizes._no_gluon[0] = f"as on {card}"

@@ -1,0 +1,144 @@
+"""Compile the kernels that every card takes, for cards that nobody here has, and print as JSON how much shared memory
+each asks for. A program of its own: the tests' own process has Triton's interpreter in the compiler's place."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from moc.backends.triton.attend import backward, block, gather, tail
+from moc.backends.triton.block_sizes import HALF, Config, Configs
+from moc.backends.triton.lib import pair_counts, permute, pool
+from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
+from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
+
+BF16 = {"q", "k", "v", "x", "mean", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
+FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
+INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
+            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps",
+            "segment", "pieces", "parts"}  # fmt: skip
+ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
+HEAD = dict(D=128, DP=128, PRECISION="tf32")
+
+
+def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
+    """name -> (kernel, constants, how)."""
+    router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
+    deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
+    rule = router | dict(BM=c.router.rows, G=c.router.keys, PASSES=topp_threshold.PASSES)
+    again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
+    repaired = router | dict(BM=16, G=c.router.keys)
+    pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
+    parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
+
+    def rows(of: Config, **more) -> tuple[dict, Config]:
+        return dict(BM=of.rows, STAGES=of.stages, **HEAD) | more, of
+
+    def tiles(of: Config, **more) -> tuple[dict, Config]:
+        return parts | dict(BM=of.rows, BN=of.keys, CS=of.keys, K=16, STAGES=of.stages) | more, of
+
+    return {
+        "route": (topk_registers._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
+        "threshold": (topp_threshold._ruled, rule | dict(TOP_P=False, MORE=False), c.router),
+        "top-p": (topp_threshold._ruled, rule | dict(TOP_P=True, MORE=True), c.router),
+        "deal": (topk_stream._deal, deal | dict(R=4, AGAIN=False), c.router),
+        "deal again": (topk_stream._deal, deal | dict(R=8, AGAIN=True), again),
+        "repair": (topk_exact._repair, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
+        "routed, long": (gather._routed, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
+        "routed, short": (gather._routed, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
+        "routed, one step": (gather._routed_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
+        "tile, long": (block._tile, *tiles(c.long)),
+        "tile, short": (block._tile, *tiles(c.short)),
+        "tile, lists": (block._tile, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
+        "merge": (block._tile, *tiles(c.merge, OWN=True, RANGES=False)),
+        "tail": (tail._tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
+        "gradients by keys": (
+            backward._of_keys,
+            *rows(c.of_keys, BN=c.of_keys.keys, K=5, ROWS=512, LISTED=True, ROWS_TOO=False),
+        ),
+        "gradients by keys and rows": (
+            backward._of_keys,
+            *rows(c.of_keys, BN=c.of_keys.keys, K=32, ROWS=512, LISTED=True, ROWS_TOO=True),
+        ),
+        "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
+        "gradients by summaries": (backward._of_summaries, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
+        "gradients by rows that skip": (backward._of_skipping_rows, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
+        "popular chunks": (hot_chunks._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
+        "what is left": (hot_chunks._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
+        "places": (csr._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "counts of bits": (csr_from_bits._tally, dict(BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
+        "places of bits": (csr_from_bits._place, dict(K=16, BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
+        "tiles of lists": (csr._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
+        "order": (permute._move, dict(D=128, DP=128, BR=32), Config(0, 0, 4, 1)),
+        **{
+            f"pool, {name}": (pool._pool, pooled | {name: True}, Config(0, 0, 4, 1))
+            for name in ("REST", "RANGE", "EXACT")
+        },
+        "pool, halfway": (pool._pool, pooled | dict(RANGE=True, HALFWAY=True), Config(0, 0, 2, 1)),
+        "shared lists": (union_mask._share, dict(BM=64, CAUSAL=True, KEEP=True), Config(0, 0, 2, 1)),
+        "union": (unions._union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
+        "union of words": (unions._union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
+        "choices of bits": (csr_from_bits._unpack, dict(K=16, BR=64), Config(0, 0, 1, 1)),
+        "ranks": (csr._rank, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "bits of choices": (csr._set, dict(K=32, B=1024), Config(0, 0, 4, 1)),
+        "deltas": (backward._delta, dict(D=128, DP=128, BM=64), Config(0, 0, 4, 1)),
+        "counts of frames": (
+            pair_counts._count_frames,
+            dict(BR=pair_counts.ROWS, IN_A_ROW=False, JOINED=True),
+            Config(0, 0, 1, 1),
+        ),
+        "repair, bits": (topk_exact._repair, repaired | dict(BITS=True), Config(0, 0, 4, c.router.stages)),
+        "deal, bits": (topk_stream._deal, deal | dict(R=4, AGAIN=False, BITS=True), c.router),
+        "counts": (pair_counts._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
+    }
+
+
+def compiled(kernel, constants: dict, how: Config, architecture: int):
+    """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
+    integers = (
+        INTEGERS
+        | ({"first"} if kernel in (csr._place, csr_from_bits._place) else set())
+        | ({"k"} if "pair" in kernel.arg_names else set())
+    )
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_", "sg_")):
+            return "i32"
+        if name in ("scale", "factor", "bar", "least"):
+            return "fp32"
+        if name == "place":
+            return "*i8"
+        pairs_of_choices = name in ("pair", "pairs", "part") and kernel.__module__.endswith(
+            ("csr", "csr_from_bits", "hot_chunks", "pair_counts")
+        )
+        if name in BF16 and not pairs_of_choices:
+            return "*bf16"
+        return "*fp32" if name in FP32 or (name == "pairs" and kernel.__module__.endswith(".pair_counts")) else "*i32"
+
+    signature = {name: kind(name) for name in kernel.arg_names}
+    places = {name: i for i, name in enumerate(kernel.arg_names)}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for name, i in places.items()
+        if signature[name].startswith("*") or re.fullmatch(r"s[qkvog]?_(b|h|n|bh)", name)
+    }
+    source = ASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
+    options = {"num_warps": how.warps, "num_stages": how.stages}
+    if how.registers:
+        options["maxnreg"] = how.registers
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+if __name__ == "__main__":
+    found = {
+        name: {what: compiled(*how, int(name[3:])).metadata.shared for what, how in kernels(HALF[size]).items()}
+        for name, size in ARCHITECTURES.items()
+    }
+    print(json.dumps(found))

@@ -1,0 +1,37 @@
+"""The kernels that every card takes build for cards that nobody here has, and fit the shared memory that these have. No
+GPU is needed for that: what they compute is checked by the interpreter, and on a GPU by tests/gpu/check_gpu.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+REPO = Path(__file__).resolve().parents[3]
+MOST = {"sm_86": 99 * 1024, "sm_120": 99 * 1024}  # bytes a program may use: RTX 30, RTX 50
+
+
+@pytest.fixture(scope="module")
+def shared() -> dict[str, dict[str, int]]:
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"PYTHONPATH": str(REPO)}
+    program = [sys.executable, str(REPO / "tests" / "tools" / "triton_builds.py")]
+    done = subprocess.run(program, env=env, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("card", MOST)
+def test_every_kernel_fits(shared: dict[str, dict[str, int]], card: str) -> None:
+    assert len(shared[card]) == 41
+    assert {name: size for name, size in shared[card].items() if size > MOST[card]} == {}
+
+
+@pytest.mark.parametrize("card", MOST)
+def test_keys_and_values_are_fetched_ahead(shared: dict[str, dict[str, int]], card: str) -> None:
+    """Two stages of 32 keys and values of 256 bytes: less would mean that products wait for loads."""
+    assert shared[card]["routed, long"] >= 2 * 2 * 32 * 256
