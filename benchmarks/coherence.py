@@ -24,7 +24,8 @@ from torch import Tensor
 from benchmarks.capture import Call, blocks_of, load, open_folder
 from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
-from moc.routing.descriptors import candidates, describe, scores, select
+from moc.routing.candidates import candidates
+from moc.routing.descriptors import describe, scores, select
 
 RULES = {
     "frames, top-5, own shot": RoutingConfig(top_k=5, own="shot"),

@@ -34,7 +34,8 @@ BEGIN = time.perf_counter()
 
 def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Tensor, Tensor], None]:
     """Notes how alike the rows of a query tile choose and what shared lists keep: from one head and some tiles."""
-    from moc.routing.descriptors import candidates, describe, scores, select, share
+    from moc.routing.candidates import candidates, share
+    from moc.routing.descriptors import describe, scores, select
 
     def probe(q: Tensor, k: Tensor) -> None:
         table = film.table(routing)

@@ -16,7 +16,8 @@ from moc.attention import moc_attention  # noqa: E402
 from moc.chunks.build import build_table  # noqa: E402
 from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
-from moc.routing.descriptors import candidates, chunk_means, describe, scores, select  # noqa: E402
+from moc.routing.candidates import candidates  # noqa: E402
+from moc.routing.descriptors import chunk_means, describe, scores, select  # noqa: E402
 
 
 class Masked:

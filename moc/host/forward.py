@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..trace.trace import Reason
+from ..trace.reasons import Reason
 from .adapters import adapter_for, class_of
 from .malloc_graph import unrecorded
 from .override import attention_override

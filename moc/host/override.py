@@ -13,7 +13,8 @@ from torch import Tensor
 from ..attention import moc_attention
 from ..backends import cost_model, triton
 from ..chunks.layout import TokenLayout
-from ..trace.trace import AHEAD, Reason
+from ..trace.reasons import Reason
+from ..trace.trace import AHEAD
 from .malloc_graph import unrecorded
 from .probed_call import look_at
 from .state import BLOCK, FORWARD, Call, Forward

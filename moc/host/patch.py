@@ -13,7 +13,8 @@ from ..config import MoCSettings, RoutingConfig, Schedule
 from ..errors import MoCError
 from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
-from ..trace.trace import Reason, Trace
+from ..trace.reasons import Reason
+from ..trace.trace import Trace
 from . import captions
 from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward

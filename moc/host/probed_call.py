@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attention import moc_attention
 from ..chunks.table import ChunkTable
 from ..probe.log import ProbeLog
-from ..trace.trace import Reason
+from ..trace.reasons import Reason
 from .malloc_graph import unrecorded
 from .state import Call, Forward
 

@@ -20,7 +20,8 @@ from ..chunks.table import ChunkTable
 from ..config import MoCSettings, RoutingConfig
 from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
-from ..trace.trace import Reason, Trace
+from ..trace.reasons import Reason
+from ..trace.trace import Trace
 from .adapters import Plan
 from .adapters.base import Blocks
 from .tables import Tables

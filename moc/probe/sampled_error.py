@@ -16,7 +16,8 @@ from torch import Tensor
 from ..autocast import without_autocast
 from ..chunks.table import NO_SHOT, ChunkTable
 from ..config import RoutingConfig
-from ..routing.descriptors import candidates, chunk_means, describe, kept_shots, narrow, per_chunk, scores, wide
+from ..routing.candidates import candidates, kept_shots, narrow
+from ..routing.descriptors import chunk_means, describe, per_chunk, scores, wide
 from ..routing.rules import choose
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time

@@ -21,14 +21,16 @@ from torch import Tensor
 
 from benchmarks.cases import asked_for
 from moc.backends import reference
-from moc.backends.triton import autograd, forward, job
+from moc.backends.triton import autograd, forward
 from moc.backends.triton.attend import own
 from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select import first_plan
 from moc.chunks.build import build_table
 from moc.chunks.table import TILE_ROWS, ChunkTable
 from moc.config import RoutingConfig
-from moc.routing.descriptors import candidates, chunk_means, describe, kept_shots, narrow, scores, wide
+from moc.routing.candidates import candidates, kept_shots, narrow
+from moc.routing.descriptors import chunk_means, describe, scores, wide
 from moc.routing.rules import choose
 from moc.trace.pair_counts import Counts
 from tests.gpu import cards
@@ -187,14 +189,14 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     poison(q)
     out = forward.run(q, k, v, table, routing, scale, counted, engine=which, training=noisy)
     poison(q)
-    workspace = job.WORKSPACE
+    workspace = head_ranges.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
     if not own.usable(q, first_plan(table, routing, q)) or own.capability(q.device) == (9, 0):
-        job.WORKSPACE = 1
+        head_ranges.WORKSPACE = 1
     try:
         again = forward.run(q, k, v, table, routing, scale, engine=which, training=noisy)
     finally:
-        job.WORKSPACE = workspace
+        head_ranges.WORKSPACE = workspace
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("default")
     mine, want = torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2)

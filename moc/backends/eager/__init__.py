@@ -16,7 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, Group
 from ...config import RoutingConfig
-from ...routing.descriptors import candidates, chunk_means, describe, disturb, kept_shots, narrow, scores, share
+from ...routing.candidates import candidates, kept_shots, narrow, share
+from ...routing.descriptors import chunk_means, describe, scores
+from ...routing.noise import disturb
 from ...routing.rules import choose
 from ..allowed import Allowed
 from .autograd import Attend, Block

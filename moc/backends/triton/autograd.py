@@ -16,10 +16,11 @@ from ...config import RoutingConfig
 from .attend import own
 from .attend.backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
 from .attend.block import LOG2E
-from .block_sizes import Config, configs_of, on_its_device
+from .block_sizes import Config, configs_of
 from .device_table import Plan, plan_of
 from .forward import Kept, precision_of, run
-from .job import split
+from .lib.head_ranges import split
+from .lib.launch import on_its_device
 from .lib.permute import moved
 from .lib.pool import pool
 from .lists.csr import Choice, listed

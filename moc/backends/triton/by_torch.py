@@ -10,7 +10,9 @@ from torch.nn.functional import pad
 
 from ...config import RoutingConfig
 from ...routing import rules
-from ...routing.descriptors import candidates, describe, disturb, narrow, scores
+from ...routing.candidates import candidates, narrow
+from ...routing.descriptors import describe, scores
+from ...routing.noise import disturb
 from .device_table import Plan
 from .select import longest
 

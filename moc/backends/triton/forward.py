@@ -16,10 +16,11 @@ from torch import Tensor
 from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
 from . import RULES
-from .block_sizes import on_its_device
 from .by_torch import chosen, disturbed, unpack
 from .device_table import Plan
-from .job import WORKSPACE, Job, bytes_a_head, parts, split
+from .job import Job, bytes_a_head
+from .lib.head_ranges import WORKSPACE, parts, split
+from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
 from .lists.csr import Choice, choice_of, counters, new_choice, ranked

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from ...chunks.table import TILE_ROWS
 from .attend import own as dense
-from .attend.block import LOG2E, Own, Slots, attend_tiles, new_slots
+from .attend.block import LOG2E, attend_tiles
+from .attend.combine import Own, Slots, new_slots
 from .attend.gather import routed
 from .attend.tail import Tail, tail_of
 from .block_sizes import configs_of
 from .device_table import Plan, Run, Tiles
+from .lib.head_ranges import _joined, split, within
 from .lists.csr import Choice, Listed, RowLists, listed
 from .lists.csr_from_bits import Bits
 from .lists.hot_chunks import Popular
@@ -22,8 +24,6 @@ try:
     from .lib import pipeline_sm90
 except ImportError:  # a Triton without Gluon
     hopper_routed = None  # type: ignore[assignment]
-
-WORKSPACE = 2**30  # bytes that lists and partials may take
 TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
 POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose together
 
@@ -161,11 +161,6 @@ def piece_size(plan: Plan, keys: int) -> int:
     return size
 
 
-def within(some: range, heads: range) -> slice:
-    """Where some of those heads stand among them."""
-    return slice(some.start - heads.start, some.stop - heads.start)
-
-
 def bytes_a_head(q: Tensor, plan: Plan, engine: str, union: bool) -> int:
     """What lists and partials of one head take up."""
     n, d = q.shape[-2:]
@@ -175,26 +170,3 @@ def bytes_a_head(q: Tensor, plan: Plan, engine: str, union: bool) -> int:
     own = plan.group_rows < config.rows
     pieces = plan.pieces(piece_size(plan, config.keys), own)
     return (n // config.rows + len(plan.table.groups)) * width_of(plan, pieces, config.rows, own or union) * 12
-
-
-def split(heads: range, bytes_a_head: int) -> list[range]:
-    """Runs of flattened heads that fit the workspace."""
-    groups = max(1, min(len(heads), -(-len(heads) * bytes_a_head // WORKSPACE)))
-    edges = [heads.start + len(heads) * i // groups for i in range(groups + 1)]
-    return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
-
-
-def _joined(runs: list[range], bytes_a_head: int, most: int) -> list[list[range]]:
-    """Neighbouring runs of heads that together take up no more than that; one run at least."""
-    out: list[list[range]] = []
-    for run_ in runs:
-        if out and (run_.stop - out[-1][0].start) * bytes_a_head <= most:
-            out[-1].append(run_)
-        else:
-            out.append([run_])
-    return out
-
-
-def parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
-    """Runs of some heads that fit the workspace, and where they stand among them."""
-    return [(run_, within(run_, heads)) for run_ in split(heads, bytes_a_head)]

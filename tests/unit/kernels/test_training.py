@@ -9,9 +9,10 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
-from moc.backends.triton import autograd, job, supports
+from moc.backends.triton import autograd, supports
 from moc.backends.triton.attend import own
 from moc.backends.triton.by_torch import pack, unpack
+from moc.backends.triton.lib import head_ranges
 from moc.chunks.build import build_table
 from tests.unit.kernels.test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
 
@@ -59,7 +60,7 @@ def test_chunks_of_several_steps_of_keys(routing):
 
 
 def test_heads_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(job, "WORKSPACE", 1)
+    monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
     same((PLAIN, (0, 2), R(top_k=2, tile=(1, 2, 3), own="frame", tail="pooled"), 2))
 
 

@@ -18,6 +18,7 @@ from moc.backends.triton import autograd, forward, job, own_calls, select, suppo
 from moc.backends.triton.attend import own
 from moc.backends.triton.by_torch import unpack
 from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
 from moc.backends.triton.select import topk_stream
 from moc.chunks.build import build_table
@@ -249,7 +250,7 @@ def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
 
 def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "IN_REGISTERS", 0)
-    monkeypatch.setattr(job, "WORKSPACE", 1)
+    monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
     for direct in (True, False):
         monkeypatch.setattr(forward, "DIRECT", direct)
         both(WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled"), 2, which="chunks")
@@ -372,7 +373,7 @@ def test_odd_head_dim() -> None:
 @pytest.mark.parametrize("library", [False, True])
 def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row_partials: int) -> None:
     """Partials of slots one head at a time; those of rows for one, for some, or for all of both samples."""
-    monkeypatch.setattr(job, "WORKSPACE", 1)
+    monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
     monkeypatch.setattr(job, "ROW_PARTIALS", row_partials)
     if library:
         monkeypatch.setattr(own, "usable", lambda q, plan: True)

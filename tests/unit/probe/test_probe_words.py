@@ -9,7 +9,8 @@ import pytest
 from moc.config import MoCSettings
 from moc.probe.advice import SCOPES, advise
 from moc.probe.log import ProbeLog
-from moc.trace.trace import Reason, Trace
+from moc.trace.reasons import Reason
+from moc.trace.trace import Trace
 from tests.unit.probe.test_advice import FALLING, OPTIONS, planted
 
 words = pack.load("nodes.render.probe_text")

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
-from moc.routing.descriptors import candidates, describe, disturb, kept_shots, scores, select, share
+from moc.routing.candidates import candidates, kept_shots, share
+from moc.routing.descriptors import describe, scores, select
+from moc.routing.noise import disturb
 from tests.tools.cases import layouts, qkv, routings, shot_starts
 
 LAYOUT = TokenLayout(8 * 16, (8, 4, 4))

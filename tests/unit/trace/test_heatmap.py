@@ -11,11 +11,13 @@ from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
-from moc.routing.descriptors import candidates, select
+from moc.routing.candidates import candidates
+from moc.routing.descriptors import select
 from moc.trace.axes import Axes, Column
 from moc.trace.heatmap import VIEWS, flow, heatmap
 from moc.trace.pair_counts import Counts
-from moc.trace.trace import Reason, Record, Trace
+from moc.trace.reasons import Reason
+from moc.trace.trace import Record, Trace
 
 picture = pack.load("nodes.render.heatmap")
 

@@ -12,7 +12,8 @@ import torch
 from moc.trace.axes import Column
 from moc.trace.export import MOST_LINES, PARTS, npz, of_heatmap, of_trace
 from moc.trace.heatmap import Collected, heatmap
-from moc.trace.trace import Reason, Trace
+from moc.trace.reasons import Reason
+from moc.trace.trace import Trace
 from tests.unit.trace.test_heatmap import PLAIN, WITH_SPANS, axes, hand_made, only, record_run
 
 flow_picture, thumbnails = pack.load("nodes.render.flow"), pack.load("nodes.render.thumbnails")

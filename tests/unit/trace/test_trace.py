@@ -13,7 +13,8 @@ from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.trace.axes import MOST_COLUMNS, axes_of
 from moc.trace.pair_counts import Counts
-from moc.trace.trace import Reason, Trace
+from moc.trace.reasons import Reason
+from moc.trace.trace import Trace
 
 LAYOUT = TokenLayout(3 + 6 * 16, (6, 4, 4), 3, (Span("text", 0, 3),))
 STARTS = (0, 2, 4)

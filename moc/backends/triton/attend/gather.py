@@ -15,7 +15,7 @@ from ..block_sizes import Config
 from ..device_table import Plan
 from ..lib.sortable import attend_step
 from ..lists.csr import RowLists
-from .block import Slots
+from .combine import Slots
 
 
 @triton.jit

@@ -13,9 +13,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..block_sizes import processors, takes_gluon
+from ..block_sizes import takes_gluon
 from ..device_table import Plan
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
     KEYS,
     ROWS,
@@ -33,7 +34,7 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
 )
 from ..lists.csr import RowLists
 from . import gather as plain
-from .block import Slots
+from .combine import Slots
 
 STAGES = 2
 SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty

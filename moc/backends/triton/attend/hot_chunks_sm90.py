@@ -17,9 +17,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..block_sizes import processors, takes_gluon
+from ..block_sizes import takes_gluon
 from ..device_table import Plan
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring, rows_of
 from ..lists.hot_chunks import LARGEST, Popular
 from .tail import Tail

@@ -14,7 +14,7 @@ from ..block_sizes import capability
 from ..device_table import Plan, Run
 from ..lib.permute import moved
 from ..own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
-from .block import Own
+from .combine import Own
 
 MOST_CALLS = 64  # of a backward pass
 _refused: set[int] = set()  # devices where it failed once

@@ -13,10 +13,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..block_sizes import processors
 from ..device_table import STEP, Plan
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
     BOTH,
     ROWS,

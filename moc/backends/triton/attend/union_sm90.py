@@ -14,9 +14,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..block_sizes import processors, takes_gluon
+from ..block_sizes import takes_gluon
 from ..device_table import Blocks, Plan, Tiles
 from ..lib.gluon_compat import copy_block, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
     BOTH,
     KEYS,

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import on_its_device
+from .launch import on_its_device
 
 
 @triton.jit

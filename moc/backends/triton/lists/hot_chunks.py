@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import processors
 from ..device_table import Plan
+from ..lib.launch import processors
 from ..lib.sortable import ones
 from .csr import Choice, counter
 

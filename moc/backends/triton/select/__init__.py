@@ -13,7 +13,7 @@ from ....config import RoutingConfig
 from ....routing.rules import k_of_heads
 from ..block_sizes import scores_in_registers
 from ..device_table import Plan, plan_for, plan_of
-from ..job import within
+from ..lib.head_ranges import within
 from .topk_registers import route
 from .topk_stream import few, stream
 from .topp_threshold import rule_bits

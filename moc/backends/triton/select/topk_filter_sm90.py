@@ -27,10 +27,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ..block_sizes import processors
 from ..device_table import Plan
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
 from .topk_filter_finish_sm90 import SLOTS, WRITTEN, take_best
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ..block_sizes import processors
 from ..device_table import Plan
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
 from .topk_filter_sm90 import fetch, halves, quarters, scores, take_queries
 from .topk_registers_sm90_ptx import choosing

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config, processors, takes_gluon
+from ..block_sizes import Config, takes_gluon
 from ..device_table import Plan
+from ..lib.launch import processors
 from ..lib.sortable import bounds, closed, open_to, own_of_rows, pair_columns, signed
 from ..lists.csr import Choice
 from .topk_exact import _repair

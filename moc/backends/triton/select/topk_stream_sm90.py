@@ -18,9 +18,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ..block_sizes import processors
 from ..device_table import Plan
 from ..lib.gluon_compat import copy_block, thread_barrier
+from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, candidates, described, own_chunks, products, ring
 from . import topk_stream_heap
 

@@ -1,0 +1,36 @@
+"""Why a self-attention call ran dense, in words."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why a self-attention call ran dense, in the words the user reads; `SHORTLY` has fewer of them."""
+
+    SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
+    BLOCK = "block kept dense (dense first/last blocks)"
+    SHORT = "so short that dense attention is as fast (min_tokens in MoC Routing; at 1 everything is routed)"
+    KERNELS = "without its GPU kernels MoC is slower than dense attention (min_tokens 1 in MoC Routing routes all)"
+    ONE_FRAME = "a single latent frame: nothing to route"
+    NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
+    MASK = "the model passed an attention mask"
+    LENGTH = "the number of tokens does not fit the video's grid"
+    MODEL = "MoC does not know this model's tokens"
+    MEMORY = "out of memory while routing"
+    FAILED = "the routed attention failed"
+
+
+SHORTLY = {
+    Reason.SCHEDULE: "start/end percent",
+    Reason.BLOCK: "dense first/last blocks",
+    Reason.SHORT: "short, dense is as fast",
+    Reason.KERNELS: "no GPU kernels",
+    Reason.ONE_FRAME: "a single frame",
+    Reason.NO_CHOICE: "nothing to choose",
+    Reason.MASK: "attention mask",
+    Reason.LENGTH: "unknown tokens",
+    Reason.MODEL: "unknown model",
+    Reason.MEMORY: "out of memory",
+    Reason.FAILED: "routing failed, see the report",
+}
