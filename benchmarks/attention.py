@@ -43,7 +43,8 @@ PEERS = ("fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
 def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     """Chunks that 64 consecutive rows choose together, over what one of them chooses."""
     from moc.routing.candidates import candidates
-    from moc.routing.descriptors import describe, scores, select
+    from moc.routing.rules import select
+    from moc.routing.scores import describe, scores
 
     t = table.tensors(q.device)
     rows = slice(table.length // 2 // 64 * 64, table.length // 2 // 64 * 64 + 2048)

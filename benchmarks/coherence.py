@@ -25,7 +25,8 @@ from benchmarks.capture import Call, blocks_of, load, open_folder
 from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
 from moc.routing.candidates import candidates
-from moc.routing.descriptors import describe, scores, select
+from moc.routing.rules import select
+from moc.routing.scores import describe, scores
 
 RULES = {
     "frames, top-5, own shot": RoutingConfig(top_k=5, own="shot"),

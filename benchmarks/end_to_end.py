@@ -35,7 +35,8 @@ BEGIN = time.perf_counter()
 def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Tensor, Tensor], None]:
     """Notes how alike the rows of a query tile choose and what shared lists keep: from one head and some tiles."""
     from moc.routing.candidates import candidates, share
-    from moc.routing.descriptors import describe, scores, select
+    from moc.routing.rules import select
+    from moc.routing.scores import describe, scores
 
     def probe(q: Tensor, k: Tensor) -> None:
         table = film.table(routing)

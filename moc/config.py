@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
-from .descriptors import DESCRIPTORS
 from .errors import MoCError
+from .routing.descriptors import DESCRIPTORS
 from .routing.rules import RULES
 
 OWN = ("shot", "frame", "chunk")

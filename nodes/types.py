@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 
 from ..moc.errors import MoCError
-from ..moc.typed import shown
+from ..moc.shots.typed import shown
 
 MocShots = io.Custom("MOC_SHOTS")
 MocRouting = io.Custom("MOC_ROUTING")

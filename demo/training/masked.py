@@ -17,7 +17,8 @@ from moc.chunks.build import build_table  # noqa: E402
 from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
 from moc.routing.candidates import candidates  # noqa: E402
-from moc.routing.descriptors import chunk_means, describe, scores, select  # noqa: E402
+from moc.routing.rules import select  # noqa: E402
+from moc.routing.scores import chunk_means, describe, scores
 
 
 class Masked:

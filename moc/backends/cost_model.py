@@ -15,8 +15,8 @@ from torch import Tensor
 from ..chunks.table import ChunkTable
 from ..config import DESCRIPTORS, RoutingConfig
 from . import triton
+from .triton.attend.own_calls import CALL, FEWEST_ROWS, calls, heads_at_once
 from .triton.device_table import plan_of
-from .triton.own_calls import CALL, FEWEST_ROWS, calls, heads_at_once
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
 SMALL_CHUNK = 32  # tokens: up to here the kernels work tile by tile (`backends/triton/engine.py`)

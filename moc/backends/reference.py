@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
-from ..descriptors import DESCRIPTORS, wide
 from ..routing.candidates import candidates, kept_shots, narrow
+from ..routing.descriptors import DESCRIPTORS, wide
 from ..routing.noise import disturb
 from ..routing.rules import choose
 from .allowed import Allowed

@@ -17,7 +17,7 @@ from ..chunks.table import ChunkTable
 from ..config import DESCRIPTORS, MoCSettings, RoutingConfig
 from ..errors import MoCError
 from ..routing.descriptors import wide
-from ..typed import DIGITS, shown
+from ..shots.typed import DIGITS, shown
 from .sampled_error import Look, look, sample_rows
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384

@@ -17,8 +17,9 @@ from ..autocast import without_autocast
 from ..chunks.table import NO_SHOT, ChunkTable
 from ..config import RoutingConfig
 from ..routing.candidates import candidates, kept_shots, narrow
-from ..routing.descriptors import chunk_means, describe, per_chunk, scores, wide
+from ..routing.descriptors import wide
 from ..routing.rules import choose
+from ..routing.scores import chunk_means, describe, per_chunk, scores
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time
 GOLDEN = 0.6180339887498949

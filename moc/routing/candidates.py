@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..chunks.table import NO_SHOT, ChunkTable
 from ..config import RoutingConfig
-from ..descriptors import wide
+from .descriptors import wide
 from .rules import select
 
 

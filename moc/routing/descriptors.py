@@ -1,7 +1,6 @@
-"""Descriptors of chunks, and how a query scores them.
+"""What describes a chunk where its score is asked for; `RoutingConfig.descriptor` names it.
 
-Tensors are in sorted token order (`ChunkTable`). B batch, H heads, N tokens, R rows of a block, C chunks, D head
-dim. Scores and descriptors are float32, or float64 for float64 inputs.
+A new descriptor is a function and an entry of `DESCRIPTORS`: every backend takes it from there.
 """
 
 from __future__ import annotations
@@ -12,44 +11,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..chunks.table import ChunkTable
-from ..descriptors import DESCRIPTORS, wide
+
+def wide(x: Tensor) -> Tensor:
+    """float64 stays, everything else becomes float32: means and scores need more digits than half precision has."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True)
-class Descriptors:
-    """Summaries of every chunk's keys [B, H, C, D]. low: what negative channels of a query meet, if it is another."""
+class Descriptor:
+    """ends      keys of a chunk [..., L, D] -> (high, low), both [..., D] and `wide`
+    signed    the positive channels of a query meet `high` and the negative ones `low`, both rounded to the keys'
+              precision, in which kernels multiply; else all of them meet `high`, and `low` is not looked at
+    sentence  what it says, for people
+    """
 
-    high: Tensor
-    low: Tensor | None = None
+    ends: Callable[[Tensor], tuple[Tensor, Tensor]]
+    signed: bool
+    sentence: str
 
-
-def chunk_means(x: Tensor, table: ChunkTable) -> Tensor:
-    """Mean of x [B, H, N, D] over every chunk -> [B, H, C, D] (eq. 3: phi = mean pooling)."""
-    return per_chunk(x, table, lambda block: wide(block).mean(-2))
-
-
-def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
-    """Chunk descriptors of the keys [B, H, N, D], by the name of one of `DESCRIPTORS`."""
-    kind = DESCRIPTORS[descriptor]
-    if not kind.signed:
-        return Descriptors(per_chunk(k, table, lambda keys: kind.ends(keys)[0]))
-    both = per_chunk(k, table, lambda keys: torch.cat(kind.ends(keys), -1))
-    return Descriptors(*wide(both.to(k.dtype)).chunk(2, -1))
+    @property
+    def products(self) -> int:
+        """Of every query with every chunk."""
+        return 2 if self.signed else 1
 
 
-def scores(q: Tensor, chunks: Descriptors) -> Tensor:
-    """q [B, H, R, D] -> [B, H, R, C]: q . mean(K_c) in the paper (eq. 2)."""
-    q = wide(q)
-    if chunks.low is None:
-        return q @ chunks.high.mT
-    return q.clamp(min=0) @ chunks.high.mT + q.clamp(max=0) @ chunks.low.mT
+def mean(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """phi = mean pooling (the paper, eq. 3)."""
+    middle = wide(keys).mean(-2)
+    return middle, middle
 
 
-def per_chunk(x: Tensor, table: ChunkTable, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Reduce x [B, H, N, D] over the tokens of every chunk; chunks of one length go together."""
-    t = table.tensors(x.device)
-    if len(t.buckets) == 1:
-        return reduce(x.unflatten(-2, (t.lengths.numel(), -1)))
-    parts = [reduce(x.index_select(-2, b.flatten()).unflatten(-2, b.shape)) for b in t.buckets]
-    return torch.cat(parts, -2).index_select(-2, t.bucket_place)
+def minmax(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The chunk's range: the product bounds q . k over the chunk from above, as Quest does (arXiv 2406.10774)."""
+    return wide(keys.amax(-2)), wide(keys.amin(-2))
+
+
+def halfway(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Halfway from the mean to the range. q . mean is q+ . mean + q- . mean, so that it is a range as well. (VEDA
+    describes chunks by these three and trains a network to weigh them.)"""
+    middle = mean(keys)[0]
+    high, low = ((end + middle) / 2 for end in minmax(keys))
+    return high, low
+
+
+DESCRIPTORS: dict[str, Descriptor] = {
+    "mean": Descriptor(mean, False, "the mean of its keys, as in the paper"),
+    "minmax": Descriptor(minmax, True, "the best match it could hold"),
+    "mean+max+min": Descriptor(halfway, True, "halfway between both"),
+}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from ..errors import MoCError
-from ..typed import DIGITS, MOST_FRAMES, SPACES, shown
 from .time_rules import FAMILIES, AnyRule, TimeRule, rule_of
+from .typed import DIGITS, MOST_FRAMES, SPACES, shown
 
 __all__ = ["FAMILIES", "Shots", "TimeRule", "from_durations", "latent_frames", "nearest_border", "rule_of"]
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..errors import MoCError
-from ..typed import DIGITS, SPACES, shown
+from .typed import DIGITS, SPACES, shown
 
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")  # first these, then what they hold: reading takes as long as the text is
 MARK = re.compile(

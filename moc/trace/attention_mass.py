@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..autocast import without_autocast
 from ..chunks.table import ChunkTable
-from ..routing.descriptors import per_chunk, wide
+from ..routing.descriptors import wide
+from ..routing.scores import per_chunk
 
 BLOCK_ELEMENTS = 2**25  # probabilities held at a time
 

@@ -12,9 +12,9 @@ from ...moc.config import RoutingConfig
 from ...moc.errors import MoCError
 from ...moc.probe.advice import SCOPES, Advice, Table
 from ...moc.probe.log import ProbeLog
+from ...moc.shots.typed import shown
 from ...moc.trace.reasons import Reason
 from ...moc.trace.trace import Trace
-from ...moc.typed import shown
 from ..widgets.routing import read_tile, tell_budget, tell_chunk, tell_numbers, tell_routing
 
 FRAME = "frame"

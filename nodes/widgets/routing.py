@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from ...moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
+from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
-from ...moc.typed import DIGITS, shown
 
 PRESET = "preset"
 BUDGETS = (PRESET, "top-k", "density")

@@ -9,7 +9,7 @@ from ...moc.errors import MoCError
 from ...moc.shots.cuts import Shots, from_durations, parse_times
 from ...moc.shots.prompts import ShotPrompt, read_prompt
 from ...moc.shots.time_rules import FAMILIES, rule_of
-from ...moc.typed import SPACES
+from ...moc.shots.typed import SPACES
 
 HOW = ("cuts", "durations", "equal shots", "prompt", "detected")
 UNITS = ("frames", "seconds")

@@ -30,8 +30,9 @@ from moc.chunks.build import build_table
 from moc.chunks.table import TILE_ROWS, ChunkTable
 from moc.config import RoutingConfig
 from moc.routing.candidates import candidates, kept_shots, narrow
-from moc.routing.descriptors import chunk_means, describe, scores, wide
+from moc.routing.descriptors import wide
 from moc.routing.rules import choose
+from moc.routing.scores import chunk_means, describe, scores
 from moc.trace.pair_counts import Counts
 from tests.gpu import cards
 from tests.gpu.check_more import MEMORY, check_beside_others, check_device, check_eager, check_memory, film, poison

@@ -17,9 +17,9 @@ from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, Group
 from ...config import RoutingConfig
 from ...routing.candidates import candidates, kept_shots, narrow, share
-from ...routing.descriptors import chunk_means, describe, scores
 from ...routing.noise import disturb
 from ...routing.rules import choose
+from ...routing.scores import chunk_means, describe, scores
 from ..allowed import Allowed
 from .autograd import Attend, Block
 

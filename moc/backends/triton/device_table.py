@@ -14,7 +14,7 @@ from ...chunks.table import ChunkTable, Group
 from ...config import RoutingConfig
 
 if TYPE_CHECKING:
-    from .own_calls import Alike
+    from .attend.own_calls import Alike
     from .select.topk_filter_sm90 import Sample
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
 from . import RULES
-from .by_torch import chosen, disturbed, unpack
 from .device_table import Plan
 from .job import Job, bytes_a_head
 from .lib.head_ranges import WORKSPACE, parts, split
@@ -27,6 +26,7 @@ from .lists.csr import Choice, choice_of, counters, new_choice, ranked
 from .lists.csr_from_bits import Bits
 from .lists.hot_chunks import Popular, count_popular, popular_of
 from .select import choose, first_plan, queries, streamed
+from .select.by_torch import chosen, disturbed, unpack
 from .select.topk_stream import few, stream
 from .select.union_mask import share_lists
 

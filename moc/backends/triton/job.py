@@ -9,6 +9,7 @@ from .attend import own as dense
 from .attend.block import LOG2E, attend_tiles
 from .attend.combine import Own, Slots, new_slots
 from .attend.gather import routed
+from .attend.own_calls import ROW_PARTIALS
 from .attend.tail import Tail, tail_of
 from .block_sizes import configs_of
 from .device_table import Plan, Run, Tiles
@@ -17,7 +18,6 @@ from .lists.csr import Choice, Listed, RowLists, listed
 from .lists.csr_from_bits import Bits
 from .lists.hot_chunks import Popular
 from .lists.unions import union_lists, width_of
-from .own_calls import ROW_PARTIALS
 
 try:
     from .attend import gather_sm90, hot_chunks_sm90, union_sm90

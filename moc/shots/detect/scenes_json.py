@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from ...errors import MoCError
-from ...typed import MOST_FRAMES, shown
 from ..cuts import Shots
+from ..typed import MOST_FRAMES, shown
 
 
 def write_scenes(shots: Shots, detector: str, threshold: float, min_length: int) -> str:

@@ -8,7 +8,7 @@ import torch
 from benchmarks.break_even import RULES, crossing, fit, plan
 from moc.backends import cost_model
 from moc.backends.cost_model import COSTS, MARGIN, Costs, Work, estimate, kind_of, library, pays, work_of
-from moc.backends.triton.own_calls import SLOWER, heads_at_once
+from moc.backends.triton.attend.own_calls import SLOWER, heads_at_once
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable

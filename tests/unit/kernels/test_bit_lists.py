@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
-from moc.backends.triton.by_torch import pack
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lists import csr_from_bits
 from moc.backends.triton.lists.csr import choice_of, listed
+from moc.backends.triton.select.by_torch import pack
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig

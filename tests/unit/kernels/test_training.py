@@ -11,8 +11,8 @@ from moc.attention import moc_attention
 from moc.backends import triton as triton_backend
 from moc.backends.triton import autograd, supports
 from moc.backends.triton.attend import own
-from moc.backends.triton.by_torch import pack, unpack
 from moc.backends.triton.lib import head_ranges
+from moc.backends.triton.select.by_torch import pack, unpack
 from moc.chunks.build import build_table
 from tests.unit.kernels.test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
 

@@ -14,13 +14,13 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends import reference
 from moc.backends import triton as triton_backend
-from moc.backends.triton import autograd, forward, job, own_calls, select, supports
-from moc.backends.triton.attend import own
-from moc.backends.triton.by_torch import unpack
+from moc.backends.triton import autograd, forward, job, select, supports
+from moc.backends.triton.attend import own, own_calls
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
 from moc.backends.triton.select import topk_stream
+from moc.backends.triton.select.by_torch import unpack
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig

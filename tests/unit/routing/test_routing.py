@@ -9,8 +9,9 @@ from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.routing.candidates import candidates, kept_shots, share
-from moc.routing.descriptors import describe, scores, select
 from moc.routing.noise import disturb
+from moc.routing.rules import select
+from moc.routing.scores import describe, scores
 from tests.tools.cases import layouts, qkv, routings, shot_starts
 
 LAYOUT = TokenLayout(8 * 16, (8, 4, 4))

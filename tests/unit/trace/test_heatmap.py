@@ -12,7 +12,7 @@ from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.routing.candidates import candidates
-from moc.routing.descriptors import select
+from moc.routing.rules import select
 from moc.trace.axes import Axes, Column
 from moc.trace.heatmap import VIEWS, flow, heatmap
 from moc.trace.pair_counts import Counts

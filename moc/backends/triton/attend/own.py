@@ -13,8 +13,8 @@ from ...head_split import out_of_memory
 from ..block_sizes import capability
 from ..device_table import Plan, Run
 from ..lib.permute import moved
-from ..own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
 from .combine import Own
+from .own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
 
 MOST_CALLS = 64  # of a backward pass
 _refused: set[int] = set()  # devices where it failed once

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....routing.descriptors import describe
+from ....routing.scores import describe
 from .. import DESCRIPTORS as FUSED
 from ..device_table import Plan
 

@@ -12,9 +12,9 @@ from moc.backends import BACKENDS, eager, reference, triton
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import DESCRIPTORS, LISTS, RULES, TAILS, RoutingConfig
-from moc.descriptors import Descriptor
 from moc.errors import MoCError
 from moc.routing.candidates import candidates
+from moc.routing.descriptors import Descriptor
 from moc.routing.rules import Rule, select
 from tests.tools import brute
 from tests.tools.cases import qkv, tiles_of

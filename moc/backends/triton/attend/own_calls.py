@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ...chunks.table import Group
-from .device_table import Plan
+from ....chunks.table import Group
+from ..device_table import Plan
 
 ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
 FEWEST_ROWS = 1024  # of a group; below, our own kernel is as fast (benchmarks/results)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...config import RoutingConfig
-from ...routing import rules
-from ...routing.candidates import candidates, narrow
-from ...routing.descriptors import describe, scores
-from ...routing.noise import disturb
-from .device_table import Plan
-from .select import longest
+from ....config import RoutingConfig
+from ....routing import rules
+from ....routing.candidates import candidates, narrow
+from ....routing.noise import disturb
+from ....routing.scores import describe, scores
+from ..device_table import Plan
+from . import longest
 
 BLOCK_ELEMENTS = 2**24  # choices looked at at a time
 
