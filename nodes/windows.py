@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..moc.errors import MoCError
 from ..moc.host.windows import apply_windows
-from ..moc.windows import FOLLOW, FUSE, WindowSettings
+from ..moc.windows import AS_MODEL, BANK, FOLLOW, FUSE, OFF, STORAGE, BankSettings, WindowSettings
 from .types import MocShots, advanced
+from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
 
@@ -77,6 +79,68 @@ class MoCWindows(io.ComfyNode):
                         tooltip="How ComfyUI blends frames that stand in several windows.",
                     )
                 ),
+                io.Combo.Input(
+                    "bank",
+                    optional=True,
+                    options=list(BANK),
+                    default=OFF,
+                    tooltip="on: every window also looks at a few frames of all the others, so that a character stays "
+                    "the same from window to window. For windows that hold one to three shots; where they hold six or "
+                    "more, drawing them anew does as much. Costs memory and a little time.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "bank_frames",
+                        optional=True,
+                        default=1,
+                        min=0,
+                        max=MOST_FRAMES,
+                        tooltip="Latent frames of every shot that other windows look at. 1: the shot's first, which "
+                        "stands for the whole shot. 0: all. More frames cost memory, time and contrast.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "bank_storage",
+                        optional=True,
+                        options=list(STORAGE),
+                        default=AS_MODEL,
+                        tooltip="8 bit takes half of the memory, 4 bit a quarter. No difference was seen in either.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "bank_blocks",
+                        optional=True,
+                        default="",
+                        tooltip="Only these of the model's transformer blocks look at the other windows, like 0-9, 20. "
+                        "Empty: all. Fewer blocks take less memory and time.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "bank_from",
+                        optional=True,
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="Part of the sampling after which windows begin to look at each other. Looks are "
+                        "settled late, so that a third of it can go without.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "bank_budget",
+                        optional=True,
+                        default=0.0,
+                        min=0.0,
+                        max=10_000.0,
+                        step=0.1,
+                        tooltip="GB of the graphics card's memory for the bank. The rest of it goes into main memory, "
+                        "which is slower. 0: half of what is free.",
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output("patched_model", display_name="model", tooltip="The model that samples in windows.")
@@ -94,9 +158,20 @@ class MoCWindows(io.ComfyNode):
         draw_seed=0,
         keep_first=False,
         fuse_method=FUSE[0],
+        bank=OFF,
+        bank_frames=1,
+        bank_storage=AS_MODEL,
+        bank_blocks="",
+        bank_from=0.0,
+        bank_budget=0.0,
     ) -> io.NodeOutput:
         settings = WindowSettings(windows, length, overlap, draw_seed, fuse_method, keep_first)
-        return io.NodeOutput(apply_windows(model, shots, settings))
+        if bank not in BANK:
+            raise MoCError(f"bank is {bank!r}; choose one of: {', '.join(BANK)}.")
+        kept = None
+        if bank != OFF:
+            kept = BankSettings(bank_frames, bank_storage, read_blocks(bank_blocks), bank_from, bank_budget)
+        return io.NodeOutput(apply_windows(model, shots, settings, kept))
 
 
 NODES = [MoCWindows]

@@ -15,9 +15,10 @@ from ..backends import cost_model, triton
 from ..chunks.layout import TokenLayout
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
+from .adapters import Plan
 from .malloc_graph import unrecorded
 from .probed_call import look_at
-from .state import BLOCK, FORWARD, Call, Forward
+from .state import BLOCK, FORWARD, READER, Call, Forward
 from .text_padding import Unpadded, unpad
 
 
@@ -42,10 +43,13 @@ def attention_override(
     )
     others = func if forward is None or forward.previous is None else partial(forward.previous, func)
     dense = partial(others, q, k, v, heads, **kwargs)
-    if forward is None or not _is_video(forward, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
+    if forward is None or not is_video(forward.plan, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
         return dense()
     out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
-    if q.shape == k.shape:
+    reader = options.get(READER)
+    if reader is not None and reader.serves(options):  # it stands behind us, among the others
+        out = Reason.BANK
+    elif q.shape == k.shape:
         block = options.get(BLOCK, options.get("block_index", 0))
         call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
         if isinstance(call, Reason):
@@ -62,9 +66,9 @@ def attention_override(
     return dense()
 
 
-def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
+def is_video(plan: Plan, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
     """Self-attention of all video tokens, for all queries or for some of them."""
-    plan, tokens, keys = forward.plan, q.shape[-2], k.shape[-2]
+    tokens, keys = q.shape[-2], k.shape[-2]
     if k.shape != v.shape or tokens < plan.video_tokens or plan.width not in (None, width):
         return False
     return q.shape == k.shape or (tokens < keys and plan.layout(keys, None) is not None)

@@ -31,6 +31,7 @@ from .web.push import Live
 KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
 FORWARD = "moc_forward"  # transformer_options -> Forward
+READER = "moc_windows_reader"  # transformer_options -> what reads the bank of MoC Windows in this pass
 BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
 
 log = logging.getLogger("mixture_of_contexts")

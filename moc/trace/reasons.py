@@ -14,6 +14,7 @@ class Reason(Enum):
     KERNELS = "without its GPU kernels MoC is slower than dense attention (min_tokens 1 in MoC Routing routes all)"
     ONE_FRAME = "a single latent frame: nothing to route"
     NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
+    BANK = "reads the bank of MoC Windows, so far with dense attention (bank_blocks in MoC Windows)"
     MASK = "the model passed an attention mask"
     LENGTH = "the number of tokens does not fit the video's grid"
     MODEL = "MoC does not know this model's tokens"
@@ -28,6 +29,7 @@ SHORTLY = {
     Reason.KERNELS: "no GPU kernels",
     Reason.ONE_FRAME: "a single frame",
     Reason.NO_CHOICE: "nothing to choose",
+    Reason.BANK: "reads the windows' bank",
     Reason.MASK: "attention mask",
     Reason.LENGTH: "unknown tokens",
     Reason.MODEL: "unknown model",

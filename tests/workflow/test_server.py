@@ -41,7 +41,7 @@ FIRST_MET = {
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing"],
-    "MoCWindows": ["model", "shots", "windows", "length", "overlap", "draw_seed"],
+    "MoCWindows": ["model", "shots", "windows", "length", "overlap", "draw_seed", "bank"],
     "MoCRoutingHeatmap": ["trace", "after_sample", "view", "block", "head", "images"],
     "MoCProbe": ["model", "shots", "routing", "steps_probed"],
     "MoCProbeReport": ["probe", "after_sample", "error", "scope"],

@@ -11,10 +11,14 @@ from comfy.patcher_extension import WrappersMP
 
 from ...errors import MoCError
 from ...shots.cuts import Shots
-from ...windows import DRAWN, SHOTS, Drawing, WindowSettings
+from ...windows import DRAWN, SHOTS, BankSettings, Drawing, WindowSettings
+from ...windows.bank import kept
 from ...windows.shots import spans
 from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
+from ..patch import ROUNDING
+from . import rope
+from .bank import BANK, Bank, around_apply, around_forward
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper
@@ -23,8 +27,13 @@ HOSTS_KEY = "ContextWindows_prepare_sampling"  # of the wrapper that plans the m
 log = logging.getLogger("mixture_of_contexts")
 
 
-def apply_windows(model: ModelPatcher, shots: Shots | None, settings: WindowSettings) -> ModelPatcher:
-    """A copy of the model that samples long films in windows. Put on twice, the second one counts."""
+def apply_windows(
+    model: ModelPatcher, shots: Shots | None, settings: WindowSettings, bank: BankSettings | None = None
+) -> ModelPatcher:
+    """A copy of the model that samples long films in windows. Put on twice, the second one counts.
+
+    bank: windows read what this keeps of the others.
+    """
     adapter = adapter_for(model.model.diffusion_model)
     if adapter is None:
         raise MoCError(
@@ -33,24 +42,44 @@ def apply_windows(model: ModelPatcher, shots: Shots | None, settings: WindowSett
         )
     if settings.follow == DRAWN and shots is None:
         raise MoCError("connect shots to MoC Windows: without them there is nothing to draw.")
+    if bank is not None and (why := rope.missing(model.model.diffusion_model)):
+        raise MoCError(f"MoC Windows has no bank for this model: {why}. Turn bank off.")
     length, overlap = settings.latents(adapter.stride)
     model = model.clone()
     model.model_options["context_handler"] = make_handler(settings, length, overlap)
-    for kind, key in ((WrappersMP.PREPARE_SAMPLING, HOSTS_KEY), (WrappersMP.OUTER_SAMPLE, KEY)):
-        model.remove_wrappers_with_key(kind, key)
+    model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, HOSTS_KEY)
     create_prepare_sampling_wrapper(model)
-    around = partial(_around_run, shots, settings, length, overlap)
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, around)
+    around = partial(_around_run, shots, settings, bank, length, overlap)
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, around),
+        (WrappersMP.APPLY_MODEL, around_apply),
+        (WrappersMP.DIFFUSION_MODEL, around_forward),
+    ):
+        model.remove_wrappers_with_key(kind, KEY)
+        if bank is not None or kind == WrappersMP.OUTER_SAMPLE:
+            model.add_wrapper_with_key(kind, KEY, wrapper)
     return model
 
 
-def _around_run(shots, settings, length, overlap, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+def _around_run(
+    shots, settings, wanted, length, overlap, executor, noise, latent_image, sampler, sigmas, *args, **kwargs
+):
     guider = executor.class_obj
     shapes = kwargs.get("latent_shapes") or [noise.shape]
     film = _film(shots, settings, length, overlap, guider, [tuple(shape) for shape in shapes], float(sigmas[0]))
-    if film is not None:
-        guider.model_options.setdefault("transformer_options", {})[FILM] = film
-    return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    options = guider.model_options.setdefault("transformer_options", {})
+    options[FILM] = film
+    if film is None or wanted is None:
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
+    options[BANK] = bank = Bank(
+        wanted, kept(film.shots, wanted.frames, length), length, film.shots[-1][1], float(start) * (1 + ROUNDING)
+    )
+    try:
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    finally:  # cancelled too
+        bank.end()
+        options.pop(BANK, None)
 
 
 def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:
@@ -68,20 +97,20 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
             "this model puts its start image into the first frame of whatever it samples, so of every window: turn "
             "keep_first on, with windows that follow shots."
         )
-    if settings.follow not in (SHOTS, DRAWN):
-        return None
     starts, notes = adapter.starts(shots, frames) if shots is not None else ((0,), ())
     for note in notes:
         log.info("MoC Windows: %s", note)
     lead = first + settings.keep_first
+    cuts = [lead, *(first + start for start in starts[1:] if first + start > lead)]
+    film = Film(tuple(range(lead)), spans(cuts, first + frames), None)
+    if settings.follow not in (SHOTS, DRAWN):
+        return film
     room = length - lead
     if room <= overlap:
         raise MoCError(
             f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the film: "
             "make the windows longer or overlap smaller."
         )
-    cuts = [lead, *(first + start for start in starts[1:] if first + start > lead)]
-    film = Film(tuple(range(lead)), spans(cuts, first + frames), None)
     if settings.follow == DRAWN:
         # the two samplers of a run cut in halves go on drawing, and do not begin again
         film.drawing = Drawing(film.shots, room, overlap, f"{settings.seed}/{sigma:.5g}")

@@ -1,0 +1,253 @@
+"""The bank of one sampling run: every window also reads keys and values of other windows' frames, those of this step
+where they are done already, of the last step elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import partial
+
+import comfy.model_management
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import MoCError
+from ...windows.attend import attend
+from ...windows.bank import STORAGE, BankSettings, alike
+from ...windows.store import Place, Store
+from ...windows.turn import Rotation, turn
+from ..adapters import Plan, adapter_for
+from ..forward import OVERRIDE, _absolute_frames
+from ..malloc_graph import unrecorded
+from ..override import is_video
+from ..state import FORWARD, READER, Forward
+from . import rope
+
+BANK = "moc_windows_bank"  # transformer_options -> Bank
+BLOCK = "moc_windows_block"  # transformer_options -> (number of the block, which of the modules with this number)
+GB = 1e9
+MASKED = "the model passed an attention mask"
+UNKNOWN = "the tokens are not those of a window's frames"
+GRADIENTS = "gradients are wanted"
+
+log = logging.getLogger("mixture_of_contexts")
+
+
+@dataclass(eq=False)
+class Bank:
+    """Made when a sampler begins, dropped when it ends, is cancelled or fails.
+
+    weights  latent frames that are kept -> how many frames each stands for
+    away     latent frames that a stored key is moved into the past: a window's length, so that what is kept stands
+             before every window, whichever reads it
+    frames   latent frames of the film and of what stands in front of it
+    start    highest noise level at which the bank is read
+    """
+
+    settings: BankSettings
+    weights: dict[int, float]
+    away: int
+    frames: int
+    start: float
+    read: int = 0  # calls
+    unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
+    store: Store | None = None
+    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)
+
+    def number(self, blocks: tuple[tuple[Module, ...], ...]) -> None:
+        for number, modules in enumerate(blocks):
+            for place, block in enumerate(modules):
+                if block not in self._hooks:
+                    hook = partial(_number, (number, place))
+                    self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    def stored(self, device: torch.device) -> Store:
+        """Made with the first key: what is free then is what the model and a window have left."""
+        if self.store is None:
+            budget = self.settings.budget * GB or comfy.model_management.get_free_memory(device) / 2
+            self.store = Store(STORAGE[self.settings.storage], budget)
+        return self.store
+
+    def end(self) -> None:
+        """Everything goes; the log says what there was."""
+        for remove in self._hooks.values():
+            remove()
+        self._hooks.clear()
+        if self.store is not None:
+            log.info(
+                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
+                len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+            )  # fmt: skip
+            self.store.clear()
+        for why, calls in self.unread.items():
+            log.warning("MoC Windows: %d calls saw their own window alone and not the bank: %s", calls, why)
+
+
+@dataclass(eq=False)
+class Reader:
+    """One forward pass, which is one window.
+
+    frame_ids  latent frame of the film that every frame of tokens shows
+    own       how many of them, the last ones, are the window's
+    model     whose keys these are
+    prompts   what tells the prompts apart that are batched in this pass
+    previous  attention override that was there before ours
+    reads     the bank is read at this noise level
+    """
+
+    bank: Bank
+    plan: Plan
+    frame_ids: tuple[int, ...]
+    own: int
+    model: int
+    prompts: list[Hashable]
+    rotation: Rotation
+    previous: Callable | None
+    reads: bool
+
+    def serves(self, options: dict) -> bool:
+        """Whether the running block reads the bank, and is kept in it."""
+        block = options.get(BLOCK)
+        return block is not None and block[0] in (self.bank.settings.blocks or (block[0],))
+
+    def attend(self, options: dict, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor | None:
+        """q, k, v [B, H, N, D] -> [B, H, N, D]; None where there is nothing to read yet."""
+        if not self.reads or self.bank.store is None:
+            return None
+        store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
+        wanted = [(store.frames(place) & self.bank.weights.keys()) - set(self.frame_ids) for place in places]
+        if not any(wanted):
+            return None
+        self.bank.read += 1
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        out = torch.empty_like(q)
+        for i, place in enumerate(places):
+            row, classes = slice(i, i + 1), alike(wanted[i], self.bank.weights)
+            parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
+            out[row] = attend(q[row], k[row], v[row], parts, scale)
+        return out
+
+    def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
+        """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
+        layout = self.plan.layout(k.shape[-2], self.frame_ids)
+        store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(self.frame_ids) - self.own
+        for number, frame in enumerate(self.frame_ids):
+            if number < anchor or frame not in self.bank.weights:
+                continue
+            begin = layout.video_start + number * size
+            tokens = slice(begin, begin + size)
+            turned = turn(k[..., tokens, :], self.rotation)
+            for i, prompt in enumerate(self.prompts):
+                store.put(self._place(options, prompt), frame, turned[i], v[i, :, tokens])
+
+    def _place(self, options: dict, prompt: Hashable) -> Place:
+        return (self.model, options[BLOCK], prompt)
+
+
+def _number(number: tuple[int, int], block: Module, args: tuple, kwargs: dict) -> None:
+    options = kwargs.get("transformer_options")
+    if options is not None:
+        options[BLOCK] = number
+
+
+def around_forward(executor, *args, **kwargs):
+    args, kwargs = _begin(executor.class_obj, args, kwargs)
+    return executor(*args, **kwargs)
+
+
+def around_apply(executor, *args, **kwargs):
+    """For models that run no wrappers around their own forward pass."""
+    model = executor.class_obj.diffusion_model
+    adapter = adapter_for(model)
+    if adapter is not None and adapter.outer:
+        args, kwargs = _begin(model, args, kwargs)
+    return executor(*args, **kwargs)
+
+
+@torch.compiler.disable
+def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
+    """The arguments of a forward pass, with our reader and override in its transformer_options."""
+    options = next((x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x), {})
+    bank: Bank | None = options.get(BANK)
+    if bank is None or READER in options or options.get("context_window") is None:
+        return args, kwargs
+    with unrecorded():
+        reader = _reader(bank, model, args, kwargs, options)
+    if reader is None:
+        return args, kwargs
+    bank.number(reader.plan.blocks)
+    ours = {**options, READER: reader}
+    forward: Forward | None = options.get(FORWARD)
+    if forward is None:
+        reader.previous, ours[OVERRIDE] = options.get(OVERRIDE), attention
+    else:  # MoC Apply was here first: what it leaves dense comes to us, as it does where we were first
+        reader.previous, forward.previous = forward.previous, attention
+    args = [ours if x is options else x for x in args]
+    return args, {key: ours if x is options else x for key, x in kwargs.items()}
+
+
+def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Reader | None:
+    """None where this pass sees its own window only."""
+    if torch.is_grad_enabled():
+        bank.unread[GRADIENTS] += 1
+        return None
+    try:
+        plan = adapter_for(model).plan(model, list(args), kwargs)
+        rotation = rope.rotation(model, list(args), kwargs, bank.away)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a host that hands over something else
+        bank.unread[f"{UNKNOWN} ({type(error).__name__}: {error})"[:200]] += 1
+        return None
+    window = options["context_window"]
+    frame_ids = _absolute_frames(window, bank.frames)
+    beyond = [block for block in bank.settings.blocks if block >= len(plan.blocks)]
+    if beyond:
+        raise MoCError(f"bank_blocks has {beyond[0]}, but this model's blocks are 0 to {len(plan.blocks) - 1}.")
+    if len(frame_ids) != plan.grid[0] or plan.joined > 1:
+        bank.unread[UNKNOWN] += 1
+        return None
+    sigma = float(options["sigmas"].detach().reshape(-1)[0])
+    prompts = list(options.get("uuids") or options.get("cond_or_uncond") or (0,))
+    own = len(getattr(window, "index_list", frame_ids))
+    return Reader(bank, plan, frame_ids, own, id(model), prompts, rotation, None, sigma <= bank.start)
+
+
+@torch.compiler.disable  # a compiled graph would bake in the window that traced it
+def attention(
+    func,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **kwargs,
+) -> Tensor:
+    """As the host's attention: q, k, v [B, N, H*D] or [B, H, N, D]."""
+    options = kwargs.get("transformer_options") or {}
+    reader: Reader | None = options.get(READER)
+    others = func if reader is None or reader.previous is None else partial(reader.previous, func)
+    kwargs.update(
+        mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
+    )
+    dense = partial(others, q, k, v, heads, **kwargs)
+    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
+    if reader is None or not reader.serves(options) or not is_video(reader.plan, q, k, v, width):
+        return dense()
+    why = MASKED if mask is not None else None
+    if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.plan.layout(k.shape[-2], None) is None:
+        why = UNKNOWN
+    if why:
+        reader.bank.unread[why] += 1
+        return dense()
+    split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    with unrecorded():
+        out = reader.attend(options, *split, kwargs.get("scale"))
+        reader.keep(options, *split[1:])
+    if out is None:
+        return dense()
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)

@@ -1,0 +1,59 @@
+"""What windows remember of each other: which frames of every shot are kept, what each of them stands for, and which of
+them a window reads. Pure: no ComfyUI, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ..errors import MoCError
+from .shots import Span
+
+OFF, ON = "off", "on"
+BANK = (OFF, ON)
+AS_MODEL = "as the model"
+STORAGE = {AS_MODEL: 16, "8 bit": 8, "4 bit": 4}  # -> bits of a channel
+
+
+@dataclass(frozen=True)
+class BankSettings:
+    """frames   latent frames kept of every shot, 0 for all
+    storage  one of STORAGE
+    blocks   numbers of the transformer blocks that read and are kept; none: all
+    start    part of the sampling, 0 to 1, from which the bank is read; it is filled from the first step on
+    budget   GB of the GPU's memory, 0 for half of what is free
+    """
+
+    frames: int = 1
+    storage: str = AS_MODEL
+    blocks: tuple[int, ...] = ()
+    start: float = 0.0
+    budget: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGE:
+            raise MoCError(f"bank_storage is {self.storage!r}; choose one of: {', '.join(STORAGE)}.")
+        if self.frames < 0 or not 0 <= self.start <= 1 or self.budget < 0:
+            raise MoCError("bank_frames and bank_budget are 0 or more, and bank_from is 0 to 1.")
+
+
+def kept(shots: Iterable[Span], count: int, length: int) -> dict[int, float]:
+    """Latent frames that are kept -> how many frames each stands for: those of its shot over those kept of it.
+
+    Of a shot that is longer than a window (length latent frames) every stretch of a window's length counts as a shot.
+    count: the first of every shot, and more evenly behind it; 0 for all.
+    """
+    found: dict[int, float] = {}
+    for first, stop in shots:
+        for begin in range(first, stop, length):
+            size = min(length, stop - begin)
+            some = min(count or size, size)
+            found |= {begin + i * size // some: size / some for i in range(some)}
+    return found
+
+
+def alike(frames: Iterable[int], weights: dict[int, float]) -> list[tuple[float, Sequence[int]]]:
+    """Frames of one weight together: (weight, frames in the order of the film)."""
+    ordered = sorted(frames, key=lambda frame: (weights[frame], frame))
+    return [(weight, list(some)) for weight, some in groupby(ordered, weights.__getitem__)]
