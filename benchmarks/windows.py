@@ -1,9 +1,11 @@
 """Do the shots of a film longer than a window remember each other? On the demo model, through ComfyUI's real nodes.
 
 python -m benchmarks.windows --comfyui FOLDER [--shots 6 12] [--clips 2] [--out benchmarks/results/windows_cpu.json]
+python -m benchmarks.windows --comfyui FOLDER --device cuda --processes 12 --seconds 500 --shots 6 12 24 48 --clips 8
 
-Films of 6, 12, 24, 48 shots of 3 latent frames; windows of 2 shots where a film has 6, of 6 shots where it has more.
-Every row of the result is one film under one rule; those already in --out are not made again.
+Films of 6, 12, 24, 48 shots of 3 latent frames; windows of 2 shots, and where a film has more than 6 also of 6 shots.
+Every row of the result is one film under one rule; those already in --out are not made again. Rows are written as they
+come, clip by clip, so that a run that --seconds ends has as many of every rule.
 
 dense               the whole film at once
 forgetful           ComfyUI's windows without overlap and without the frame before a window
@@ -11,6 +13,11 @@ ComfyUI's defaults  windows that overlap by a third, moved at every step, with t
 shots               MoC Windows along the shots, with ComfyUI's frame before a window
 drawn anew          MoC Windows, drawn anew at every step
 drawn by chance     the same by throwing dice, which forget whom a shot has met already
+bank                MoC Windows along the shots with a bank of one frame a shot, which counts for the shot
+bank, all frames    the same with all frames
+bank, 4 bit         the same as bank, packed
+bank, from a third  the same, read in the last two thirds of the sampling
+drawn anew + bank   MoC Windows, drawn anew at every step, with the bank
 
 passes   latent frames sampled per step, over those of the film
 """
@@ -20,11 +27,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
+import queue
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +45,8 @@ from benchmarks.windows_film import Film, film, measure, sb
 
 STEPS, SHIFT = 10, 5.0
 PACK = "mixture_of_contexts"
+RULES = ("dense", "forgetful", "ComfyUI's defaults", "shots", "drawn anew", "drawn by chance")
+RULES += ("bank", "bank, all frames", "bank, 4 bit", "bank, from a third", "drawn anew + bank")
 COLUMNS = ("passes", "across", "inside", "within", "off", "colour", "flicker", "contrast")
 Model = Any
 Rows = list[dict[str, Any]]
@@ -58,7 +70,7 @@ def video_frames(latents: int) -> int:
 
 
 def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
-    """name -> (model, film, shots in a window) -> model."""
+    """name, as in RULES -> (model, film, shots in a window) -> model."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode, WanContextWindowsManualNode
 
     shots = pack("moc.shots.cuts").Shots
@@ -76,10 +88,10 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
             model, length, 4 * together, "standard_uniform", 1, False, "pyramid", True
         ).args[0]
 
-    def ours(follow):
+    def ours(follow, **more):
         def windows(model, film, together):
             cuts = shots(cuts=film.cuts(), unit="latent")
-            return node.execute(model, cuts, follow, video_frames(together * sb.LATENTS_PER_SHOT), 0).args[0]
+            return node.execute(model, cuts, follow, video_frames(together * sb.LATENTS_PER_SHOT), 0, **more).args[0]
 
         return windows
 
@@ -90,6 +102,11 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
         "shots": ours("shots"),
         "drawn anew": ours("shots, drawn anew"),
         "drawn by chance": by_chance(ours("shots, drawn anew")),
+        "bank": ours("shots", bank="on"),
+        "bank, all frames": ours("shots", bank="on", bank_frames=0),
+        "bank, 4 bit": ours("shots", bank="on", bank_storage="4 bit"),
+        "bank, from a third": ours("shots", bank="on", bank_from=0.33),
+        "drawn anew + bank": ours("shots, drawn anew", bank="on"),
     }
 
 
@@ -120,7 +137,7 @@ def by_chance(windows: Callable[[Model, Film, int], Model]) -> Callable[[Model, 
     return put
 
 
-def sample(model: Model, vae: Any, film: Film, put: Callable, together: int) -> tuple[torch.Tensor, float]:
+def sample(model: Model, vae: Any, film: Film, put: Callable, together: int, steps: int) -> tuple[torch.Tensor, float]:
     """(video [F, H, W, 3], passes)"""
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
@@ -142,8 +159,8 @@ def sample(model: Model, vae: Any, film: Film, put: Callable, together: int) -> 
 
     model.add_wrapper_with_key("diffusion_model", "count", count)
     latent = {"samples": torch.zeros(1, 16, film.latents, sb.SIZE // 8, sb.SIZE // 8)}
-    out = nodes.KSampler().sample(model, film.seed, STEPS, 1.0, "euler", "simple", positive, positive, latent)[0]
-    return nodes.VAEDecode().decode(vae, out)[0].float(), sum(seen) / (STEPS * film.latents)
+    out = nodes.KSampler().sample(model, film.seed, steps, 1.0, "euler", "simple", positive, positive, latent)[0]
+    return nodes.VAEDecode().decode(vae, out)[0].float(), sum(seen) / (steps * film.latents)
 
 
 def table(rows: Rows) -> str:
@@ -158,46 +175,133 @@ def table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host.add_argument(parser)
-    parser.add_argument("--shots", type=int, nargs="+", default=[6, 12])
-    parser.add_argument("--together", type=int, help="shots in a window; 2 of 6, else 6")
-    parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--rules", nargs="+")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=host.REPO / "benchmarks" / "results" / "windows_cpu.json")
-    args = parser.parse_args()
-    version = host.start(args.comfyui, "--cpu", "--use-pytorch-cross-attention")
-    torch.set_num_threads(args.threads)
+def work(comfyui: Path, device: str, threads: int, steps: int, jobs, results) -> None:
+    """A process that makes rows of (shots, together, clip, rule), until it is ended."""
+    torch.set_num_threads(threads)
+    where = ["--cpu"] if device == "cpu" else ["--highvram", "--fp32-vae"]
+    version = host.start(comfyui, *where, "--use-pytorch-cross-attention")
     load_pack()
     import comfy.sd
     import comfy.utils
 
-    demo = host.REPO / "demo" / "models"
-    weights = str(demo / "moc_demo_wan.safetensors")
-    model = comfy.sd.load_diffusion_model(weights, model_options={"dtype": torch.float32})
+    demo, dtype = host.REPO / "demo" / "models", torch.float32 if device == "cpu" else torch.bfloat16
+    model = comfy.sd.load_diffusion_model(str(demo / "moc_demo_wan.safetensors"), model_options={"dtype": dtype})
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(demo / "moc_demo_vae.safetensors")))
+    if device == "cuda":
+        results.put({"checked": check()})
+    while True:
+        shots, together, clip, rule = jobs.get()
+        begin = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                this = film(shots, clip)
+                video, passes = sample(model, vae, this, rules()[rule], together, steps)
+                parts = [{name: value.to(device) for name, value in part.items()} for part in this.parts]
+                there = replace(this, box=this.box.to(device), parts=parts)
+                found = measure(there, video.to(device), together)
+        except Exception as error:
+            results.put({"failed": f"{rule}, {shots} shots: {type(error).__name__}: {error}"})
+            continue
+        row = {"shots": shots, "together": together, "rule": rule, "clip": clip, "passes": round(passes, 3)}
+        row |= found | {"seconds": round(time.perf_counter() - begin, 1)}
+        results.put({"row": row, "comfyui": version, "precision": str(dtype)})
+
+
+def check() -> float:
+    """Largest error of a window's attention with a bank in 16 bits on the GPU, against 32 bits. Raises RuntimeError."""
+    attend = pack("moc.windows.attend").attend
+    q, k, v, bank_k, bank_v = (torch.randn(1, 2, n, 128, device="cuda") for n in (1536, 1536, 1536, 300, 300))
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        a, b, c, d, e = (x.bfloat16().to(dtype) for x in (q, k, v, bank_k, bank_v))
+        found.append(attend(a, b, c, [(3.0, lambda some, d=d, e=e: (d[:, some], e[:, some]))], 128**-0.5).float())
+    error = float((found[0] - found[1]).abs().max())
+    if not error < 0.01:
+        raise RuntimeError(f"attention with a bank is wrong on this GPU by {error}")
+    return error
+
+
+def jobs_of(args: argparse.Namespace, names: list[str], rows: Rows) -> list[tuple[int, int, int, str]]:
+    """What is still to do, all rules and lengths of a clip before the next clip."""
+    done = {(row["shots"], row["together"], row["clip"], row["rule"]) for row in rows}
+    found = []
+    for clip in range(args.clips):
+        for shots in args.shots:
+            for together in args.together or ([2] if shots == sb.SHOTS else [2, sb.SHOTS]):
+                found += [(shots, together, clip, name) for name in names if (shots, together, clip, name) not in done]
+    return found
+
+
+def collect(args: argparse.Namespace, jobs: list[tuple[int, int, int, str]], rows: Rows) -> None:
+    """Into rows and --out, by as many processes as were asked for."""
+    context = multiprocessing.get_context("spawn")
+    # no more is handed out when time is up: a queue of one job for each
+    todo, results = context.Queue(maxsize=args.processes), context.Queue()
+    workers = [
+        context.Process(
+            target=work, args=(args.comfyui, args.device, args.threads, args.steps, todo, results), daemon=True
+        )
+        for _ in range(args.processes)
+    ]
+    for worker in workers:
+        worker.start()
+    facts = {"command": host.command("windows"), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    facts |= {"device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu"}
+    facts |= {"steps": args.steps, "shift": SHIFT}
+    begin, waiting, running, made = time.monotonic(), [*jobs], 0, 0
+    while running or waiting:
+        for worker in [worker for worker in workers if not worker.is_alive()]:
+            print(f"a process ended with {worker.exitcode}, and its film with it", flush=True)
+            workers.remove(worker)
+            running = max(running - 1, 0)
+        if not workers:
+            break
+        if waiting and time.monotonic() - begin > args.seconds:
+            print(f"time is up: {len(waiting)} films not begun", flush=True)
+            waiting = []
+        while waiting and running < 2 * args.processes:
+            try:
+                todo.put_nowait(waiting[0])
+            except queue.Full:
+                break
+            waiting.pop(0)
+            running += 1
+        try:
+            found = results.get(timeout=1)
+        except queue.Empty:
+            continue
+        if "checked" in found:
+            facts |= found
+            continue
+        running -= 1
+        made += 1
+        if "failed" in found:
+            print(found["failed"], flush=True)
+            continue
+        rows.append(found.pop("row"))
+        facts |= found
+        args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+        print(f"{time.monotonic() - begin:.0f} s, {made} of {len(jobs)}: {rows[-1]}", flush=True)
+    for worker in workers:
+        worker.terminate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    host.add_argument(parser)
+    parser.add_argument("--shots", type=int, nargs="+", default=[6, 12])
+    parser.add_argument("--together", type=int, nargs="+", help="shots in a window; 2, and where there are more 6")
+    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of every process")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no film after so many")
+    parser.add_argument("--out", type=Path, default=host.REPO / "benchmarks" / "results" / "windows_cpu.json")
+    args = parser.parse_args()
     rows: Rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    done = {(row["shots"], row["together"], row["rule"], row["clip"]) for row in rows}
-    for shots in args.shots:
-        together = args.together or (2 if shots == sb.SHOTS else sb.SHOTS)
-        for clip in range(args.clips):
-            for rule, put in rules().items():
-                if (shots, together, rule, clip) in done or (args.rules and rule not in args.rules):
-                    continue
-                begin = time.perf_counter()
-                with torch.inference_mode():
-                    this = film(shots, clip)
-                    video, passes = sample(model, vae, this, put, together)
-                    found = measure(this, video, together)
-                seconds = round(time.perf_counter() - begin, 1)
-                row = {"shots": shots, "together": together, "rule": rule, "clip": clip, "passes": round(passes, 3)}
-                rows.append(row | found | {"seconds": seconds})
-                print(rows[-1], flush=True)
-                facts = {"command": host.command("windows"), "comfyui": version, "torch": torch.__version__}
-                facts |= {"date": time.strftime("%Y-%m-%d"), "steps": STEPS, "shift": SHIFT}
-                args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    collect(args, jobs_of(args, args.rules, rows), rows)
     print(table(rows))
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import ReferenceType, ref
 
 import comfy.model_management
 import torch
@@ -24,6 +25,7 @@ from ..forward import OVERRIDE, _absolute_frames
 from ..malloc_graph import unrecorded
 from ..override import is_video
 from ..state import FORWARD, READER, Forward
+from ..text_padding import Unpadded, unpad
 from . import rope
 
 BANK = "moc_windows_bank"  # transformer_options -> Bank
@@ -107,6 +109,7 @@ class Reader:
     rotation: Rotation
     previous: Callable | None
     reads: bool
+    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None  # the last mask, and what it leaves
 
     def serves(self, options: dict) -> bool:
         """Whether the running block reads the bank, and is kept in it."""
@@ -129,6 +132,13 @@ class Reader:
             parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
             out[row] = attend(q[row], k[row], v[row], parts, scale)
         return out
+
+    def without_padding(self, mask: Tensor, length: int) -> Unpadded | None:
+        """What is left of the sequence; None where the mask does more than hide padding."""
+        if self.unpadded is None or self.unpadded[0]() is not mask:
+            layout = self.plan.layout(length, self.frame_ids)
+            self.unpadded = ref(mask), unpad(mask, layout)
+        return self.unpadded[1]
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -238,15 +248,22 @@ def attention(
     width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
     if reader is None or not reader.serves(options) or not is_video(reader.plan, q, k, v, width):
         return dense()
-    why = MASKED if mask is not None else None
+    why, unpadded = None, None
     if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.plan.layout(k.shape[-2], None) is None:
         why = UNKNOWN
+    elif mask is not None:
+        with unrecorded():
+            unpadded = reader.without_padding(mask, k.shape[-2])
+        why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
         return dense()
     split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     with unrecorded():
-        out = reader.attend(options, *split, kwargs.get("scale"))
+        seen = split if unpadded is None else tuple(unpadded.take(x) for x in split)
+        out = reader.attend(options, *seen, kwargs.get("scale"))
+        if out is not None and unpadded is not None:
+            out = unpadded.put(out, split[0].shape)
         reader.keep(options, *split[1:])
     if out is None:
         return dense()
