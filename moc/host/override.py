@@ -46,12 +46,11 @@ def attention_override(
     if forward is None or not is_video(forward.plan, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
         return dense()
     out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
-    reader = options.get(READER)
-    if reader is not None and reader.serves(options):  # it stands behind us, among the others
-        out = Reason.BANK
-    elif q.shape == k.shape:
-        block = options.get(BLOCK, options.get("block_index", 0))
+    if q.shape == k.shape:
+        block, reader = options.get(BLOCK, options.get("block_index", 0)), options.get(READER)
         call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
+        if isinstance(call, Call) and reader is not None and reader.serves(options) and forward.run.patch.probe is None:
+            call = Reason.BANK  # the bank's override stands behind us, among the others
         if isinstance(call, Reason):
             out = call
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -18,10 +19,13 @@ class Rotation:
     sin: Tensor
     halves: bool = False
 
+    def to(self, device: torch.device) -> Rotation:
+        return self if self.cos.device == device else Rotation(self.cos.to(device), self.sin.to(device), self.halves)
+
 
 def turn(k: Tensor, rotation: Rotation) -> Tensor:
     """k [B, H, N, D] after the rotary embedding -> the same keys as if they stood elsewhere, in k's precision."""
-    cos, sin = (x.to(k.device).unsqueeze(-2) for x in (rotation.cos, rotation.sin))
+    cos, sin = (x.unsqueeze(-2) for x in (rotation.cos, rotation.sin))
     a, b = k.float().chunk(2, -1) if rotation.halves else k.float().unflatten(-1, (-1, 2)).unbind(-1)
     out = k.new_empty(k.shape)
     parts = out.chunk(2, -1) if rotation.halves else out.unflatten(-1, (-1, 2)).unbind(-1)

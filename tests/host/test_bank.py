@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host.windows import bank as room
 from mixture_of_contexts.moc.host.windows.bank import BANK
@@ -148,6 +149,13 @@ def test_the_other_prompt_is_another_memory():
     """Where both prompts shared one, the positive one alone would come out differently beside another negative."""
     patched = windows(tiny.load())
     assert apart(tiny.sample(patched, shape=TEN, cfg=1.0001), tiny.sample(patched, shape=TEN, cfg=1.0)) < 1e-3
+
+
+def test_a_pass_that_skips_layers_remembers_for_itself():
+    """Guidance by skipped layers samples the same windows a second time, with the same prompt."""
+    patched = windows(tiny.load())
+    guided = SkipLayerGuidanceDiT.execute(patched, 1e-12, 0.0, 1.0, double_layers="1").args[0]
+    assert apart(tiny.sample(guided, shape=TEN), tiny.sample(patched, shape=TEN)) < 1e-5
 
 
 def test_what_bank_off_samples_is_what_was_sampled_before():

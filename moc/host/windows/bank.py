@@ -93,11 +93,12 @@ class Reader:
     """One forward pass, which is one window.
 
     frame_ids  latent frame of the film that every frame of tokens shows
-    own       how many of them, the last ones, are the window's
-    model     whose keys these are
-    prompts   what tells the prompts apart that are batched in this pass
-    previous  attention override that was there before ours
-    reads     the bank is read at this noise level
+    own        how many of them, the last ones, are the window's
+    model      whose keys these are
+    prompts    what tells the prompts apart that are batched in this pass
+    previous   attention override that was there before ours
+    reads      the bank is read at this noise level
+    unpadded   the last mask, and what it leaves of the sequence
     """
 
     bank: Bank
@@ -109,7 +110,7 @@ class Reader:
     rotation: Rotation
     previous: Callable | None
     reads: bool
-    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None  # the last mask, and what it leaves
+    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def serves(self, options: dict) -> bool:
         """Whether the running block reads the bank, and is kept in it."""
@@ -126,12 +127,12 @@ class Reader:
             return None
         self.bank.read += 1
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        out = torch.empty_like(q)
+        outs = []
         for i, place in enumerate(places):
             row, classes = slice(i, i + 1), alike(wanted[i], self.bank.weights)
             parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
-            out[row] = attend(q[row], k[row], v[row], parts, scale)
-        return out
+            outs.append(attend(q[row], k[row], v[row], parts, scale))
+        return torch.cat(outs) if len(outs) > 1 else outs[0]
 
     def without_padding(self, mask: Tensor, length: int) -> Unpadded | None:
         """What is left of the sequence; None where the mask does more than hide padding."""
@@ -144,6 +145,7 @@ class Reader:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
         layout = self.plan.layout(k.shape[-2], self.frame_ids)
         store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(self.frame_ids) - self.own
+        self.rotation = self.rotation.to(k.device)
         for number, frame in enumerate(self.frame_ids):
             if number < anchor or frame not in self.bank.weights:
                 continue
@@ -219,7 +221,9 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
         bank.unread[UNKNOWN] += 1
         return None
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
-    prompts = list(options.get("uuids") or options.get("cond_or_uncond") or (0,))
+    # a pass with blocks replaced, as guidance by skipped layers makes one, has keys of its own
+    replaced = frozenset(str(key) for some in options.get("patches_replace", {}).values() for key in some)
+    prompts = [(prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)]
     own = len(getattr(window, "index_list", frame_ids))
     return Reader(bank, plan, frame_ids, own, id(model), prompts, rotation, None, sigma <= bank.start)
 
