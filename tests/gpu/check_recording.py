@@ -175,7 +175,7 @@ def in_a_process(args: argparse.Namespace, aimdo: host.Path | None) -> dict:
     if code != 0:
         hung = code is None or "Timeout (" in errors  # faulthandler's word
         failed = f"not through after {args.most} s" if hung else f"ended with {code}"
-        return found | {"failed": failed, "errors": errors.splitlines()[-60:]}
+        return found | {"failed": failed, "errors": errors.splitlines()[:400]}
     return found if found["ok"] else found | {"failed": found["held"]}
 
 
