@@ -22,7 +22,7 @@ from ..lib.sortable import bounds, closed, own_of_rows
 try:
     from . import tail_sm90
 except ImportError:  # a Triton without Gluon
-    hopper_tail = None  # type: ignore[assignment]
+    tail_sm90 = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .topk_stream_heap import bits, mark, settle, taken
 try:
     from . import topk_filter_sm90, topk_registers_sm90, topk_stream_sm90
 except ImportError:  # a Triton without Gluon
-    hopper_stream = None  # type: ignore[assignment]
+    topk_stream_sm90 = None  # type: ignore[assignment]
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 ROUNDS = 2  # of dealing again
