@@ -116,8 +116,8 @@ def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditionin
         differing = {key for key in facts.keys() | other.keys() if not _same(facts.get(key), other.get(key))}
         if names := ", ".join(sorted(differing - OF_TEXT)):
             raise MoCError(
-                f"caption {number} does not bring the same {names} as caption 1, and what is no text holds for the "
-                "whole film: leave it off the captions and apply it after MoC Shot Conditioning."
+                f"caption {number} does not bring the same {names} as caption 1, but anything that is not text applies "
+                "to the whole video: take it off the captions and apply it after MoC Shot Conditioning."
             )
     facts["model_conds"] = {**facts.get("model_conds", {}), KEY: comfy.conds.CONDConstant(Captions(shots, tokens))}
     masks = [caption[0][1].get("attention_mask") for caption in captions]
@@ -215,7 +215,9 @@ def _begin_forward(captions: Captions, model: object, args: Sequence, kwargs: di
     plan = replace(adapter.plan(model, args, kwargs), cross=())
     frame_ids = _absolute_frames(options.get("context_window"), film.frames)[:: plan.joined]
     if len(frame_ids) != plan.grid[0]:
-        raise MoCError("a part of the video is sampled alone, and nobody says which: use a single caption.")
+        raise MoCError(
+            "part of the video is sampled on its own, and the sampler does not say which part: use a single caption."
+        )
     edges = [sum(captions.tokens[:i]) for i in range(len(captions.tokens) + 1)]
     _make_distinct(args, plan)
     starts, texts = film.starts[captions.shots], tuple(zip(edges, edges[1:]))
