@@ -215,9 +215,7 @@ def _begin_forward(captions: Captions, model: object, args: Sequence, kwargs: di
     plan = replace(adapter.plan(model, args, kwargs), cross=())
     frame_ids = _absolute_frames(options.get("context_window"), film.frames)[:: plan.joined]
     if len(frame_ids) != plan.grid[0]:
-        raise MoCError(
-            "part of the video is sampled on its own, and the sampler does not say which part: use a single caption."
-        )
+        raise MoCError("a part of the video is sampled alone, and nobody says which: use a single caption.")
     edges = [sum(captions.tokens[:i]) for i in range(len(captions.tokens) + 1)]
     _make_distinct(args, plan)
     starts, texts = film.starts[captions.shots], tuple(zip(edges, edges[1:]))

@@ -43,7 +43,7 @@ def _plan(patch: Patch, diffusion_model: object, args: list, kwargs: dict, optio
     run.forwards += 1
     trace.blocks = len(plan.blocks)
     if any(start % plan.joined for start in run.starts):
-        trace.note(f"this model joins {plan.joined} latent frames into one: a cut between them moves behind them")
+        trace.note(f"this model joins {plan.joined} latent frames: a cut between them comes after them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     frame_ids = _absolute_frames(options.get("context_window"), run.frames)[:: plan.joined]
     if run.forwards == 1 and len(frame_ids) == plan.grid[0]:

@@ -318,7 +318,7 @@ def test_the_cache_that_works_per_step_works_and_the_one_that_works_per_pass_is_
     lazy = easycache.LazyCacheNode.execute(windows(tiny.load()), 10.0, 0.0, 1.0, False).args[0]
     assert torch.isfinite(tiny.sample(lazy, shape=TEN, steps=6)).all()
     easy = easycache.EasyCacheNode.execute(windows(tiny.load()), 10.0, 0.0, 1.0, False).args[0]
-    with pytest.raises(MoCError, match="take LazyCache"):
+    with pytest.raises(MoCError, match="use LazyCache"):
         tiny.sample(easy, shape=TEN)
     tiny.sample(easy, shape=(1, 16, 4, 8, 8))  # no windows, no harm
 

@@ -32,7 +32,7 @@ def apply_windows(model: ModelPatcher, shots: Shots | None, settings: WindowSett
             "windows for it."
         )
     if settings.follow == DRAWN and shots is None:
-        raise MoCError("connect shots to MoC Windows: without them there is nothing to draw from.")
+        raise MoCError("connect shots to MoC Windows: without them there is nothing to draw.")
     length, overlap = settings.latents(adapter.stride)
     model = model.clone()
     model.model_options["context_handler"] = make_handler(settings, length, overlap)
