@@ -197,7 +197,7 @@ PRESETS: dict[str, MoCSettings] = {
         RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled")
     ),
     "fast": MoCSettings(RoutingConfig(top_k=10, tile=(1, 4, 4), own="frame", descriptor="mean", tail="pooled")),
-    # As many tokens as 32 tiles of 8x8, in pieces that kernels like (docs/performance.md).
+    # As many tokens as 32 tiles of 8x8, in pieces that kernels like (docs/kernels.md).
     "large pictures": MoCSettings(
         RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")
     ),
