@@ -26,7 +26,7 @@ class MoCRouting(io.ComfyNode):
             node_id="MoCRouting",
             display_name="MoC Routing",
             category="MoC",
-            description="Chooses how much of the film every part of a frame may look at, and how it finds it.",
+            description="Chooses how much of the video every part of a frame may read, and how it is found.",
             inputs=[
                 io.Combo.Input(
                     "preset",
@@ -39,8 +39,8 @@ class MoCRouting(io.ComfyNode):
                 choice(
                     "budget",
                     BUDGETS,
-                    "How much may be read beside what is always seen. top-k: a number of chunks. density: a share of "
-                    "the work of full attention.",
+                    "How much may be read in addition to what is always seen. top-k: a number of chunks. density: a "
+                    "share of the work of full attention.",
                 ),
                 io.Int.Input(
                     "top_k",
@@ -48,8 +48,8 @@ class MoCRouting(io.ComfyNode):
                     default=20,
                     min=0,
                     max=4096,
-                    tooltip="Chunks that every token reads, when budget is top-k. More is closer to full attention "
-                    "and slower; 0 remembers nothing.",
+                    tooltip="Chunks that every token reads, when budget is top-k. Higher is closer to full attention "
+                    "and slower. 0: no memory beyond what is always seen.",
                 ),
                 io.Float.Input(
                     "density",
@@ -102,8 +102,8 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         choice(
             "chunking",
             CHUNKING,
-            "What is read or left as a whole. frame: a latent frame. tokens: pieces of about chunk_tokens. "
-            "tile: small blocks, best about as large as the parts of what must be remembered.",
+            "Unit of selection. frame: one latent frame. tokens: pieces of about chunk_tokens. tile: blocks of frames "
+            "x rows x columns; choose about the size of the details that must stay consistent.",
         ),
         io.Int.Input(
             "chunk_tokens",
@@ -118,7 +118,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="1x4x4",
             tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
-            "exact, large is cheap to choose from.",
+            "more exact, large is faster to choose from.",
         ),
         choice(
             "own",
@@ -137,7 +137,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         choice(
             "causal",
             ("on", "off"),
-            "on: a shot only reads earlier shots. For models trained so; others remember better with off.",
+            "on: a shot only reads earlier shots; for models trained that way. Others stay more consistent with off.",
         ),
         choice(
             "descriptor",
@@ -173,7 +173,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         choice(
             "outer_loop",
             OUTER_LOOP,
-            "For very long films. best shots: first choose the shots_kept best other shots, then chunks inside them.",
+            "For very long videos. best shots: first choose the shots_kept best other shots, then chunks inside them.",
         ),
         io.Int.Input(
             "shots_kept",
@@ -243,7 +243,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             min=0.0,
             max=32.0,
             step=0.1,
-            tooltip="Only for training: so many random chunks are added on average.",
+            tooltip="Only for training: the mean number of random chunks that are added.",
         ),
         io.Int.Input(
             "drop_seed",
@@ -268,7 +268,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=1.0,
             step=0.01,
             round=0.001,
-            tooltip="Share of a token's interest that the chosen chunks hold, when rule is top-p. More is slower.",
+            tooltip="Share of a token's interest that the chosen chunks hold, when rule is top-p. Higher is slower.",
         ),
         io.Float.Input(
             "beta",
@@ -277,14 +277,15 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             min=-5.0,
             max=10.0,
             step=0.1,
-            tooltip="Standard deviations that a chunk must stand out by, when rule is threshold. Less chooses more.",
+            tooltip="Standard deviations above the mean that a chunk must score, when rule is threshold. Lower chooses "
+            "more.",
         ),
         io.String.Input(
             "head_density",
             optional=True,
             default="",
             tooltip="A density for every attention head, like 0.1, 0.3, 0.1, instead of one budget for all. MoC Probe "
-            "Report can find them. Empty: the same for all. Choosing then takes longer.",
+            "Report can find them; routing then takes longer. Empty: the same for all.",
         ),
         choice(
             "lists",

@@ -36,7 +36,7 @@ export class TimelineView {
   }
 
   build() {
-    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: "not set", "aria-label": "Length of the film" })
+    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: "not set", "aria-label": "Length of the video" })
     this.length.addEventListener("change", () => this.changeLength())
     this.unit = make("span")
     this.plus = this.button("+ Cut", "Cut the longest shot in two", () => this.addIn(this.longest()))

@@ -60,7 +60,7 @@ class Costs:
 
 
 # From `benchmarks/break_even.py --fit` on an H100; scores, tail and own parts from the stages of a long call
-# (`benchmarks/attention.py`). How far off they are by now: docs/kernels.md
+# (`benchmarks/attention.py`). How far off they are by now: docs/performance.md
 COSTS = {
     "large chunks": Costs(0.87, 6.7, 6.2, 5.9, 3_300, 4.8, 7.5, 10_000),
     "small chunks": Costs(0.75, 6.6, 11, 11, 700, 4.0, 8.5, 40_000),

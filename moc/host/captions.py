@@ -116,8 +116,8 @@ def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditionin
         differing = {key for key in facts.keys() | other.keys() if not _same(facts.get(key), other.get(key))}
         if names := ", ".join(sorted(differing - OF_TEXT)):
             raise MoCError(
-                f"caption {number} does not bring the same {names} as caption 1, and what is no text holds for the "
-                "whole film: leave it off the captions and apply it after MoC Shot Conditioning."
+                f"caption {number} does not bring the same {names} as caption 1, but anything that is not text applies "
+                "to the whole video: take it off the captions and apply it after MoC Shot Conditioning."
             )
     facts["model_conds"] = {**facts.get("model_conds", {}), KEY: comfy.conds.CONDConstant(Captions(shots, tokens))}
     masks = [caption[0][1].get("attention_mask") for caption in captions]

@@ -84,7 +84,10 @@ def _around_run(patch: Patch) -> Callable:
         patch.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
-            trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")
+            trace.note(
+                "no video self-attention reached MoC: this ComfyUI version does not send it through the attention "
+                "override, or another node has replaced it"
+            )
         run.live.end()
         return out
 

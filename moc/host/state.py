@@ -124,7 +124,7 @@ class Run:
     def lost(self, error: Exception) -> None:
         """What a pass has counted is gone: a picture is no reason to end somebody's sampling."""
         self.patch.trace.drop()
-        self.patch.trace.note(f"a step is missing in the heatmap ({type(error).__name__}: {error})"[:300])
+        self.patch.trace.note(f"a step is missing from the heatmap ({type(error).__name__}: {error})"[:300])
         log.warning("MoC: what a step has routed could not be kept", exc_info=error)
 
     def end(self) -> None:
@@ -161,7 +161,7 @@ class Run:
             left = ["what it always sees"]
             left += ["the mean of what it skips"] * (routing.tail != "none")
             text = (
-                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen already, so that "
+                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen anyway, so "
                 f"every token reads only {' and '.join(left)}. Use a density of {least:g} or more"
             )
             self.patch.trace.note(text)

@@ -202,7 +202,7 @@ class Trace:
             return "MoC: nothing sampled yet. Connect the sampler's LATENT so that this node runs after it."
         lines = [self.line()]
         if self.routed and self.keep == "off":
-            lines.append("What was chosen is not known: trace is off on MoC Apply.")
+            lines.append("What was chosen was not recorded: trace is off on MoC Apply.")
         lines += [f"{count} dense: {reason.value}." for reason, count in self.dense.most_common()]
         return "\n".join(lines + [f"Note: {note}." for note in self.notes])
 

@@ -53,7 +53,7 @@ their sources, and is tested with stand-ins (`tests/host/test_newer.py`, `test_r
   of this. Should it fail, `--disable-comfy-compiler` turns the recording off.
 - Keyframes of MiniMax H3 may bring audio: always seen, like all audio.
 - ComfyUI's own sparse attention takes the place of MiniMax H3's attention as a whole; with both, the report of MoC says
-  that the model's self-attention never came by. Use one of them.
+  that no video self-attention reached MoC. Use one of them.
 - A checkpoint that names a kernel for its attention (INT8) loses it where any attention override is on, MoC's too: what
   MoC leaves dense runs ComfyUI's usual attention.
 - Kandinsky 6 and Prism are not in the table and run dense.

@@ -49,7 +49,7 @@ def test_a_model_whose_attention_the_host_does_not_hand_out_says_so():
     model = tiny.load("s2v")
     patched, trace = routed(model)
     assert torch.equal(tiny.sample(patched, variant), tiny.sample(model, variant))
-    assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
+    assert trace.dense == {Reason.MODEL: 1} and "no video self-attention reached MoC" in trace.report()
 
 
 @pytest.mark.skipif(HOST < Version("0.30.0"), reason="not in this ComfyUI")
@@ -66,4 +66,4 @@ def test_the_causal_models_own_sampler_says_that_nothing_came_by():
     model = tiny.load("causal")
     patched, trace = routed(model)
     assert torch.equal(sample(patched), sample(model))
-    assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
+    assert trace.dense == {Reason.MODEL: 1} and "no video self-attention reached MoC" in trace.report()

@@ -1,6 +1,6 @@
 """NVIDIA GPUs from Ampere on, through Triton: no compiler, no wheel of our own. Forward and backward.
 
-How it is built and what was measured: docs/kernels.md.
+How it works: docs/kernels.md; what was measured: docs/performance.md.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Config:
     warps: int
     stages: int
     registers: int | None = None  # a thread may use; fewer let more programs run at once
-    tiles: int = 1  # of rows that a program takes, where it can (`one`)
+    tiles: int = 1  # query blocks per program (a persistent loop), in `one`
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     room = length - lead
     if room <= overlap:
         raise MoCError(
-            f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the film: "
+            f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the video: "
             "make the windows longer or overlap smaller."
         )
     cuts = [lead, *(first + start for start in starts[1:] if first + start > lead)]
@@ -97,15 +97,15 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
 
 def _check_host(model: ModelPatcher, shapes, guides: int) -> None:
     if shapes[0][0] > 1:
-        raise MoCError("ComfyUI's windows take one film at a time: set the latent's batch size to 1.")
+        raise MoCError("ComfyUI's windows take one video at a time: set the latent's batch size to 1.")
     if guides and not CUTS_GUIDES:
-        raise MoCError("this ComfyUI takes guide frames for the film when it cuts windows: update ComfyUI.")
+        raise MoCError("this ComfyUI mistakes guide frames for the video when it cuts windows: update ComfyUI.")
     if guides and not hasattr(model.model, "_get_guide_entries"):
         raise MoCError("ComfyUI cannot cut this model's guide frames into windows: take the guides out.")
     if len(shapes) > 1 and not hasattr(model.model, "map_context_window_to_modalities"):
-        raise MoCError("ComfyUI cannot cut this model's sound into windows: make the film fit into one window.")
+        raise MoCError("ComfyUI cannot cut this model's sound into windows: make the video fit into one window.")
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, "easycache"):
         raise MoCError(
-            "EasyCache keeps one result and would give it to other windows: take LazyCache in its place, which "
-            "works with windows."
+            "EasyCache keeps one result and would reuse it in other windows: use LazyCache instead, which works "
+            "with windows."
         )
