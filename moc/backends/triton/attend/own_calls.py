@@ -1,5 +1,6 @@
-"""In how many calls of an attention library rows attend to what they see without choosing it, and when our own kernel,
-which takes all of them in one launch, is the faster one. No kernels here: `break_even.py` asks as well."""
+"""How many calls of an attention library own parts need, and when our own kernel, which takes all of them in one launch,
+is faster. No kernels here: the cost model (`cost_model.py`) asks as well.
+"""
 
 from __future__ import annotations
 
