@@ -1,8 +1,8 @@
 """Gradients of q, k and v. Softmax weights are recomputed from the log-sum-exp over all parts, as in FlashAttention.
 
 dK and dV gather the rows that saw a key, dQ the keys that a row saw. The lists are those of the forward pass: rows that
-chose a chunk (`csr.py`), rows and the tokens that they always see (`seen_items`), pooled keys with the selection mask. Sums
-are atomic, so the last digits differ from run to run.
+chose a chunk (`csr.py`), rows and the tokens that they always see (`seen_items`), pooled keys with the selection mask.
+Sums are atomic, so the last digits differ from run to run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """`gather.py` for Hopper, in Gluon (`pipeline_sm90.py`): while a block is computed, the next block's query rows are
-prefetched.
-"""
+prefetched."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Query blocks and their hot chunks, those that many neighbouring rows chose (`hot_chunks.py`), for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`: the producer warp loads the chunks of 128 rows, and each consumer warpgroup computes those that
-its own 64 rows chose, masked for rows that did not. The running softmax starts from the row's tail.
+As in `pipeline_sm90.py`: the producer warp loads the chunks of 128 rows, and each consumer warpgroup computes those
+that its own 64 rows chose, masked for rows that did not. The running softmax starts from the row's tail.
 """
 
 from __future__ import annotations

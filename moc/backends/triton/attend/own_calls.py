@@ -1,6 +1,5 @@
-"""How many calls of an attention library own parts need, and when our own kernel, which takes all of them in one launch,
-is faster. No kernels here: the cost model (`cost_model.py`) asks as well.
-"""
+"""How many calls of an attention library own parts need, and when our own kernel, which takes all of them in one
+launch, is faster. No kernels here: the cost model (`cost_model.py`) asks as well."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ weight log of its length; Sol-Attn's zeroth-order correction). Writes one partia
 
 Chunk-major, chosen chunks are included too and `gather.py` subtracts each where it was chosen: masking by the bits of
 every score costs more. A pooled key weighs no more than the tokens that it stands for (exp is convex), so nothing large
-cancels. Query-major, chosen chunks are masked by their bits, of every row or, with shared lists, of a block's first row.
+cancels. Query-major, chosen chunks are masked by their bits, of every row or, with shared lists, of a block's first
+row.
 """
 
 from __future__ import annotations

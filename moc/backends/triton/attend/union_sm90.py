@@ -1,7 +1,7 @@
 """Query blocks whose rows share a list (`lists="union"`) for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`; here the two consumer warpgroups are neighbouring query blocks, whose lists overlap mostly. Steps
-that only one of them listed the other skips (`unions.Steps`).
+As in `pipeline_sm90.py`; here the two consumer warpgroups are neighbouring query blocks, whose lists overlap mostly.
+Steps that only one of them listed the other skips (`unions.Steps`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the kernels for Hopper share: warp-specialised, persistent programs. A producer warp loads K/V blocks by TMA into a
-circular shared-memory buffer (full and empty mbarriers); two consumer warpgroups of 64 rows each compute.
+"""What the kernels for Hopper share: warp-specialised, persistent programs. A producer warp loads K/V blocks by TMA
+into a circular shared-memory buffer (full and empty mbarriers); two consumer warpgroups of 64 rows each compute.
 
-Both consumers read the same block, so the L2 cache is read half as often as with 64-row blocks, and one's softmax overlaps
-the other's products. Within a consumer the next Q K^T is issued before the last P V is waited for.
+Both consumers read the same block, so the L2 cache is read half as often as with 64-row blocks, and one's softmax
+overlaps the other's products. Within a consumer the next Q K^T is issued before the last P V is waited for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Device functions of several stages: integer keys that sort like scores, the k-th largest of a row, one softmax step."""
+"""Device functions of several stages: integer keys that sort like scores, the k-th largest of a row, one softmax
+step."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """CSR: the selection transposed, for every chunk the rows that chose it. Linear in the choices, without a host sync.
 
 Among few chunks the selection is a mask (`csr_from_bits.py`). Among many it is indices, slot by slot: histogram, scan,
-scatter. A chunk has many counters, since atomic additions to one address serialise: one for every frame of rows, which is
-what a trace counts, or several where frames are few. Rows get their numbers by atomic additions, so the order within a
-list differs from run to run. No output depends on it: what a row gets from a chunk does not depend on its neighbours in
-the list, and it is stored by row and slot.
+scatter. A chunk has many counters, since atomic additions to one address serialise: one for every frame of rows, which
+is what a trace counts, or several where frames are few. Rows get their numbers by atomic additions, so the order within
+a list differs from run to run. No output depends on it: what a row gets from a chunk does not depend on its neighbours
+in the list, and it is stored by row and slot.
 """
 
 from __future__ import annotations

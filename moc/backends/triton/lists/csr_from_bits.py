@@ -1,8 +1,8 @@
 """CSR from a selection mask, for up to some hundred chunks, without atomics.
 
-A 32 x 32 bit block of the mask (rows x chunks) is transposed with five butterfly shuffles. Then one word holds the 32 rows
-that chose a chunk: its popcount is the chunk's counter, and the popcount below a row's bit the row's place. Rows of a list
-are in order.
+A 32 x 32 bit block of the mask (rows x chunks) is transposed with five butterfly shuffles. Then one word holds the 32
+rows that chose a chunk: its popcount is the chunk's counter, and the popcount below a row's bit the row's place. Rows
+of a list are in order.
 """
 
 from __future__ import annotations

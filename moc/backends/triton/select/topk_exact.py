@@ -1,4 +1,5 @@
-"""Exact top-k of a few rows by bisection and counting: only an interval is kept from pass to pass, so it never overflows."""
+"""Exact top-k of a few rows by bisection and counting: only an interval is kept from pass to pass, so it never
+overflows."""
 
 from __future__ import annotations
 

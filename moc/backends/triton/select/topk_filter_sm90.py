@@ -1,10 +1,11 @@
-"""Top-k of every row among many chunks for Hopper, in Gluon: a threshold filter, then an exact top-k over its survivors.
+"""Top-k of every row among many chunks for Hopper, in Gluon: a threshold filter, then an exact top-k over its
+survivors.
 
-`topk_stream.py` keeps the best of every bucket in registers, at seven comparisons a score. Here the scores of a sample of
-the chunks give a threshold that somewhat more than k of all chunks exceed. A second pass over all chunks compacts the
-scores above it to memory, with their places, at one comparison a score; `topk_filter_finish_sm90.py` takes the k best of
-these. They are the k best of all where at least k survived and none was dropped for want of slots; other rows are retried
-through the buckets of `topk_stream.py`.
+`topk_stream.py` keeps the best of every bucket in registers, at seven comparisons a score. Here the scores of a sample
+of the chunks give a threshold that somewhat more than k of all chunks exceed. A second pass over all chunks compacts
+the scores above it to memory, with their places, at one comparison a score; `topk_filter_finish_sm90.py` takes the k
+best of these. They are the k best of all where at least k survived and none was dropped for want of slots; other rows
+are retried through the buckets of `topk_stream.py`.
 
 As in `pipeline_sm90.py` a producer warp loads what the consumer warpgroups share, here descriptors. There are three
 consumers, so that some have products in flight while another writes.

@@ -1,4 +1,5 @@
-"""Register top-k, among at most 256 chunks: all scores of a query block stay in registers, and only a mask is written."""
+"""Register top-k, among at most 256 chunks: all scores of a query block stay in registers, and only a mask is
+written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The first pass of `topk_stream.py` for Hopper, in Gluon: products of one pass overlap the comparisons of the one before.
+"""The first pass of `topk_stream.py` for Hopper, in Gluon: products of one pass overlap the comparisons of the one
+before.
 
 As in `pipeline_sm90.py` a producer warp loads what two consumer warpgroups share, here the descriptors of G chunks at a
 time.

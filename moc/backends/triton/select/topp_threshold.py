@@ -1,8 +1,8 @@
 """Rules other than top-k, among any number of chunks; scores are recomputed in every pass.
 
 threshold   one pass for mean and standard deviation of a row's scores, one that writes the mask
-top-p       one pass for the softmax, then passes that narrow down the score above which the share lies, a quarter of the
-            interval each, and one that writes; within the last interval the lower chunks win
+top-p       one pass for the softmax, passes that each narrow the interval of the score above which the share lies to
+            a quarter, and one that writes; within the last interval the lower chunks win
 """
 
 from __future__ import annotations
