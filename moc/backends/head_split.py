@@ -1,4 +1,4 @@
-"""Where memory is short a call is made for fewer heads at a time: heads know nothing of each other."""
+"""On out of memory a call is retried with half as many heads per launch, down to one: heads are independent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _at_once: dict[tuple, int] = {}  # (device, shape and precision of q, routing) -
 
 
 def start() -> None:
-    """A run begins, and there may be more memory than in the last one."""
+    """A run begins: all heads are tried again, since there may be more memory than in the last one."""
     _at_once.clear()
 
 

@@ -265,9 +265,10 @@ def usable(plan: Plan) -> bool:
 
 
 def level_rank(top_k: int, share: float) -> int:
-    """The how manieth best group of the sample, a `share` of all chunks, has the level.
+    """Rank, among the maxima of the sample's buckets, of the score used as the filter's threshold. share: of all
+    chunks, that the sample holds.
 
-    More than k chunks should reach it, by 2.3 times what their number strays when chunks are in no order.
+    More than k chunks should exceed it: by 2.3 standard deviations of their number when chunks are in random order.
     """
     stray = 2.3 * math.sqrt((1 - share) / share)
     wanted = ((stray + math.sqrt(stray**2 + 4 * top_k)) / 2) ** 2 * share  # of the sample

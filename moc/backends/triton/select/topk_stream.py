@@ -2,7 +2,7 @@
 
 A row's chunks are hashed into G buckets, and a bucket keeps its R best in registers. The k best of the row are among
 the G*R kept unless one bucket holds more than R of them. Rows for which that may be are queued and retried, at most
-twice, with another hash and twice the entries. The very few that are left go to the exact top-k (`topk_exact.py`), which is
+twice, with another hash and twice the entries. The few that are left go to the exact top-k (`topk_exact.py`), which is
 always right. On Hopper the first pass has a kernel of its own (`topk_stream_sm90.py`), or the threshold filter takes
 its place (`topk_filter_sm90.py`), or, among few chunks, the register top-k (`topk_registers_sm90.py`), after which only
 the exact top-k follows.
