@@ -1,7 +1,7 @@
-"""From q, k, v to the output: pool, select, and one of two dataflows, a few heads at a time to bound memory.
+"""From q, k, v to the output: pool, route, and one of two engines, a few heads at a time to bound memory.
 
-chunk-major  few large chunks: every chunk attends to the rows that chose it (`gather`), partials are combined per row
-query-major  many small chunks: a query block attends to the union of what its rows chose, masked per row (`block`)
+chunk-major  few large chunks: every chunk meets the rows that chose it (`routed`), partials add up per row (`tile`)
+tile-major   many small chunks: a tile of rows meets the union of what its rows chose, rows masked (`union`, `tile`)
 """
 
 from __future__ import annotations
