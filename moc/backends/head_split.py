@@ -58,7 +58,7 @@ def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, at_once: int) -> Te
 
 
 def out_of_memory(failure: Exception) -> bool:
-    """Whether a call broke off for want of memory: libraries and the driver have words of their own for it."""
+    """Whether a call ran out of memory: libraries and the driver say it in their own words."""
     words = ("out of memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "not enough memory")
     return isinstance(failure, torch.OutOfMemoryError) or any(word in str(failure) for word in words)
 

@@ -42,7 +42,7 @@ class Choice:
         return self.pair.shape
 
     def bits(self, plan: Plan) -> Tensor:
-        """[heads, W, N]: who watches wants them, the engine does not."""
+        """[heads, W, N], for whoever records the selection; the kernels do not need them."""
         sel = self.pair.new_zeros(len(self.pair), plan.words, plan.length)
         _every_slot(_set, self, sel, plan.length, plan.words)
         return sel

@@ -257,7 +257,7 @@ class Sample:
     range: Tensor  # [passes, 3]: first chunk, last one + 1, highest shot
     passes: int  # of the sample; 0: there are too few chunks for one
     turns: int  # passes of all chunks
-    rank: int  # how manieth best group has the level
+    rank: int  # of the score used as threshold, among the bucket maxima
 
 
 def usable(plan: Plan) -> bool:
