@@ -1,4 +1,4 @@
-"""What a probe measured and what follows from it, in words and as data. No ComfyUI here, so that it is tested without."""
+"""What a probe measured and what follows from it, in words and as data. No ComfyUI here: it is tested without."""
 
 from __future__ import annotations
 
