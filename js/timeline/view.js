@@ -40,7 +40,7 @@ export class TimelineView {
     this.length.addEventListener("change", () => this.changeLength())
     this.unit = make("span")
     this.plus = this.button("+ Cut", "Cut the longest shot in two", () => this.addIn(this.longest()))
-    this.take = this.button("", "Put the detected shots in place of these", () => this.takeDetected())
+    this.take = this.button("", "Replace these with the detected shots", () => this.takeDetected())
     this.blocks = make("div", { "aria-hidden": "true" })
     this.ticks = svg("path")
     this.found = svg("path", { class: "found" })

@@ -38,7 +38,7 @@ class Shots:
     texts   one text per shot, or empty
     common  text that belongs to every shot
     names   one name per shot, "" for none, or empty
-    fps     frames per second of the finished video, None where nobody said
+    fps     frames per second of the finished video, None where it is not known
     """
 
     cuts: tuple[int, ...] = ()

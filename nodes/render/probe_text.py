@@ -1,4 +1,4 @@
-"""What a probe saw and what follows from it, in words and as data. No ComfyUI here, so that it is tested without."""
+"""What a probe measured and what follows from it, in words and as data. No ComfyUI here: it is tested without."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tell(log: ProbeLog, trace: Trace, table: Table, advice: Advice) -> str:
 
 
 def tell_nothing(log: ProbeLog, trace: Trace) -> str:
-    """For a run that gave nothing to look at."""
+    """For a run in which nothing could be probed."""
     if not log.steps:
         why = "nothing was sampled yet. Connect the sampler's LATENT to after_sample, so that this node runs after it"
     elif not log.chosen:
@@ -143,7 +143,7 @@ def _across(share: float, abroad: float) -> str:
 
 
 def _rest(trace: Trace) -> list[str]:
-    """What could not be looked at; steps that nobody asked for are none of it."""
+    """What could not be probed, without the steps that were not asked for."""
     missed = [(n, reason.value) for reason, n in trace.dense.most_common() if reason is not Reason.SCHEDULE]
     return [f"{n} call{'s' * (n > 1)} not looked at: {why}." for n, why in missed] + [
         f"Note: {note}." for note in trace.notes

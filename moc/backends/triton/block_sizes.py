@@ -1,4 +1,4 @@
-"""Tile sizes by chip: fixed, so that the same input always gives the same bits and nothing is tuned at run time."""
+"""Block sizes by chip: fixed, so that the same input always gives the same bits. Nothing is autotuned."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`gather.py` for Hopper, in Gluon (`pipeline_sm90.py`). While a tile is computed, the query rows of the next
-arrive."""
+"""`gather.py` for Hopper, in Gluon (`pipeline_sm90.py`): while a block is computed, the next block's query rows are
+prefetched."""
 
 from __future__ import annotations
 

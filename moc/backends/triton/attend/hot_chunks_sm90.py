@@ -1,7 +1,7 @@
-"""Rows and the chunks that many of their neighbours chose (`hot_chunks.py`) for Hopper, in Gluon.
+"""Query blocks and their hot chunks, those that many neighbouring rows chose (`hot_chunks.py`), for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`: a warp fetches the chunks of 128 rows, and each warpgroup computes those that its own 64 rows
-chose, every row hidden from what it did not choose. What a row had from its tail is where it begins.
+As in `pipeline_sm90.py`: the producer warp loads the chunks of 128 rows, and each consumer warpgroup computes those
+that its own 64 rows chose, masked for rows that did not. The running softmax starts from the row's tail.
 """
 
 from __future__ import annotations

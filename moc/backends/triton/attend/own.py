@@ -1,5 +1,5 @@
-"""What rows see without choosing, their own part and what is linked, through the fastest attention at hand that returns
-its log-sum-exp: cuDNN on Hopper, on other cards FlashAttention 2 where this torch has it."""
+"""Own parts and what is linked, dense, through the fastest attention library at hand that returns its log-sum-exp:
+cuDNN on Hopper, FlashAttention 2 on other cards where this torch has it."""
 
 from __future__ import annotations
 

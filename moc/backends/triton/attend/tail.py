@@ -1,9 +1,10 @@
-"""The pooled tail: every chunk that a row could have chosen and did not enters its softmax once, as mean key and mean
-value with the weight of its length (Sol-Attn's zeroth-order correction). Leaves one partial per row.
+"""The pooled tail: every candidate chunk that a row did not choose enters its softmax once, as one key (mean K, mean V,
+weight log of its length; Sol-Attn's zeroth-order correction). Writes one partial per row.
 
-Chunk-major, chosen chunks are let in as well and `gather.py` takes each off again where it was chosen: looking at the
-bits of every score costs more. A summary weighs no more than the tokens that it stands for (exp is convex), so nothing
-large cancels. Tile-major, the bits mask them, of every row or, for shared lists, of the first row of a tile.
+Chunk-major, chosen chunks are included too and `gather.py` subtracts each where it was chosen: masking by the bits of
+every score costs more. A pooled key weighs no more than the tokens that it stands for (exp is convex), so nothing large
+cancels. Query-major, chosen chunks are masked by their bits, of every row or, with shared lists, of a block's first
+row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`tail.py` for Hopper, in Gluon: as in `pipeline_sm90.py`, with rows as they stand and summaries of chunks as keys."""
+"""`tail.py` for Hopper, in Gluon: as in `pipeline_sm90.py`, with rows in order and pooled keys and values as the
+keys."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tiles of rows that share their lists (`lists="union"`) for Hopper, in Gluon.
+"""Query blocks whose rows share a list (`lists="union"`) for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`; here the two warpgroups are neighbouring query tiles, which list much the same. Steps that
-only one of them listed the other skips (`union.Steps`).
+As in `pipeline_sm90.py`; here the two consumer warpgroups are neighbouring query blocks, whose lists overlap mostly.
+Steps that only one of them listed the other skips (`unions.Steps`).
 """
 
 from __future__ import annotations

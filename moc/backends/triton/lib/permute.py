@@ -1,4 +1,4 @@
-"""Rows moved from one order to another: torch's index_select reaches half the speed of memory here."""
+"""Rows permuted into another order: torch's index_select reaches half the memory bandwidth here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which chunks the rows choose, as bits: the k best, or as another rule says."""
+"""Stage 1, selection: which chunks every row chooses, as a mask (bits) or as indices."""
 
 from __future__ import annotations
 

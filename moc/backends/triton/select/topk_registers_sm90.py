@@ -1,8 +1,8 @@
-"""Top-k of every row among few chunks for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
+"""Register top-k for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
 
-As in `pipeline_sm90.py` a warp fetches what the warpgroups share, here descriptors. What a warp does with the scores of
-its 16 rows is in `topk_registers_sm90_ptx.py`. Rows whose k best it cannot tell, for equal scores at the border, are
-listed.
+As in `pipeline_sm90.py` a producer warp loads what the warpgroups share, here descriptors. What a warp does with the
+scores of its 16 rows is in `topk_registers_sm90_ptx.py`. Rows with equal scores at the border are left to the exact
+top-k.
 """
 
 from __future__ import annotations

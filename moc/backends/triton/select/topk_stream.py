@@ -1,11 +1,11 @@
-"""Top-k of every row among any number of chunks, in one pass over the descriptors; scores are never stored.
+"""Bucketed top-k, among any number of chunks, in one pass over the descriptors; scores are never stored.
 
-A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
-the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
-neighbours in a group and twice the places; what is left is dealt a third time. The very few for which it could be
-even then go to `_repair`: it finds the threshold by counting, pass by pass, and is always right. On Hopper the first
-deal has a kernel of its own (`hopper_stream`), or many chunks are sifted instead (`hopper_sift`), or few ones chosen in
-registers (`hopper_few`), after which only `_repair` follows.
+A row's chunks are hashed into G buckets, and a bucket keeps its R best in registers. The k best of the row are among
+the G*R kept unless one bucket holds more than R of them. Rows for which that may be are queued and retried, at most
+twice, with another hash and twice the entries. The few that are left go to the exact top-k (`topk_exact.py`), which is
+always right. On Hopper the first pass has a kernel of its own (`topk_stream_sm90.py`), or the threshold filter takes
+its place (`topk_filter_sm90.py`), or, among few chunks, the register top-k (`topk_registers_sm90.py`), after which only
+the exact top-k follows.
 """
 
 from __future__ import annotations

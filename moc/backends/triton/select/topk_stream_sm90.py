@@ -1,7 +1,8 @@
-"""`topk_stream.py`'s first deal for Hopper, in Gluon: products of one pass run beside the comparisons of the one
+"""The first pass of `topk_stream.py` for Hopper, in Gluon: products of one pass overlap the comparisons of the one
 before.
 
-As in `pipeline_sm90.py` a warp fetches what two warpgroups share, here the descriptors of G chunks at a time.
+As in `pipeline_sm90.py` a producer warp loads what two consumer warpgroups share, here the descriptors of G chunks at a
+time.
 """
 
 from __future__ import annotations
