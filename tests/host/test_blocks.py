@@ -8,9 +8,9 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.heatmap import VIEWS, heatmap
 from mixture_of_contexts.moc.host import tables
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.trace.heatmap import VIEWS, heatmap
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import apart, routed
 
 BLOCKS = 3

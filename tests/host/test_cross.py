@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import cross
+from mixture_of_contexts.moc.host import captions as cross
 from mixture_of_contexts.moc.host.adapters import Plan
-from mixture_of_contexts.moc.host.cross import CLASSES, KEY, can_split, join_captions, read_by_shot
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.host.captions import CLASSES, KEY, can_split, join_captions, read_by_shot
+from mixture_of_contexts.moc.shots.cuts import Shots
 from packaging.version import Version
 from spies import OVERRIDE, apart, everything, routed
 from tiny import random

@@ -6,8 +6,8 @@ import importlib
 
 import comfy.latent_formats
 import pytest
-from mixture_of_contexts.moc.families import FAMILIES
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
+from mixture_of_contexts.moc.shots.time_rules import FAMILIES
 
 EMPTY = {
     "Wan": ("nodes_hunyuan", "EmptyHunyuanLatentVideo"),  # Wan's templates use it as well
@@ -57,7 +57,7 @@ def test_an_empty_latent_has_as_many_frames_as_the_table_says(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_cut_by_its_familys_rule(name):
-    from mixture_of_contexts.moc.families import rule_of
+    from mixture_of_contexts.moc.shots.time_rules import rule_of
 
     rule = rule_of(ADAPTERS[MODELS[name]].stride)
     assert [rule.frames(n) for n in range(40)] == [FAMILIES[name].frames(n) for n in range(40)]

@@ -10,8 +10,8 @@ import comfyui_version
 import pytest
 import tiny
 from mixture_of_contexts.moc.host.adapters import adapter_for
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
 from packaging.version import Version
 from spies import apart, everything, little, routed, watched
 from variants import VARIANTS

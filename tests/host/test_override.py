@@ -8,8 +8,8 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from mixture_of_contexts.moc.host.adapters import Plan
 from mixture_of_contexts.moc.host.override import attention_override
-from mixture_of_contexts.moc.host.run import FORWARD, Forward, Patch, Run
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.host.state import FORWARD, Forward, Patch, Run
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import SpyTrace, little
 
 HEADS, TOKENS, DIM = 2, 48, 16

@@ -14,12 +14,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import apply_moc, live, override
+from mixture_of_contexts.moc.host import apply_moc, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
-from mixture_of_contexts.moc.host.live import Live
-from mixture_of_contexts.moc.host.run import KEY
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import AHEAD, Reason, Trace
+from mixture_of_contexts.moc.host.state import KEY
+from mixture_of_contexts.moc.host.web import push
+from mixture_of_contexts.moc.host.web.push import Live
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
+from mixture_of_contexts.moc.trace.trace import AHEAD, Trace
 from spies import TWO_SHOTS, apart, everything, little, routed, watched
 
 BLOCKS = 3
@@ -87,7 +89,7 @@ def test_whatever_a_script_calls_its_workflow_a_run_is_told_of(workflow):
     queue = SimpleNamespace(
         get_current_queue_volatile=lambda: ([(0, "id", {"1": {}}, {"extra_pnginfo": {"workflow": workflow}})], [])
     )
-    assert live._running(SimpleNamespace(prompt_queue=queue)) == ({"1": {}}, "7" if workflow == {"id": 7} else "")
+    assert push._running(SimpleNamespace(prompt_queue=queue)) == ({"1": {}}, "7" if workflow == {"id": 7} else "")
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

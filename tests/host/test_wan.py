@@ -8,7 +8,7 @@ import comfyui_version
 import pytest
 import tiny
 import torch
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.trace.reasons import Reason
 from packaging.version import Version
 from spies import apart, everything, routed
 from tiny import TEXT

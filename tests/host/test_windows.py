@@ -15,9 +15,9 @@ import tiny
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.cross import join_captions, read_by_shot
+from mixture_of_contexts.moc.host.captions import join_captions, read_by_shot
 from mixture_of_contexts.moc.host.windows.handler import FILM
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.windows import DRAWN, SHOTS
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
