@@ -74,7 +74,7 @@ def test_every_self_attention_is_routed_once_and_nothing_else(variant, model, un
     assert [q.shape for q, _ in left_alone] == others
     assert tuple(trace.blocks_seen) == variant.blocks and not trace.dense
     diffusion_model = model.model.diffusion_model
-    assert {record.share.shape[0] for record in trace.records} == {adapter_for(diffusion_model).heads(diffusion_model)}
+    assert {record.chosen.shape[0] for record in trace.records} == {adapter_for(diffusion_model).heads(diffusion_model)}
 
 
 def test_another_packs_override_gets_the_blocks_that_stay_dense(variant, model):
