@@ -12,8 +12,8 @@ import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import captions as cross
-from mixture_of_contexts.moc.host.adapters import Plan
-from mixture_of_contexts.moc.host.captions import CLASSES, KEY, can_split, join_captions, read_by_shot
+from mixture_of_contexts.moc.host.adapters import ADAPTERS, Sequence
+from mixture_of_contexts.moc.host.captions import KEY, can_split, join_captions, read_by_shot
 from mixture_of_contexts.moc.shots.cuts import Shots
 from packaging.version import Version
 from spies import OVERRIDE, apart, everything, routed
@@ -23,7 +23,7 @@ HOST = Version(comfyui_version.__version__)
 SHOTS = Shots(cuts=(2, 3), unit="latent")
 LENGTHS = (7, 5, 9)
 OF_FRAME = (0, 0, 1, 2, 2)  # shot of every latent frame
-SPLIT = [v for v in tiny.VARIANTS if v.cls in CLASSES and Version(v.since) <= HOST]
+SPLIT = [v for v in tiny.VARIANTS if ADAPTERS[v.cls].text == "cross" and Version(v.since) <= HOST]
 
 
 def caption(seed: int, tokens: int = 7, channels: int = 4096, **facts):
@@ -158,9 +158,9 @@ def test_a_second_model_that_does_not_tell_captions_apart_is_refused_before_samp
 
 
 def test_a_sequence_of_open_length_ends_the_search_for_a_length_of_the_text():
-    plan = Plan(grid=(2, 2, 2), blocks=(), before=(("reference", None),))
+    sequence = Sequence(grid=(2, 2, 2), blocks=(), before=(("reference", None),))
     args = [None, None, random(1, 30, 8), None]
-    cross._make_distinct(args, plan)
+    cross._make_distinct(args, sequence)
     assert args[2].shape[1] == 30
 
 
@@ -296,5 +296,5 @@ def test_the_captions_leave_nothing_behind():
     model = tiny.load()
     patched = read_by_shot(model)
     sample(patched, join_captions(captions(), SHOTS))
-    assert KEY not in str(model.model_options) and "moc_captions_film" not in str(patched.model_options)
+    assert KEY not in str(model.model_options) and "moc_" not in str(patched.model_options)
     assert torch.equal(sample(patched, caption(0)), sample(model, caption(0)))
