@@ -123,7 +123,7 @@ def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], session: 
         _check_heads(session.adapter, model.model.diffusion_model, (settings.routing, *dict(settings.blocks).values()))
     patch.trace.first = session.first
     starts: tuple[int, ...] = (0,)
-    if session.adapter is not None and patch.shots is not None:
+    if patch.shots is not None:
         starts, notes = session.starts(patch.shots)
         for note in notes:
             patch.trace.note(note)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..chunks.layout import TokenLayout
 from ..shots.cuts import Shots
-from .adapters import Adapter, Sequence, adapter_for
+from .adapters import Adapter, Sequence, adapter_for, class_of
 
 SESSION = "moc_session"  # transformer_options -> Session
 VIDEO = "moc_video"  # transformer_options -> VideoPass
@@ -47,6 +47,8 @@ class Session:
 
     def starts(self, shots: Shots) -> Starts:
         """In latent frames of the sampler's latent. Raises MoCError where the shots do not fit into the film."""
+        if self.adapter is None:
+            return (0,), ()
         if shots not in self._starts:
             starts, notes = self.adapter.starts(shots, self.stop - self.first)
             self._starts[shots] = (0, *(self.first + start for start in starts[1:])), notes
@@ -99,14 +101,17 @@ def with_options(args, kwargs: dict, ours: dict) -> tuple[list, dict]:
 
 
 def video_pass(diffusion_model: object, args: list, kwargs: dict) -> VideoPass:
-    """Of the pass with these arguments; put it into its options as VIDEO.
+    """Of the pass with these arguments. Whoever asks puts it into the options as VIDEO, for the next one.
 
     Raises AttributeError, LookupError, TypeError or ValueError where a host hands over something else than it used to.
     """
     options = options_of(args, kwargs)
     if VIDEO in options:
         return options[VIDEO]
-    sequence = adapter_for(diffusion_model).sequence(diffusion_model, args, kwargs)
+    adapter = adapter_for(diffusion_model)
+    if adapter is None:
+        raise LookupError(f"no adapter for {class_of(diffusion_model)}")
+    sequence = adapter.sequence(diffusion_model, args, kwargs)
     frame_ids = _absolute_frames(options.get("context_window"), options[SESSION].stop)[:: sequence.joined]
     return VideoPass(sequence, frame_ids if len(frame_ids) == sequence.grid[0] else None)
 

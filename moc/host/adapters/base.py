@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch.nn import Module
 
@@ -90,10 +91,10 @@ class Adapter:
     classes: tuple[str, ...]
     time_rule: str
     text: str
-    sequence: Callable[[object, list, dict], Sequence]
+    sequence: Callable[[Any, list, dict], Sequence]
     film: Callable[[tuple[int, ...], dict], tuple[int, int]] = lambda shape, conds: (0, shape[2])
     outer: bool = False
-    heads: Callable[[object], int] = attrgetter("num_heads")
+    heads: Callable[[Any], int] = attrgetter("num_heads")
     covers: str = ""
 
     def __post_init__(self) -> None:
