@@ -64,10 +64,10 @@ def attention_override(
 
 def _is_video(forward: Forward, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
     """Self-attention of all video tokens, for all queries or for some of them."""
-    plan, tokens, keys = forward.plan, q.shape[-2], k.shape[-2]
-    if k.shape != v.shape or tokens < plan.video_tokens or plan.width not in (None, width):
+    sequence, tokens, keys = forward.video.sequence, q.shape[-2], k.shape[-2]
+    if k.shape != v.shape or tokens < sequence.video_tokens or sequence.width not in (None, width):
         return False
-    return q.shape == k.shape or (tokens < keys and plan.layout(keys, None) is not None)
+    return q.shape == k.shape or (tokens < keys and sequence.layout(keys, None) is not None)
 
 
 def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale: float | None) -> Call | Reason:
@@ -76,10 +76,10 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
-    layout = forward.plan.layout(length, forward.frame_ids)
+    layout = forward.video.layout(length)
     if layout is None:
         return Reason.LENGTH
-    if schedule.is_dense(block, len(forward.plan.blocks)):
+    if schedule.is_dense(block, len(forward.video.sequence.blocks)):
         return Reason.BLOCK
     if layout.length < schedule.min_tokens:
         return Reason.SHORT

@@ -80,7 +80,7 @@ def test_a_picture_is_no_reason_to_end_a_run(what, monkeypatch):
     wanted = tiny.sample(patched)
     monkeypatch.setattr(Trace, what, broken)
     assert torch.equal(tiny.sample(patched), wanted)
-    assert trace.routed == 2 * BLOCKS and not trace.records and not trace._pending and not trace._moving
+    assert trace.routed == 2 * BLOCKS and not trace.records and not len(trace._queue)
     assert "a step is missing in the heatmap (OutOfMemoryError: 2 GiB)" in trace.report()
 
 
@@ -113,7 +113,7 @@ def test_two_branches_with_other_settings_do_not_touch_each_other():
     alone = tiny.sample(one), tiny.sample(two)
     assert apart(*alone) > 1e-3
     assert torch.equal(tiny.sample(one), alone[0]) and torch.equal(tiny.sample(two), alone[1])
-    assert trace_one.records[0].share.shape != trace_two.records[0].share.shape
+    assert trace_one.records[0].chosen.shape != trace_two.records[0].chosen.shape
 
 
 def test_applying_twice_replaces():

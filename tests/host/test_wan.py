@@ -32,7 +32,7 @@ def test_a_reference_can_be_chosen():
     tiny.sample(patched, variant, steps=1)
     record = trace.records[0]
     columns = [i for i, c in enumerate(record.axes.columns) if c.kind == "reference"]
-    assert len(columns) == 2 and record.share[..., columns].any()
+    assert len(columns) == 2 and record.chosen[..., columns].any()
 
 
 def test_as_many_text_tokens_as_video_tokens_cannot_be_told_apart_and_run_dense():

@@ -33,7 +33,7 @@ def apply_windows(model: ModelPatcher, shots: Shots | None, settings: WindowSett
         )
     if settings.follow == DRAWN and shots is None:
         raise MoCError("connect shots to MoC Windows: without them there is nothing to draw.")
-    length, overlap = settings.latents(adapter.stride)
+    length, overlap = settings.latents(adapter.time_rule)
     model = model.clone()
     model.model_options["context_handler"] = make_handler(settings, length, overlap)
     for kind, key in ((WrappersMP.PREPARE_SAMPLING, HOSTS_KEY), (WrappersMP.OUTER_SAMPLE, KEY)):
