@@ -41,7 +41,8 @@ def tell_choices(name: str) -> str:
 
 def tell_presets() -> str:
     """A tooltip."""
-    return " ".join(f"{name}: {preset.sees}; {preset.use}." for name, preset in NAMED.items())
+    told = (f"{name}: {preset.sees}; {preset.use}." for name, preset in NAMED.items())
+    return " ".join(("What every token sees.", *told))
 
 
 def tell_probed() -> str:
