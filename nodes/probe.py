@@ -16,6 +16,7 @@ from .render.heatmap import as_image, draw_text
 from .render.probe import draw_probe
 from .render.probe_text import data, read_tiles, tell, tell_nothing
 from .types import MocProbe, MocRouting, MocShots, advanced, with_numbers
+from .widgets.sentences import tell_probed
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"
 RULES = ("top-k", "all")
@@ -87,8 +88,8 @@ class MoCProbe(io.ComfyNode):
                         options=list(RULES),
                         default=RULES[0],
                         optional=True,
-                        tooltip="What the advice may choose by. top-k: what is chosen fastest. all: the descriptor "
-                        "mean+max+min as well, and top-p and threshold; probing takes twice as long.",
+                        tooltip="What the advice may choose by. top-k: what is chosen fastest. all: "
+                        f"{tell_probed()} as well; probing takes twice as long.",
                     )
                 ),
             ],

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
+from ..moc.config import PRESETS
 from ..moc.errors import MoCError
 from .types import MocRouting, advanced, check_ranges, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
+from .widgets.sentences import choices_of, tell_choices, tell_presets
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
@@ -17,6 +18,11 @@ def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
     options = options if options[0] == PRESET else (PRESET, *options)
     tooltip += " preset: as the preset says."
     return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=tooltip)
+
+
+def named(name: str) -> io.Combo.Input:
+    """What can be chosen says by itself what it is."""
+    return choice(name, choices_of(name), tell_choices(name))
 
 
 class MoCRouting(io.ComfyNode):
@@ -32,9 +38,7 @@ class MoCRouting(io.ComfyNode):
                     "preset",
                     options=list(PRESETS),
                     default="recommended",
-                    tooltip="recommended: closest to full attention. fast: fewer and coarser looks. large pictures: "
-                    "few larger pieces, fastest on a GPU at 720p and for long films. paper multi-shot, paper "
-                    "single-shot: the settings of the Mixture of Contexts paper, for models trained with them.",
+                    tooltip=tell_presets(),
                 ),
                 choice(
                     "budget",
@@ -120,11 +124,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
             "more exact, large is faster to choose from.",
         ),
-        choice(
-            "own",
-            OWN,
-            "What every token sees without choosing it: its whole shot, its frame, or its chunk. shot costs most.",
-        ),
+        named("own"),
         io.Int.Input(
             "window",
             optional=True,
@@ -139,24 +139,9 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             ("on", "off"),
             "on: a shot only reads earlier shots; for models trained that way. Others stay more consistent with off.",
         ),
-        choice(
-            "descriptor",
-            DESCRIPTORS,
-            "What a chunk is judged by. mean: the mean of its keys, as in the paper. minmax: the best match it could "
-            "hold; finds small things better. mean+max+min: between both.",
-        ),
-        choice(
-            "tail",
-            TAILS,
-            "What becomes of chunks that are not chosen. none: nothing is seen of them. pooled: each still counts "
-            "once, blurred; keeps still backgrounds still.",
-        ),
-        choice(
-            "memory",
-            STATIC,
-            "Parts of every shot that all others always see, whatever the routing chooses: nothing, its first frame, "
-            "or its first tokens.",
-        ),
+        named("descriptor"),
+        named("tail"),
+        named("memory"),
         io.Int.Input(
             "memory_tokens",
             optional=True,
@@ -165,11 +150,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=1_000_000,
             tooltip="How many tokens of every shot, when memory is first tokens.",
         ),
-        choice(
-            "references",
-            REFERENCES,
-            "Reference images or clips inside the sequence. routed: chosen like any chunk. linked: always seen.",
-        ),
+        named("references"),
         choice(
             "outer_loop",
             OUTER_LOOP,
@@ -253,13 +234,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=2**31 - 1,
             tooltip="Only for training: seed of drop_off and drop_in.",
         ),
-        choice(
-            "rule",
-            RULES,
-            "How many chunks are enough. top-k: as budget says, as in the paper. top-p: as many as hold top_p of a "
-            "token's interest, so few where it is sure. threshold: all that stand out by beta. With the last three "
-            "choosing takes longer; MoC Probe can say whether they pay.",
-        ),
+        named("rule"),
         io.Float.Input(
             "top_p",
             optional=True,
@@ -287,12 +262,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             tooltip="A density for every attention head, like 0.1, 0.3, 0.1, instead of one budget for all. MoC Probe "
             "Report can find them; routing then takes longer. Empty: the same for all.",
         ),
-        choice(
-            "lists",
-            LISTS,
-            "token: every token reads exactly what it chose. union: 64 neighbouring tokens read all that any of them "
-            "chose, which is never less, and with small tiles takes longer.",
-        ),
+        named("lists"),
         io.String.Input(
             "dense_blocks",
             optional=True,
