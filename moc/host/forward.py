@@ -40,7 +40,7 @@ def _forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict, op
     run.forwards += 1
     trace.blocks = len(sequence.blocks)
     if any(start % sequence.joined for start in run.starts):
-        trace.note(f"this model joins {sequence.joined} latent frames into one: a cut between them moves behind them")
+        trace.note(f"this model joins {sequence.joined} latent frames: a cut between them moves behind them")
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     if run.forwards == 1 and video.frame_ids is not None:
         run.warn(video.layout(sequence.shortest))
