@@ -112,8 +112,8 @@ def applies(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
-    """Whether routing is faster than dense attention. q [B, H, N, D].
+def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig, kernels: bool) -> bool:
+    """Whether routing is faster than dense attention. q [B, H, N, D]; kernels: whether the GPU's compute it.
 
     Where nobody knows beforehand how much will be chosen, or what choosing costs, it is taken to be: who asks for such
     a rule wants to see it.
@@ -122,7 +122,6 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
         routing = replace(routing, density=fmean(routing.head_density), head_density=())
     if not routing.same_k or routing.rule not in triton.RULES:
         return True
-    kernels = triton.supports(q, table, routing) is None
     kind, processor = kind_of(table, routing, kernels), 0.0
     costs = COSTS[kind]
     if kind == "large chunks":

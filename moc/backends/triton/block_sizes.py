@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from . import health
+
 
 @dataclass(frozen=True)
 class Config:
@@ -110,27 +112,15 @@ def scores_in_registers(x: torch.Tensor) -> bool:
     return x.device.type != "cuda" or capability(x.device)[0] != 10
 
 
-_no_gluon: dict[int, str] = {}  # devices where a kernel in Gluon failed once, and why
-
-
-def takes_gluon(x: torch.Tensor) -> bool:
-    """Whether the kernels for Hopper take queries like x [..., D]."""
+def takes_gluon(x: torch.Tensor, variant: str) -> bool:
+    """Whether a kernel for Hopper takes queries like x [..., D], and has not failed yet."""
     if x.device.type != "cuda" or x.element_size() != 2 or x.shape[-1] not in (64, 128) or x.stride(-1) != 1:
         return False
-    index = x.device.index or 0
-    if index in _no_gluon or capability(x.device) != (9, 0):
+    if capability(x.device) != (9, 0) or health.reason(x.device, variant) is not None:
         return False
     from .lib.gluon_compat import tested
 
     return tested
-
-
-def without_gluon(x: torch.Tensor, reason: str) -> bool:
-    """Leave the kernels for Hopper out from now on; whether that changes anything for queries like x."""
-    if not takes_gluon(x):
-        return False
-    _no_gluon[x.device.index or 0] = reason
-    return True
 
 
 def configs_of(x: torch.Tensor) -> Configs:

@@ -23,7 +23,7 @@ try:
     from .attend import gather_sm90, hot_chunks_sm90, union_sm90
     from .lib import pipeline_sm90
 except ImportError:  # a Triton without Gluon
-    hopper_routed = None  # type: ignore[assignment]
+    gather_sm90 = hot_chunks_sm90 = union_sm90 = pipeline_sm90 = None  # type: ignore[assignment]
 TAKE_OFF = True  # chunk-major: chosen chunks enter the tail and are taken off by `routed` (else masked there)
 POPULAR = True  # chunk-major: rows meet chunks that many neighbours chose together
 

@@ -13,12 +13,13 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.backends import reference
-from moc.backends import triton as triton_backend
-from moc.backends.triton import autograd, forward, job, select, supports
+from moc.backends.registry import Call
+from moc.backends.triton import BACKEND, forward, health, job, select
 from moc.backends.triton.attend import own, own_calls
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
+from moc.backends.triton.lib.permute import Move
 from moc.backends.triton.select import topk_stream
 from moc.backends.triton.select.by_torch import unpack
 from moc.chunks.build import build_table
@@ -117,7 +118,7 @@ def test_a_density_for_a_head_that_is_not_there_is_the_users_mistake() -> None:
     table = build_table(PLAIN, (0,), R())
     q = torch.zeros(1, 2, PLAIN.length, 16, device=DEVICE)
     with pytest.raises(MoCError, match="give one each"):
-        triton_backend.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
+        BACKEND.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
 
 
 @pytest.mark.parametrize("dtype", HALF + [torch.float32])
@@ -151,7 +152,7 @@ def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
     t, x = table.tensors(torch.device(DEVICE)), torch.randn(2, 2, PLAIN.length, 16, device=DEVICE)
     across = torch.empty(2, 2, 16, PLAIN.length, device=DEVICE).mT
     for like in (x, across, x.transpose(1, 2).contiguous().transpose(1, 2)):
-        assert torch.equal(autograd.Move.apply(x, t.inverse, t.order, like), x.index_select(-2, t.inverse))
+        assert torch.equal(Move.apply(x, t.inverse, t.order, like), x.index_select(-2, t.inverse))
 
 
 def test_counters_of_a_very_long_film_count_as_workspace() -> None:
@@ -351,8 +352,8 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(forward, "SMALL_CHUNK", 0)
-    monkeypatch.setattr(own, "_refused", set())
-    monkeypatch.setattr(own, "usable", lambda q, plan: not own._refused)
+    monkeypatch.setattr(health, "_reasons", {})
+    monkeypatch.setattr(own, "usable", lambda q, plan: not health.reason(q.device, health.LIBRARY))
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", broken)
     routing = R(top_k=1, own="frame", tail="pooled")
@@ -360,7 +361,7 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
     for _ in range(2):
-        got = triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
+        got = BACKEND.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
         torch.testing.assert_close(got, want, atol=2e-5 if DEVICE == "cpu" else 5e-3, rtol=0)
     assert calls == [1] and "no kernel image" in caplog.text
 
@@ -388,7 +389,7 @@ def test_compiled_as_one_operator() -> None:
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
 
     def call(q, k, v):
-        return triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
+        return BACKEND.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
 
     got = torch.compile(call, backend="aot_eager", fullgraph=True)(q, k, v)
     torch.testing.assert_close(got, call(q, k, v), atol=0, rtol=0)
@@ -397,7 +398,7 @@ def test_compiled_as_one_operator() -> None:
 def test_says_what_it_cannot_do() -> None:
     table = build_table(PLAIN, (0,), R())
     q = torch.randn(1, 2, PLAIN.length, 16, device=DEVICE)
-    assert supports(q, table, R()) is None
-    assert "float64" in supports(q.double(), table, R())
-    assert "256" in supports(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R())
-    assert "drop-off" in supports(q, table, R(drop_off=0.5, lists="union"), training=True)
+    assert BACKEND.refuses(Call(q, table, R())) is None
+    assert "float64" in BACKEND.refuses(Call(q.double(), table, R()))
+    assert "256" in BACKEND.refuses(Call(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R()))
+    assert "drop-off" in BACKEND.refuses(Call(q, table, R(drop_off=0.5, lists="union"), training=True))

@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from ..block_sizes import takes_gluon
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
@@ -241,9 +242,11 @@ def _routed_hopper(
 
 def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
     """Whether this kernel takes the chunks of a plan: long enough, half precision, Hopper."""
-    return takes_gluon(q) and plan.typical >= SHORTEST and rows_of(k) is not None and rows_of(v) is not None
+    there = takes_gluon(q, "gather_sm90") and plan.typical >= SHORTEST
+    return there and rows_of(k) is not None and rows_of(v) is not None
 
 
+@watched("gather_sm90")
 def routed(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
     slots: Slots, *, scale: float,

@@ -19,6 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from ..block_sizes import takes_gluon
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring, rows_of
@@ -218,9 +219,11 @@ def _popular_hopper(
 def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
     """Whether a chunk is one step of keys, and rows choose as many as the lists are made for."""
     fits = plan.longest <= KEYS and plan.typical >= SHORTEST and plan.chunks < 2**16 - 1
-    return fits and FEWEST <= plan.top_k <= LARGEST and takes_gluon(q) and None not in (rows_of(k), rows_of(v))
+    fits = fits and FEWEST <= plan.top_k <= LARGEST and takes_gluon(q, "hot_chunks_sm90")
+    return fits and None not in (rows_of(k), rows_of(v))
 
 
+@watched("hot_chunks_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: Popular, plan: Plan, heads: range,
     tail: Tail | None, *, scale: float,

@@ -22,7 +22,7 @@ from ..lib.sortable import bounds, closed, own_of_rows
 try:
     from . import tail_sm90
 except ImportError:  # a Triton without Gluon
-    hopper_tail = None  # type: ignore[assignment]
+    tail_sm90 = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def tail_of(
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
-    if tail_sm90 is not None and takes_gluon(q):
+    if tail_sm90 is not None and takes_gluon(q, "tail_sm90"):
         tail_sm90.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
         return Tail(out, lse)
     _tail[(tiles.count * len(heads),)](

@@ -28,6 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..device_table import Plan
+from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
@@ -299,6 +300,7 @@ def slots(threads: int, device: torch.device) -> Tensor:
     return space[skip : skip + threads * SLOTS]
 
 
+@watched("topk_filter_sm90")
 def sift(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,

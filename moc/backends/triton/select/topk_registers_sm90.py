@@ -12,6 +12,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ..device_table import Plan
+from ..health import watched
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
 from .topk_filter_sm90 import fetch, halves, quarters, scores, take_queries
@@ -127,6 +128,7 @@ def usable(plan: Plan) -> bool:
     return CHUNKS < plan.chunks <= MOST * CHUNKS
 
 
+@watched("topk_registers_sm90")
 def choose(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, level: Tensor, left_row: Tensor, left: Tensor,
     plan: Plan, heads: range, *, split: bool, causal: bool,

@@ -26,7 +26,7 @@ from .topk_stream_heap import bits, mark, settle, taken
 try:
     from . import topk_filter_sm90, topk_registers_sm90, topk_stream_sm90
 except ImportError:  # a Triton without Gluon
-    hopper_stream = None  # type: ignore[assignment]
+    topk_filter_sm90 = topk_registers_sm90 = topk_stream_sm90 = None  # type: ignore[assignment]
 
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 ROUNDS = 2  # of dealing again
@@ -115,7 +115,13 @@ def _deal(
 
 def few(x: Tensor, plan: Plan) -> bool:
     """Whether a choice among so few chunks is made in registers: it is bits, and no row is dealt again."""
-    return FEW and topk_stream_sm90 is not None and takes_gluon(x) and topk_registers_sm90.usable(plan)
+    there = FEW and topk_registers_sm90 is not None and takes_gluon(x, "topk_registers_sm90")
+    return there and topk_registers_sm90.usable(plan)
+
+
+def _filtered(x: Tensor, plan: Plan) -> bool:
+    there = SIFT and topk_filter_sm90 is not None and takes_gluon(x, "topk_filter_sm90")
+    return there and topk_filter_sm90.usable(plan)
 
 
 def stream(
@@ -144,17 +150,16 @@ def stream(
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
     rounds = ROUNDS
+    args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
     if in_registers:
         topk_registers_sm90.choose(
             queries, pair, keep, out[0], level, listed[0], waiting[0], plan, heads, split=split, causal=causal
         )
         rounds = 0
-    elif topk_stream_sm90 is not None and first == PLACES and takes_gluon(queries):
-        args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
-        if SIFT and topk_filter_sm90.usable(plan):
-            topk_filter_sm90.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
-        else:
-            topk_stream_sm90.deal(*args, split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"])
+    elif first == PLACES and _filtered(queries, plan):
+        topk_filter_sm90.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
+    elif topk_stream_sm90 is not None and first == PLACES and takes_gluon(queries, "topk_stream_sm90"):
+        topk_stream_sm90.deal(*args, split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"])
     else:
         _deal[(tiles * len(heads),)](
             *inputs, plan.passes(groups), *out, level, listed[0], waiting[0], listed[0], waiting[0],
