@@ -9,6 +9,7 @@ from benchmarks.break_even import RULES, crossing, fit, plan
 from moc.backends import cost_model
 from moc.backends.cost_model import COSTS, MARGIN, Costs, Work, estimate, kind_of, library, pays, work_of
 from moc.backends.triton.attend.own_calls import SLOWER, heads_at_once
+from moc.backends.triton.dataflow import SMALL_CHUNK
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
@@ -137,16 +138,12 @@ def test_nothing_is_known_of_a_cpu():
 
 
 def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
-    pytest.importorskip("triton")
-    from moc.backends.triton import forward
-
-    assert cost_model.SMALL_CHUNK == forward.SMALL_CHUNK
     tiles = RoutingConfig(top_k=3, tile=(1, 4, 4), own="frame")
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
 
     thirty_two = film(FRAMES, 4, frame=(4, 8))
-    assert thirty_two.mean_chunk == forward.SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
+    assert thirty_two.mean_chunk == SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
 
 
 def test_every_film_of_a_batch_is_work_and_a_gain_within_the_margin_is_none(monkeypatch):

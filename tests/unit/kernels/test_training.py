@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.attention import moc_attention
 from moc.backends.registry import Call, wants_gradients
-from moc.backends.triton import BACKEND, autograd, health
+from moc.backends.triton import BACKEND, autograd, dataflow, health
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select.by_torch import pack, unpack
@@ -70,10 +70,18 @@ def plain_gradients(q, out, grad, lse, k, v, scale):
     return ds @ k, ds.mT @ q, p.mT @ grad
 
 
+def by_library(monkeypatch):
+    """Own parts of all groups, however small, where chunks are not."""
+    monkeypatch.setattr(own, "usable", lambda q: True)
+    for module in (dataflow, own):
+        monkeypatch.setattr(module, "library_fits", lambda g: True)
+    monkeypatch.setattr(dataflow, "_chosen", dataflow._chosen.__wrapped__)
+
+
 @pytest.mark.parametrize("name", LIBRARY)
 def test_own_part_from_an_attention_library(monkeypatch, name):
     """On a GPU cuDNN makes its gradients; here plain torch does, from the same rows and keys."""
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
+    by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", plain_attention)
     monkeypatch.setattr(own, "_attention_gradients", plain_gradients)
@@ -87,7 +95,7 @@ def test_a_library_without_gradients_is_left_alone(monkeypatch):
         calls.append(1)
         raise RuntimeError("no such plan")
 
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
+    by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", plain_attention)
     monkeypatch.setattr(own, "_attention_gradients", broken)

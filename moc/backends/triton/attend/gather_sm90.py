@@ -13,7 +13,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..block_sizes import takes_gluon
 from ..device_table import Plan
 from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
@@ -30,7 +29,6 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
     next_scores,
     products,
     ring,
-    rows_of,
     softmax,
 )
 from ..lists.csr import RowLists
@@ -38,7 +36,6 @@ from . import gather as plain
 from .combine import Slots
 
 STAGES = 2
-SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
 where = gluon.jit(plain.where.fn)
 
@@ -238,12 +235,6 @@ def _routed_hopper(
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
-    """Whether this kernel takes the chunks of a plan: long enough, half precision, Hopper."""
-    there = takes_gluon(q, "gather_sm90") and plan.typical >= SHORTEST
-    return there and rows_of(k) is not None and rows_of(v) is not None
 
 
 @watched("gather_sm90")

@@ -12,21 +12,21 @@ from torch import Tensor
 from ...head_split import out_of_memory
 from .. import health
 from ..block_sizes import capability
+from ..dataflow import library_fits
 from ..device_table import Plan, Run
 from ..lib.permute import moved
 from .combine import Own
-from .own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
+from .own_calls import Alike, alike, calls, grouped
 
 MOST_CALLS = 64  # of a backward pass
 
 
-def usable(q: Tensor, plan: Plan) -> bool:
+def usable(q: Tensor) -> bool:
+    """Whether a library takes such queries here, and has not failed yet."""
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
         return False
     there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
-    if health.reason(q.device, health.LIBRARY) is not None or not there():
-        return False
-    return plan.group_rows >= FEWEST_ROWS
+    return health.reason(q.device, health.LIBRARY) is None and there()
 
 
 def pays(q: Tensor, plan: Plan, heads: range) -> bool:
@@ -103,7 +103,9 @@ def gradients(
     of all that they see. parts: heads of a sample that go together. False where somebody else has to do it."""
     h = q.shape[1]
     linked_of = [linked_beside(plan, run) for run in plan.runs()]
-    if not usable(q, plan) or health.reason(q.device, health.LIBRARY_GRADIENTS) is not None or None in linked_of:
+    if not usable(q) or not library_fits(plan.geometry) or None in linked_of:
+        return False
+    if health.reason(q.device, health.LIBRARY_GRADIENTS) is not None:
         return False
     if len(linked_of) > MOST_CALLS:
         return False

@@ -14,7 +14,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..block_sizes import takes_gluon
 from ..device_table import Blocks, Plan, Tiles
 from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
@@ -32,7 +31,6 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
     pass_by,
     products,
     ring,
-    rows_of,
     softmax,
 )
 from ..lists.unions import UnionLists, steps_of
@@ -212,10 +210,6 @@ def _union_hopper(
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-def usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    return takes_gluon(q, "union_sm90") and rows_of(k) is not None and rows_of(v) is not None
 
 
 @watched("union_sm90")
