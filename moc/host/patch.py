@@ -43,7 +43,7 @@ def apply_moc(
             "Connect a video model, for example Wan, or take MoC Apply out of this graph."
         )
     if backend not in ("auto", *BACKENDS):
-        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
+        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
     patch = Patch(shots, settings, trace, backend, probe)
     model = model.clone()
     for kind, wrapper in (

@@ -16,14 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config, takes_gluon
+from ..block_sizes import Config
 from ..device_table import Plan, Tiles
 from ..lib.sortable import bounds, closed, own_of_rows
-
-try:
-    from . import tail_sm90
-except ImportError:  # a Triton without Gluon
-    tail_sm90 = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -102,16 +97,19 @@ def _tail(
 
 def tail_of(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool, mask: str,
+    *, scale: float, config: Config, precision: str, causal: bool, mask: str, by: str | None = "tail",
 ) -> Tail:  # fmt: skip
     """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
 
     mask: chosen chunks are left out by the bits of every "row", by those of the first row of a "tile", or by "none".
+    by: the file whose kernel does it.
     """
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
-    if tail_sm90 is not None and takes_gluon(q):
+    if by == "tail_sm90":
+        from . import tail_sm90
+
         tail_sm90.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
         return Tail(out, lse)
     _tail[(tiles.count * len(heads),)](

@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..device_table import STEP, Plan
+from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
@@ -215,6 +216,7 @@ def _tail_hopper(
     )  # fmt: skip
 
 
+@watched("tail_sm90")
 def tail(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
     *, scale: float, causal: bool, mask: str,

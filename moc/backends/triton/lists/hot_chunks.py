@@ -26,7 +26,6 @@ MOST = 64  # chunks of a tile of 64 rows
 ENOUGH = 16  # rows that chose a chunk
 LOOKED_AT = 128  # choices of a tile among which popular chunks are looked for
 AT_ONCE = 12  # programs of a multiprocessor that look for them
-LARGEST = 64  # most choices of a row
 
 
 @dataclass(frozen=True)

@@ -28,20 +28,20 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ..dataflow import FILTER_CHUNKS, PASS
 from ..device_table import Plan
+from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
 from .topk_filter_finish_sm90 import SLOTS, WRITTEN, take_best
 
-CHUNKS = 64  # of a pass
+CHUNKS = PASS
 STAGES = 4
 TURN = CHUNKS // 2 - 5
 WORKSPACE = 3 * 2**29  # bytes written
 BOTH = 192  # rows of a tile: three warpgroups
-MOST = 40  # chunks of a row that it pays for: more are written for more, and threads run out of slots
-LEAST = 385  # chunks among which it pays; `topk_registers_sm90.py` takes fewer
 SHARE = 5  # one chunk of so many is in the sample, at least
 
 closed, open_to = gluon.jit(sortable.closed.fn), gluon.jit(sortable.open_to.fn)
@@ -260,10 +260,6 @@ class Sample:
     rank: int  # of the score used as threshold, among the bucket maxima
 
 
-def usable(plan: Plan) -> bool:
-    return plan.chunks >= LEAST and plan.top_k <= MOST and sample_of(plan).passes > 0
-
-
 def level_rank(top_k: int, share: float) -> int:
     """Rank, among the maxima of the sample's buckets, of the score used as the filter's threshold. share: of all
     chunks, that the sample holds.
@@ -280,7 +276,7 @@ def sample_of(plan: Plan) -> Sample:
     frame apart do not always meet the same thread."""
     if plan.sample is None:
         free = np.array([i for i, c in enumerate(plan.table.chunks) if c.routable and not c.linked])
-        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= LEAST else 0
+        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= FILTER_CHUNKS else 0
         chunk = free[np.arange(passes * CHUNKS) * len(free) // (passes * CHUNKS)].reshape(passes, CHUNKS)
         shot = np.array([c.shot for c in plan.table.chunks])[chunk].max(1)
         turns = -(-plan.chunks // CHUNKS)
@@ -301,6 +297,7 @@ def slots(threads: int, device: torch.device) -> Tensor:
     return space[skip : skip + threads * SLOTS]
 
 
+@watched("topk_filter_sm90")
 def sift(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,

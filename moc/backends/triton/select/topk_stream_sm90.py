@@ -20,6 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, candidates, described, own_chunks, products, ring
@@ -203,6 +204,7 @@ def turned(pair: Tensor, turns: int, turn: int) -> Tensor:
     return pair.index_select(1, index.clamp(max=pair.shape[1] - 1))
 
 
+@watched("topk_stream_sm90")
 def deal(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,
