@@ -22,7 +22,7 @@ class Case:
 
     "trained"  as in the demo model: smooth fields of 16 channels that q and k share, in random directions of the head,
                and noise in all channels. The constants were set so that at the demo's size (18 x 16 x 16) these inputs
-               look like the captures (docs/measured.md): 8x8 tiles, 64 rows choose 2.4 times what one does, captured
+               look like the captures (docs/performance.md): 8x8 tiles, 64 rows choose 2.4 times what one does, captured
                2.5; a neighbour makes .88 of the choices too, captured .85; how little neighbouring tokens differ
                (1 - correlation .20, captured .21 to .28) and how far logits spread (3.3, captured 2.1 to 3.0). On the
                small tiles below, whose size was never captured, it is 2.6 to 4.0 times, 3.4 in the mean of four heads.

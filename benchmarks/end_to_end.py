@@ -8,7 +8,7 @@ Then it samples with all of them, where it is to and time allows. All runs share
 self-attention call alone (without projections, norms and RoPE), `rest` is everything else of the step.
 
 Random weights route at random, so the noise that the model is given is smooth in space and time: neighbouring tokens
-then choose about as alike as in a trained model (`union_over_k`; docs/measured.md). The rule on "independent tokens"
+then choose about as alike as in a trained model (`union_over_k`; docs/performance.md). The rule on "independent tokens"
 gets white noise, where neighbours choose nothing in common: the worst case for lists that rows share.
 """
 

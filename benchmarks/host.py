@@ -16,7 +16,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI 0.3.75 or newer")
 
 
-def command(name: str, folder: str = "benchmarks") -> str:
+def command(name: str, package: str = "benchmarks") -> str:
     """What was typed to get a result, without the places where it lay and went on this machine."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--comfyui")
@@ -25,7 +25,7 @@ def command(name: str, folder: str = "benchmarks") -> str:
     placed, rest = parser.parse_known_args(sys.argv[1:])
     folder = [] if placed.comfyui is None else ["--comfyui", "FOLDER"]
     folder += ["--aimdo", "FOLDER"] * len(placed.aimdo)
-    return " ".join(["python -m", f"benchmarks.{name}", *folder, *rest])
+    return " ".join(["python -m", f"{package}.{name}", *folder, *rest])
 
 
 def start(folder: Path, *arguments: str) -> str:

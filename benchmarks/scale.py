@@ -1,7 +1,7 @@
 """Time, memory and exchange of one model step on several GPUs, without ComfyUI.
 
 torchrun --standalone --nproc-per-node 2 -m benchmarks.scale [--films 720p,8shots,400k] [--rules dense,paper]
-    [--ranks 1,2] [--out FILE.json] [--dry]
+    [--ranks 1,2] [--groups 4] [--out FILE.json] [--dry]
 
 The model has the 14B's shapes (40 blocks, 40 heads of 128, feed-forward 13,824, 512 tokens of text, bf16, random
 weights; all blocks share one block's, so that memory is activations). Tokens are spread over the ranks; only
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
-from moc.parallel import Routed, heads_of_rank, ulysses_attention
+from moc.parallel import GROUPS, Routed, heads_of_rank, ulysses_attention
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Bench:
         torch.manual_seed(0)
         self.block = Block(shape, device, dtype).requires_grad_(False)
 
-    def rows(self, name: str, film: Film, rule: str) -> dict:
+    def rows(self, name: str, film: Film, rule: str, groups: int) -> dict:
         routing, rank = RULES[rule], dist.get_rank(self.group)
         layout = TokenLayout(film.tokens, film.grid)
         attend = dense if routing is None else Routed(layout, film.starts, routing, self.shape.heads)
@@ -132,14 +133,14 @@ class Bench:
         x = whole[:, rank * n : (rank + 1) * n].clone()
         del whole
         text = torch.randn(1, self.shape.text, self.shape.width, device=self.device, dtype=self.dtype)
-        sharded = partial(ulysses_attention, attend=attend, length=film.tokens, group=self.group)
+        sharded = partial(ulysses_attention, attend=attend, length=film.tokens, group=self.group, groups=groups)
 
         def step() -> None:
             y = x
             for _ in range(self.shape.blocks):
                 y = self.block(y, text, sharded)
 
-        row: dict = {"film": name, "tokens": film.tokens, "rule": rule, "ranks": self.ranks}
+        row: dict = {"film": name, "tokens": film.tokens, "rule": rule, "ranks": self.ranks, "groups": groups}
         row["blocks"] = self.shape.blocks
         with torch.no_grad():
             q, k, v = self.block.project(x)
@@ -212,6 +213,7 @@ def main() -> None:
     parser.add_argument("--films", default="720p,8shots,400k")
     parser.add_argument("--rules", default="dense,paper,large pictures")
     parser.add_argument("--ranks", default="", help="group sizes, by default 1 and all processes")
+    parser.add_argument("--groups", type=int, nargs="+", default=[GROUPS], help="of heads, exchanged one by one")
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no further row after so many")
@@ -231,12 +233,12 @@ def main() -> None:
         if rank < ranks:
             bench = Bench(shape, device, torch.float32 if args.dry else torch.bfloat16, ranks, group, args.runs)
             for name, film in films.items():
-                for rule in args.rules.split(","):
+                for rule, groups in product(args.rules.split(","), args.groups if ranks > 1 else [1]):
                     late = torch.tensor(time.perf_counter() - begin > args.seconds, device=device, dtype=torch.int)
                     dist.all_reduce(late, dist.ReduceOp.MAX, group=group)
                     if late.item():
                         continue
-                    row = bench.rows(name, film, rule)
+                    row = bench.rows(name, film, rule, groups)
                     if rank == 0:
                         results.append(row)
                         print(f"{time.perf_counter() - begin:6.1f} s", json.dumps(row), flush=True)

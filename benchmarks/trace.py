@@ -164,7 +164,8 @@ def on_cpu(case: Case, model: Model, steps: int) -> dict:
         name = keep.replace(" and ", "_")
         row[f"{name}_paired"] = round(statistics.median(a / b for a, b in zip(spent[keep], off)) - 1, 4)
         row[f"{name}_own"] = round(statistics.median(a / b for a, b in zip(own[keep], off)), 6)
-    row["kilobytes_a_step"] = round(sum(r.share.numel() * 2 for r in traces["routing"].records) / (steps + 1) / 1000, 1)
+    kept = sum(r.chosen.numel() * 2 for r in traces["routing"].records)
+    row["kilobytes_a_step"] = round(kept / (steps + 1) / 1000, 1)
     return row
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from .autocast import as_one
-from .backends import BACKENDS, eager, head_split, triton
+from .backends import head_split, permute
+from .backends.registry import Call, Selected, first_of, select, wants_gradients
 from .chunks.table import ChunkTable
 from .config import RoutingConfig
 from .errors import MoCError
@@ -23,7 +23,7 @@ def moc_attention(
     table: ChunkTable,
     routing: RoutingConfig,
     *,
-    backend: str = "auto",
+    backend: str | Selected = "auto",
     scale: float | None = None,
     training: bool = False,
     record=None,
@@ -34,6 +34,7 @@ def moc_attention(
     q, k, v   [B, H, N, D] in the model's own token order, any strides; routing differs per sample, head and token.
               Under autocast they may differ in precision, as they may for torch's attention
     table     chunks of this sequence, from `build_table`
+    backend   name of one, "auto", or the one that `registry.select` found for this call
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in
     record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
@@ -47,52 +48,36 @@ def moc_attention(
     q, k, v = as_one(q, k, v)
     if not q.dtype == k.dtype == v.dtype:
         raise MoCError(f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: give all three one precision.")
-    if backend not in ("auto", *BACKENDS):
-        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    call = Call(q, table, routing, scale, training, wants_gradients(q, k, v))
+    selected = backend if isinstance(backend, Selected) else select(backend, call)
+    free = backend == "auto" or isinstance(backend, Selected)
+    apart = free and q.device.type == "cuda" and not call.gradients
+    apart = apart and head_split.allowed(q, routing, training, record)
 
-    def call(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, record) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, record) -> Tensor:
+        how = dict(scale=scale, training=training, record=record)
         if table.identity:
-            return attend(q, k, v, table, routing, scale=scale, training=training, record=record)
-        sorted_q, sorted_k, sorted_v = (triton.sort(x, table) for x in (q, k, v))
-        out = attend(sorted_q, sorted_k, sorted_v, table, routing, scale=scale, training=training, record=record)
-        return triton.unsort(out, table, q)
+            return selected.backend.attend(q, k, v, table, routing, **how)
+        out = selected.backend.attend(*(permute.sort(x, table) for x in (q, k, v)), table, routing, **how)
+        return permute.unsort(out, table, q)
 
-    if backend != "auto":
-        return call(BACKENDS[backend], q, k, v, record)
-    short = None
-    plain = q.device.type == "cuda" and not triton.wants_gradients(q, k, v)
-    if plain and head_split.allowed(q, routing, training, record):
-        attend = partial(call, partial(_auto, note=note, spare=True))
+    while True:
+        if selected.reason is not None and note is not None:
+            note(f"MoC ran on {selected.backend.title}, which is slower: {selected.reason}")
         try:
-            return head_split.by_heads(attend, q, k, v, record, note, routing)
-        except torch.OutOfMemoryError as failure:
-            short = triton.fails(q.device, failure)
-            head_split.forget(record, q.shape[1])
-    return call(partial(_auto, note=note, short=short), q, k, v, record)
-
-
-def _auto(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, training: bool, record, note,
-    spare: bool = False, short: str | None = None, **rest,
-) -> Tensor:  # fmt: skip
-    """The GPU's kernels where they can take the call, torch everywhere else and whenever they break off.
-
-    spare: want of memory is for the caller to deal with. short: the kernels found no memory, even for a single head.
-    """
-    if q.device.type == "cuda":
-        reason = short or triton.supports(q, table, routing, training, triton.wants_gradients(q, k, v), rest["scale"])
-        if reason is None:
-            try:
-                return triton.attend(q, k, v, table, routing, training=training, record=record, **rest)
-            except MoCError:  # what was asked for is wrong, not the machine
+            if apart:
+                return head_split.by_heads(attend, q, k, v, record, note, routing)
+            return attend(q, k, v, record)
+        except MoCError:  # what was asked for is wrong, not the machine
+            raise
+        except Exception as failure:
+            if selected.backend.failed is None or not selected.others:
                 raise
-            except Exception as failure:
-                if spare and isinstance(failure, torch.OutOfMemoryError):
-                    raise
-                reason = triton.fails(q.device, failure)
-                head_split.forget(record, q.shape[1])
-                logging.getLogger("mixture_of_contexts").warning("MoC runs without its GPU kernels: %s", reason)
-        if note is not None:
-            note(f"MoC ran on plain torch, which is slower: {reason}")
-    return eager.attend(q, k, v, table, routing, training=training, record=record, **rest)
+            reason = selected.backend.failed(q.device, failure)
+            short = isinstance(failure, torch.OutOfMemoryError)
+        # not before the error is gone: it holds on to what had been made
+        head_split.forget(record, q.shape[1])
+        if not (short and apart):
+            logging.getLogger("mixture_of_contexts").warning("MoC runs without its GPU kernels: %s", reason)
+        selected, apart = first_of(selected.others, call, reason), False

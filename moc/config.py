@@ -9,11 +9,29 @@ from .errors import MoCError
 from .routing.descriptors import DESCRIPTORS
 from .routing.rules import RULES
 
-OWN = ("shot", "frame", "chunk")
-TAILS = ("none", "pooled")
-STATIC = ("none", "first frame", "first tokens")
-REFERENCES = ("routed", "linked")
-LISTS = ("token", "union")
+# What can be chosen by name, each with its sentence: tooltips, help pages and docs/routing.md are made from these.
+OWN = {
+    "shot": "its whole shot, which costs most",
+    "frame": "its frame",
+    "chunk": "its chunk",
+}
+TAILS = {
+    "none": "nothing is seen of them",
+    "pooled": "each still counts once, blurred; keeps still backgrounds still",
+}
+STATIC = {
+    "none": "nothing",
+    "first frame": "its first frame",
+    "first tokens": "its first tokens",
+}
+REFERENCES = {
+    "routed": "chosen like any chunk",
+    "linked": "always seen",
+}
+LISTS = {
+    "token": "every token reads exactly what it chose",
+    "union": "64 neighbouring tokens read all that any of them chose: never less, and slower with small tiles",
+}
 
 
 def _check(ok: bool, message: str) -> None:
@@ -32,8 +50,7 @@ class RoutingConfig:
     own             what every query sees densely: its "shot", its "frame" or its "chunk"
     window          with own="frame": this many neighbouring frames of the shot on either side as well
     causal          routed links never point to a later shot, so that the shots form a DAG
-    descriptor      "mean": q . mean(K) (the paper); "minmax": an upper bound of q . k over the chunk;
-                    "mean+max+min": halfway between both
+    descriptor      what a chunk is judged by (`routing/descriptors.py`)
     tail            "pooled": every skipped chunk still counts once, as its mean key and value times its length
     static          memory without routing: the "first frame" or "first tokens" of every shot, seen by all
     static_tokens   how many tokens "first tokens" means
@@ -41,8 +58,7 @@ class RoutingConfig:
     shots_kept      outer loop: route only into this many best other shots; None means all
     lists           "token": every query reads exactly what it chose; "union": the rows of a query tile
                     (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
-    rule            what is chosen by the scores (`rules.py`): "top-k" (the paper), "top-p", "threshold" or
-                    "top-k or top-p"
+    rule            what is chosen by the scores (`routing/rules.py`)
     top_p           with "top-p": this share of the softmax over chunks, in (0, 1]
     beta            with "threshold": scores above the row's mean by so many standard deviations
     head_density    with "top-k": a density for every head, in order, instead of top_k and density; empty: the same k
@@ -188,17 +204,43 @@ class MoCSettings:
         return replace(self, schedule=replace(self.schedule, **changes))  # type: ignore[arg-type]
 
 
-PRESETS: dict[str, MoCSettings] = {
+@dataclass(frozen=True)
+class Preset:
+    """sees: what every token sees; use: what the preset is for. Both without a capital letter and a full stop."""
+
+    settings: MoCSettings
+    sees: str
+    use: str
+
+
+NAMED: dict[str, Preset] = {
     # The paper's settings, section 4: chunks of 1280 tokens at the end of training, k = 5, own shot dense, causal.
-    "paper multi-shot": MoCSettings(RoutingConfig(top_k=5, chunk_tokens=1280, own="shot", causal=True)),
-    # Chunks of 256 tokens, k = 3, own chunk, no causality.
-    "paper single-shot": MoCSettings(RoutingConfig(top_k=3, chunk_tokens=256, own="chunk")),
-    "recommended": MoCSettings(
-        RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled")
+    "paper multi-shot": Preset(
+        MoCSettings(RoutingConfig(top_k=5, chunk_tokens=1280, own="shot", causal=True)),
+        "its whole shot, and a few large chunks of earlier shots",
+        "for models trained with the Mixture of Contexts paper's settings",
     ),
-    "fast": MoCSettings(RoutingConfig(top_k=10, tile=(1, 4, 4), own="frame", descriptor="mean", tail="pooled")),
+    # Chunks of 256 tokens, k = 3, own chunk, no causality.
+    "paper single-shot": Preset(
+        MoCSettings(RoutingConfig(top_k=3, chunk_tokens=256, own="chunk")),
+        "its own chunk, and a few chunks anywhere",
+        "for models trained with the paper's settings for one shot",
+    ),
+    "recommended": Preset(
+        MoCSettings(RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled")),
+        "its own frame, and the small tiles anywhere in the video that fit it best; the rest blurred",
+        "closest to full attention",
+    ),
+    "fast": Preset(
+        MoCSettings(RoutingConfig(top_k=10, tile=(1, 4, 4), own="frame", descriptor="mean", tail="pooled")),
+        "as recommended, with fewer tiles and a simpler choice",
+        "a little faster than recommended, and less exact",
+    ),
     # As many tokens as 32 tiles of 8x8, in pieces that kernels like (docs/kernels.md).
-    "large pictures": MoCSettings(
-        RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")
+    "large pictures": Preset(
+        MoCSettings(RoutingConfig(top_k=8, chunk_tokens=250, own="frame", descriptor="minmax", tail="pooled")),
+        "its own frame, and a few larger pieces; the rest blurred",
+        "fastest on a GPU at 720p and for long videos",
     ),
 }
+PRESETS: dict[str, MoCSettings] = {name: preset.settings for name, preset in NAMED.items()}

@@ -17,11 +17,11 @@ class MoCApply(io.ComfyNode):
             node_id="MoCApply",
             display_name="MoC Apply",
             category="MoC",
-            description="Turns Mixture of Contexts on: the video model reads only the parts of the film that matter to "
-            "what it draws. Put it last before the sampler.",
+            description="Turns Mixture of Contexts on: the video model reads only the parts of the video that matter "
+            "to what it draws. Put it last before the sampler.",
             inputs=[
-                io.Model.Input("model", tooltip="A video model. What MoC cannot route runs as before."),
-                MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),
+                io.Model.Input("model", tooltip="A video model. What MoC cannot route runs dense, as before."),
+                MocShots.Input("shots", optional=True, tooltip="Where the video cuts. Not connected: a single shot."),
                 MocRouting.Input(
                     "routing", optional=True, tooltip="How to route. Not connected: the recommended preset."
                 ),
@@ -32,10 +32,10 @@ class MoCApply(io.ComfyNode):
                         options=list(KEEP),
                         default=KEEP[0],
                         optional=True,
-                        tooltip="What MoC Routing Heatmap gets to show. routing: what was chosen. routing and "
+                        tooltip="What to record for MoC Routing Heatmap. routing: what was chosen. routing and "
                         "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
-                        "off: nothing. Up to half a gigabyte of main memory; a very long run then shows heads "
-                        "together, and at last only its first steps.",
+                        "off: nothing. Takes at most half a gigabyte of RAM: a very long run shows the mean of all "
+                        "heads after that, and in the end only its first steps.",
                     )
                 ),
             ],

@@ -1,4 +1,4 @@
-"""The routing heatmap: who read whom, as a picture and as text."""
+"""The routing heatmap: who read whom, as an image and as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
             node_id="MoCRoutingHeatmap",
             display_name="MoC Routing Heatmap",
             category="MoC",
-            description="Shows which parts of the film read which others while sampling. Connect the sampler's LATENT "
+            description="Shows which parts of the video read which others while sampling. Connect the sampler's LATENT "
             "to after_sample, so that this node runs after it.",
             is_output_node=True,
             inputs=[
@@ -41,7 +41,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
                     default="frames",
                     optional=True,
                     tooltip="frames: which latent frame reads which. chunks: which latent frame reads which chunk, "
-                    "the finest there is. shots: which shot reads which, with numbers. flow: the same as arcs.",
+                    "the finest view. shots: which shot reads which, with numbers. flow: the same as arcs.",
                 ),
                 io.Int.Input(
                     "block",
@@ -82,8 +82,8 @@ class MoCRoutingHeatmap(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The decoded frames. The map then shows them: click a row to see which frames it reads. "
-                    "Decode the sampler's own LATENT for this, not the one that comes out of here.",
+                    tooltip="The decoded frames, to be shown with the map: click a row to see which frames it reads. "
+                    "Decode the sampler's LATENT for this, not the latent output of this node.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -95,7 +95,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
                     display_name="report",
                     tooltip="What was routed, what ran dense and why, and which shot reads which.",
                 ),
-                io.Latent.Output("latent", display_name="latent", tooltip="What came in as after_sample."),
+                io.Latent.Output("latent", display_name="latent", tooltip="The latent from after_sample, unchanged."),
                 io.String.Output(
                     "report_json", display_name="report_json", tooltip="The report as JSON, for scripts and files."
                 ),

@@ -1,4 +1,4 @@
-"""The probe: what routing would cost a picture and save in work, before anybody has to live with it."""
+"""The probe: what routing would cost in error and save in work, measured before it is used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .render.heatmap import as_image, draw_text
 from .render.probe import draw_probe
 from .render.probe_text import data, read_tiles, tell, tell_nothing
 from .types import MocProbe, MocRouting, MocShots, advanced, with_numbers
+from .widgets.sentences import tell_probed
 
 TILES = "1x2x2, 1x4x4, 1x8x8, frame"
 RULES = ("top-k", "all")
 NO_PROBE = (
-    "MoC Probe: nothing was looked at. MoC Probe is bypassed, or its probe is not connected. routing is the "
+    "MoC Probe: nothing was probed. MoC Probe is bypassed, or its probe output is not connected. routing is the "
     "recommended preset."
 )
 
@@ -32,16 +33,16 @@ class MoCProbe(io.ComfyNode):
             node_id="MoCProbe",
             display_name="MoC Probe",
             category="MoC",
-            description="Samples with full attention, so the picture is what it would be without MoC, and on a few "
-            "steps looks at what routing would have done. MoC Probe Report then says which settings to use.",
+            description="Samples with full attention, so the video is what it would be without MoC, and on a few "
+            "steps measures what routing would have done. MoC Probe Report then says which settings to use.",
             not_idempotent=True,  # two nodes with the same inputs keep what each saw
             inputs=[
                 io.Model.Input("model", tooltip="A video model, without MoC Apply."),
-                MocShots.Input("shots", optional=True, tooltip="Where the film cuts. Not connected: a single shot."),
+                MocShots.Input("shots", optional=True, tooltip="Where the video cuts. Not connected: a single shot."),
                 MocRouting.Input(
                     "routing",
                     optional=True,
-                    tooltip="The routing to look at; the advice keeps what it always sees (own, memory, causal, tail) "
+                    tooltip="The routing to measure. The advice keeps what is always seen (own, memory, causal, tail) "
                     "and changes the rest. Not connected: the recommended preset.",
                 ),
                 io.Int.Input(
@@ -50,7 +51,7 @@ class MoCProbe(io.ComfyNode):
                     min=1,
                     max=1000,
                     optional=True,
-                    tooltip="How many sampling steps to look at, evenly spread. Each takes several times as long as "
+                    tooltip="How many sampling steps to probe, evenly spread. Each takes several times as long as "
                     "usual; 2 to 4 are enough for advice.",
                 ),
                 advanced(
@@ -66,7 +67,7 @@ class MoCProbe(io.ComfyNode):
                         "tiles",
                         default=TILES,
                         optional=True,
-                        tooltip="Sizes of chunk that the advice may choose from besides the one in routing: latent "
+                        tooltip="Chunk sizes the advice may choose from, besides the one in routing: latent "
                         "frames x rows x columns of tokens, or frame. Fewer are probed faster.",
                     )
                 ),
@@ -77,7 +78,7 @@ class MoCProbe(io.ComfyNode):
                         min=8,
                         max=100_000,
                         optional=True,
-                        tooltip="Query tokens of every attention call that all settings are compared on. More is more "
+                        tooltip="How many query tokens per attention call all settings are compared on. More is more "
                         "exact and slower.",
                     )
                 ),
@@ -87,8 +88,8 @@ class MoCProbe(io.ComfyNode):
                         options=list(RULES),
                         default=RULES[0],
                         optional=True,
-                        tooltip="What the advice may choose by. top-k: what is chosen fastest. all: the descriptor "
-                        "mean+max+min as well, and top-p and threshold; probing takes twice as long.",
+                        tooltip="What the advice may choose by. top-k: what is chosen fastest. all: "
+                        f"{tell_probed()} as well; probing takes twice as long.",
                     )
                 ),
             ],
@@ -96,7 +97,7 @@ class MoCProbe(io.ComfyNode):
                 io.Model.Output(
                     "probed_model", display_name="model", tooltip="For the sampler. It samples with full attention."
                 ),
-                MocProbe.Output("probe", display_name="probe", tooltip="What was seen, for MoC Probe Report."),
+                MocProbe.Output("probe", display_name="probe", tooltip="What was measured, for MoC Probe Report."),
             ],
         )
 
@@ -127,8 +128,8 @@ class MoCProbeReport(io.ComfyNode):
             node_id="MoCProbeReport",
             display_name="MoC Probe Report",
             category="MoC",
-            description="Says what routing would have done to the run that MoC Probe looked at, and which settings "
-            "stay within an error at the least work. Connect routing to MoC Apply for the next run.",
+            description="Says what routing would have done to the run that MoC Probe measured, and which settings "
+            "stay within an error you choose at the least work. Connect routing to MoC Apply for the next run.",
             is_output_node=True,
             inputs=[
                 MocProbe.Input("probe", optional=True, tooltip="From MoC Probe."),
@@ -146,7 +147,7 @@ class MoCProbeReport(io.ComfyNode):
                     round=0.001,
                     optional=True,
                     tooltip="How far the output of a routed block may be from that of full attention. 0.05 is 5 %: "
-                    "hard to see. 0.2 changes the film. Changing it needs no new sampling.",
+                    "hard to see. 0.2 visibly changes the video. Changing this needs no new sampling.",
                 ),
                 io.Combo.Input(
                     "scope",
@@ -154,7 +155,7 @@ class MoCProbeReport(io.ComfyNode):
                     default=SCOPES[0],
                     optional=True,
                     tooltip="one setting for all blocks: simple. a setting for every block: as little work as each "
-                    "block of the model allows. and head: each attention head as well; choosing then takes longer.",
+                    "block of the model allows. and head: for each attention head too; routing then takes longer.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -165,19 +166,19 @@ class MoCProbeReport(io.ComfyNode):
                         step=0.05,
                         round=0.01,
                         optional=True,
-                        tooltip="At least this share of what full attention reads in other shots has to be read; 0 "
-                        "asks for nothing. Raise it if a character changes from shot to shot.",
+                        tooltip="The least share to keep of what full attention reads from other shots. 0: no "
+                        "requirement. Raise it if a character changes from shot to shot.",
                     )
                 ),
             ],
             outputs=[
                 MocRouting.Output("routing", display_name="routing", tooltip="The advice as settings, for MoC Apply."),
                 io.Image.Output("picture", display_name="picture", tooltip="Error, recall and choices at a glance."),
-                io.String.Output("report", display_name="report", tooltip="What was seen, the advice, and why."),
+                io.String.Output("report", display_name="report", tooltip="What was measured, the advice, and why."),
                 io.String.Output(
                     "report_json", display_name="report_json", tooltip="All numbers as JSON, for scripts and files."
                 ),
-                io.Latent.Output("latent", display_name="latent", tooltip="What came in as after_sample."),
+                io.Latent.Output("latent", display_name="latent", tooltip="The latent from after_sample, unchanged."),
             ],
         )
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import DESCRIPTORS, LISTS, OWN, PRESETS, REFERENCES, RULES, STATIC, TAILS
+from ..moc.config import PRESETS
 from ..moc.errors import MoCError
 from .types import MocRouting, advanced, check_ranges, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
+from .widgets.sentences import choices_of, tell_choices, tell_presets
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
@@ -19,6 +20,11 @@ def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
     return io.Combo.Input(name, options=list(options), default=PRESET, optional=True, tooltip=tooltip)
 
 
+def named(name: str) -> io.Combo.Input:
+    """What can be chosen says by itself what it is."""
+    return choice(name, choices_of(name), tell_choices(name))
+
+
 class MoCRouting(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,21 +32,19 @@ class MoCRouting(io.ComfyNode):
             node_id="MoCRouting",
             display_name="MoC Routing",
             category="MoC",
-            description="Chooses how much of the film every part of a frame may look at, and how it finds it.",
+            description="Chooses how much of the video every part of a frame may read, and how it is found.",
             inputs=[
                 io.Combo.Input(
                     "preset",
                     options=list(PRESETS),
                     default="recommended",
-                    tooltip="recommended: closest to full attention. fast: fewer and coarser looks. large pictures: "
-                    "few larger pieces, fastest on a GPU at 720p and for long films. paper multi-shot, paper "
-                    "single-shot: the settings of the Mixture of Contexts paper, for models trained with them.",
+                    tooltip=tell_presets(),
                 ),
                 choice(
                     "budget",
                     BUDGETS,
-                    "How much may be read beside what is always seen. top-k: a number of chunks. density: a share of "
-                    "the work of full attention.",
+                    "How much may be read in addition to what is always seen. top-k: a number of chunks. density: a "
+                    "share of the work of full attention.",
                 ),
                 io.Int.Input(
                     "top_k",
@@ -48,8 +52,8 @@ class MoCRouting(io.ComfyNode):
                     default=20,
                     min=0,
                     max=4096,
-                    tooltip="Chunks that every token reads, when budget is top-k. More is closer to full attention "
-                    "and slower; 0 remembers nothing.",
+                    tooltip="Chunks that every token reads, when budget is top-k. Higher is closer to full attention "
+                    "and slower. 0: no memory beyond what is always seen.",
                 ),
                 io.Float.Input(
                     "density",
@@ -102,8 +106,8 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         choice(
             "chunking",
             CHUNKING,
-            "What is read or left as a whole. frame: a latent frame. tokens: pieces of about chunk_tokens. "
-            "tile: small blocks, best about as large as the parts of what must be remembered.",
+            "Unit of selection. frame: one latent frame. tokens: pieces of about chunk_tokens. tile: blocks of frames "
+            "x rows x columns; choose about the size of the details that must stay consistent.",
         ),
         io.Int.Input(
             "chunk_tokens",
@@ -118,13 +122,9 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="1x4x4",
             tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
-            "exact, large is cheap to choose from.",
+            "more exact, large is faster to choose from.",
         ),
-        choice(
-            "own",
-            OWN,
-            "What every token sees without choosing it: its whole shot, its frame, or its chunk. shot costs most.",
-        ),
+        named("own"),
         io.Int.Input(
             "window",
             optional=True,
@@ -137,26 +137,11 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         choice(
             "causal",
             ("on", "off"),
-            "on: a shot only reads earlier shots. For models trained so; others remember better with off.",
+            "on: a shot only reads earlier shots; for models trained that way. Others stay more consistent with off.",
         ),
-        choice(
-            "descriptor",
-            DESCRIPTORS,
-            "What a chunk is judged by. mean: the mean of its keys, as in the paper. minmax: the best match it could "
-            "hold; finds small things better. mean+max+min: between both.",
-        ),
-        choice(
-            "tail",
-            TAILS,
-            "What becomes of chunks that are not chosen. none: nothing is seen of them. pooled: each still counts "
-            "once, blurred; keeps still backgrounds still.",
-        ),
-        choice(
-            "memory",
-            STATIC,
-            "Parts of every shot that all others always see, whatever the routing chooses: nothing, its first frame, "
-            "or its first tokens.",
-        ),
+        named("descriptor"),
+        named("tail"),
+        named("memory"),
         io.Int.Input(
             "memory_tokens",
             optional=True,
@@ -165,15 +150,11 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=1_000_000,
             tooltip="How many tokens of every shot, when memory is first tokens.",
         ),
-        choice(
-            "references",
-            REFERENCES,
-            "Reference images or clips inside the sequence. routed: chosen like any chunk. linked: always seen.",
-        ),
+        named("references"),
         choice(
             "outer_loop",
             OUTER_LOOP,
-            "For very long films. best shots: first choose the shots_kept best other shots, then chunks inside them.",
+            "For very long videos. best shots: first choose the shots_kept best other shots, then chunks inside them.",
         ),
         io.Int.Input(
             "shots_kept",
@@ -243,7 +224,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             min=0.0,
             max=32.0,
             step=0.1,
-            tooltip="Only for training: so many random chunks are added on average.",
+            tooltip="Only for training: the mean number of random chunks that are added.",
         ),
         io.Int.Input(
             "drop_seed",
@@ -253,13 +234,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=2**31 - 1,
             tooltip="Only for training: seed of drop_off and drop_in.",
         ),
-        choice(
-            "rule",
-            RULES,
-            "How many chunks are enough. top-k: as budget says, as in the paper. top-p: as many as hold top_p of a "
-            "token's interest, so few where it is sure. threshold: all that stand out by beta. With the last three "
-            "choosing takes longer; MoC Probe can say whether they pay.",
-        ),
+        named("rule"),
         io.Float.Input(
             "top_p",
             optional=True,
@@ -268,7 +243,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             max=1.0,
             step=0.01,
             round=0.001,
-            tooltip="Share of a token's interest that the chosen chunks hold, when rule is top-p. More is slower.",
+            tooltip="Share of a token's interest that the chosen chunks hold, when rule is top-p. Higher is slower.",
         ),
         io.Float.Input(
             "beta",
@@ -277,21 +252,17 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             min=-5.0,
             max=10.0,
             step=0.1,
-            tooltip="Standard deviations that a chunk must stand out by, when rule is threshold. Less chooses more.",
+            tooltip="Standard deviations above the mean that a chunk must score, when rule is threshold. Lower chooses "
+            "more.",
         ),
         io.String.Input(
             "head_density",
             optional=True,
             default="",
             tooltip="A density for every attention head, like 0.1, 0.3, 0.1, instead of one budget for all. MoC Probe "
-            "Report can find them. Empty: the same for all. Choosing then takes longer.",
+            "Report can find them; routing then takes longer. Empty: the same for all.",
         ),
-        choice(
-            "lists",
-            LISTS,
-            "token: every token reads exactly what it chose. union: 64 neighbouring tokens read all that any of them "
-            "chose, which is never less, and with small tiles takes longer.",
-        ),
+        named("lists"),
         io.String.Input(
             "dense_blocks",
             optional=True,

@@ -52,9 +52,7 @@ class MoCShotConditioning(io.ComfyNode):
         if clip is not None and not any(shots.prompts):
             raise MoCError("the shots have no prompts: write one into MoC Shots, with [shot cut] between the shots.")
         if len(captions or ()) > shots.count == 1:
-            raise MoCError(
-                f"{len(captions)} captions for 1 shot: cut the film in MoC Shots, or connect a single caption."
-            )
+            raise MoCError(f"{len(captions)} captions for 1 shot: add cuts in MoC Shots, or connect a single caption.")
         if shots.count == 1 or not (shots.texts or captions):
             return io.NodeOutput(
                 model, captions[0] if captions else encode(clip, shots.prompts[0]), "One text for all."

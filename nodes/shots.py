@@ -1,4 +1,4 @@
-"""Where the film cuts: the node that makes MOC_SHOTS by hand."""
+"""Where the video cuts: the node that makes MOC_SHOTS by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MoCShots(io.ComfyNode):
             node_id="MoCShots",
             display_name="MoC Shots",
             category="MoC",
-            description="Says where the film cuts, so that MoC can remember from shot to shot.",
+            description="Says where the video cuts, so that MoC can remember from shot to shot.",
             inputs=[
                 io.Combo.Input(
                     "how",
@@ -63,7 +63,7 @@ class MoCShots(io.ComfyNode):
                     optional=True,
                     options=list(UNITS),
                     default="frames",
-                    tooltip="What a number in times counts when it has no s or f: frames of the finished video "
+                    tooltip="What a number in times means when it has no s or f: frames of the finished video "
                     "(not latent frames), or seconds.",
                 ),
                 io.Float.Input(
@@ -100,8 +100,8 @@ class MoCShots(io.ComfyNode):
                         default=0,
                         min=0,
                         max=1_000_000,
-                        tooltip="Frames of the finished video, to check the cuts against before sampling. 0: whatever "
-                        "the latent turns out to hold.",
+                        tooltip="Frames of the finished video, so that cuts are checked before sampling. 0: as many as "
+                        "the latent holds.",
                     )
                 ),
                 with_time_rules(
@@ -110,8 +110,8 @@ class MoCShots(io.ComfyNode):
                         optional=True,
                         options=list(FAMILY_NAMES),
                         default=ANY_MODEL,
-                        tooltip="The model that makes the video. It can cut only between the frames that it joins "
-                        "(every 4 or 8, say): cuts snap to those places and the summary says what was moved. any "
+                        tooltip="The model that makes the video. It can cut only between the groups of frames that its "
+                        "VAE joins (4 or 8, say): cuts snap to those places and the summary says what was moved. any "
                         "model: cuts stay where they are and are moved when sampling starts.",
                     )
                 ),

@@ -1,4 +1,4 @@
-"""Films longer than a window: the node that samples them window by window, along the shots."""
+"""Videos longer than a window: the node that samples them window by window, along the shots."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ class MoCWindows(io.ComfyNode):
             node_id="MoCWindows",
             display_name="MoC Windows",
             category="MoC",
-            description="Samples a film that is longer than the model can hold, in windows that follow the shots. "
-            "Drawn anew at every step, they let all shots agree on who is in the film.",
+            description="Samples a video that is longer than the model can hold, in windows that follow the shots. "
+            "Drawn anew at every step, they keep characters alike in all shots.",
             inputs=[
                 io.Model.Input("model", tooltip="A video model, before or after MoC Apply, or without it."),
                 MocShots.Input(
-                    "shots", optional=True, tooltip="Where the film cuts. Not connected: one shot, cut with overlap."
+                    "shots", optional=True, tooltip="Where the video cuts. Not connected: one shot, cut with overlap."
                 ),
                 io.Combo.Input(
                     "windows",
                     optional=True,
                     options=list(FOLLOW),
                     default=FOLLOW[0],
-                    tooltip="shots, drawn anew: other shots share a window at every step. shots: as many neighbouring "
-                    "shots as fit into a window. The others are ComfyUI's own schedules, which know no shots.",
+                    tooltip="shots, drawn anew: different shots share a window at every step. shots: as many "
+                    "neighbouring shots as fit into a window. The others are ComfyUI's own schedules, which ignore "
+                    "shots.",
                 ),
                 io.Int.Input(
                     "length",
@@ -59,14 +60,14 @@ class MoCWindows(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Only for drawn anew: another number draws other windows.",
+                    tooltip="Only for shots, drawn anew: another number groups the shots differently.",
                 ),
                 advanced(
                     io.Boolean.Input(
                         "keep_first",
                         optional=True,
                         default=False,
-                        tooltip="Put the film's first latent frame into every window: the start image of an image-to-"
+                        tooltip="Put the video's first latent frame into every window: the start image of an image-to-"
                         "video model is then seen by all of them. Costs one latent frame a window.",
                     )
                 ),
@@ -76,7 +77,7 @@ class MoCWindows(io.ComfyNode):
                         optional=True,
                         options=list(FUSE),
                         default=FUSE[0],
-                        tooltip="How ComfyUI blends frames that stand in several windows.",
+                        tooltip="How ComfyUI blends frames that several windows share.",
                     )
                 ),
                 io.Combo.Input(

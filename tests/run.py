@@ -1,8 +1,10 @@
-"""All tests, from nothing: python tests/run.py [lint] [unit] [js] [host] [workflow] [ui] [-- arguments for pytest]
+"""All tests, from nothing: python tests/run.py [lint] [unit] [kernels] [js] [host] [workflow] [ui] [-- for pytest]
 
 Makes the private environment first (a few minutes, once), then runs each part in it and sums up. Without names,
-every part runs. Node.js and Chromium come from package registries, once (MOC_CHROMIUM names another browser). The
-environment is the demo's; MOC_DEMO_HOME moves it.
+every part runs. `fast` is for while you work, under two minutes on two cores: lint, js, and what of unit is not marked
+slow (Triton's interpreter, processes of their own). kernels interprets and compiles kernels. Node.js and Chromium come
+from package registries, once (MOC_CHROMIUM names another browser). The environment is the demo's; MOC_DEMO_HOME moves
+it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from tests.ui.browsers import find_browser, find_node  # noqa: E402
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
 TOOLING = ("demo/host.py", "demo/server.py", "demo/hosting", "tests/run.py")
+WITHOUT_KERNELS = ("--ignore", "tests/unit/kernels")
 PACK_PARTS = ("__init__.py", "moc", "nodes")
 
 
@@ -44,9 +47,16 @@ class Parts:
         self.step("lint: types of the tooling", [*mypy, *TOOLING])
         self.step("lint: types of the pack", [*mypy, "-p", "mixture_of_contexts"], cwd=self.pack_as_package(host))
 
+    def fast(self) -> None:
+        self.lint()
+        self.pytest("unit (fast)", prepare(NEWEST, tools=True), {}, "", *WITHOUT_KERNELS, "-m", "not slow")
+        self.js()
+
     def unit(self) -> None:
-        if self.has_tests("unit"):
-            self.pytest("unit", prepare(NEWEST, tools=True), {})
+        self.pytest("unit", prepare(NEWEST, tools=True), {}, "", *WITHOUT_KERNELS)
+
+    def kernels(self) -> None:
+        self.pytest("unit (kernels)", prepare(NEWEST, tools=True), {}, "/kernels")
 
     def host(self) -> None:
         if not self.has_tests("host"):
@@ -91,9 +101,9 @@ class Parts:
         print(f"\n== {name}: skipped, {reason}", flush=True)
         self.results.append((name, SKIPPED, 0.0))
 
-    def pytest(self, name: str, host: Host, settings: dict[str, str], tests: str = "") -> None:
+    def pytest(self, name: str, host: Host, settings: dict[str, str], tests: str = "", *arguments: str) -> None:
         folder = f"tests/{name.partition(' ')[0]}{tests}"
-        self.step(name, [str(host.python), "-m", "pytest", folder, *self.pytest_args], settings)
+        self.step(name, [str(host.python), "-m", "pytest", folder, *arguments, *self.pytest_args], settings)
 
     def step(self, name: str, command: list[str], settings: dict[str, str] | None = None, cwd: Path = REPO) -> None:
         set_first = [f"{name}={shlex.quote(value)}" for name, value in (settings or {}).items()]
@@ -132,12 +142,14 @@ def main(arguments: list[str]) -> int:
     known: dict[str, Callable[[], None]] = {
         "lint": parts.lint,
         "unit": parts.unit,
+        "kernels": parts.kernels,
         "js": parts.js,
         "host": parts.host,
         "workflow": parts.workflow,
         "ui": parts.ui,
     }
     names = arguments[:cut] or list(known)
+    known["fast"] = parts.fast
     if unknown := [name for name in names if name not in known]:
         print(f"There is no part {', '.join(unknown)}. Parts: {', '.join(known)}.\n\n{__doc__}", file=sys.stderr)
         return 2

@@ -171,7 +171,7 @@ function wrong(/** @type {Draft} */ { cuts, length }) {
   if (late >= 0 && cuts[late] <= 0) return `Cut ${late + 1} is at frame ${cuts[late]}: the first shot starts at 0, so cuts start at frame 1.`
   if (late >= 0) return `Cut ${late + 1} (frame ${cuts[late]}) does not come after frame ${cuts[late - 1]}: put the cuts in order.`
   const last = cuts.at(-1)
-  if (last !== undefined && length !== null && last >= length) return `The last cut is at frame ${last}, but the film ends at frame ${length}.`
+  if (last !== undefined && length !== null && last >= length) return `The last cut is at frame ${last}, but the video ends at frame ${length}.`
   return ""
 }
 

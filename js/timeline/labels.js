@@ -42,6 +42,6 @@ export function tellFilm(/** @type {Film} */ film, /** @type {string} */ family)
   if (moved.length) return `${family} can only cut between the frames it joins: it moves ${moved.join(", ")}.`
   const count = `${film.cuts.length + 1} ${film.cuts.length ? "shots" : "shot"}`
   if (!film.snaps) return `${count}. Choose a family to see where that model can cut.`
-  const lengths = film.rule.lengths[0] > 1 ? ` ${family} makes films of ${lengthsName(film.rule)} frames.` : ""
-  return `${count}.${lengths}${film.length === null ? " The film's length is not set." : ""}`
+  const lengths = film.rule.lengths[0] > 1 ? ` ${family} makes videos of ${lengthsName(film.rule)} frames.` : ""
+  return `${count}.${lengths}${film.length === null ? " The video's length is not set." : ""}`
 }

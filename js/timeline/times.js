@@ -21,7 +21,7 @@ export function readTime(word, unit, fps) {
   const number = toNumber(match[1])
   const seconds = match[2] === "s" || (unit === "seconds" && match[2] !== "f")
   const frames = seconds ? number * fps : number
-  if (!(Math.abs(frames) <= MOST_FRAMES)) throw new Error(`“${shown(word)}” is beyond frame ${MOST_FRAMES}: no film is that long.`)
+  if (!(Math.abs(frames) <= MOST_FRAMES)) throw new Error(`“${shown(word)}” is beyond frame ${MOST_FRAMES}: no video is that long.`)
   if (!seconds && !Number.isInteger(frames)) throw new Error(`“${shown(word)}” is not a whole frame number: write seconds as ${shown(word)}s.`)
   return { word, suffix: match[2], frames: roundHalfEven(frames) }
 }

@@ -36,11 +36,11 @@ export class TimelineView {
   }
 
   build() {
-    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: "not set", "aria-label": "Length of the film" })
+    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: "not set", "aria-label": "Length of the video" })
     this.length.addEventListener("change", () => this.changeLength())
     this.unit = make("span")
     this.plus = this.button("+ Cut", "Cut the longest shot in two", () => this.addIn(this.longest()))
-    this.take = this.button("", "Put the detected shots in place of these", () => this.takeDetected())
+    this.take = this.button("", "Replace these with the detected shots", () => this.takeDetected())
     this.blocks = make("div", { "aria-hidden": "true" })
     this.ticks = svg("path")
     this.found = svg("path", { class: "found" })

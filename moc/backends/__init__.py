@@ -1,10 +1,12 @@
-"""Ways to compute the same attention. One file each, one line here, and what it allows (`allowed.py`) in the file.
+"""Ways to compute the same attention. One file or folder each, and one line here: `registry.py` says what it holds.
 
-A backend has `attend(q, k, v, table, routing, *, scale, training, record)` on sorted [B, H, N, D] tensors.
+"auto" asks them in this order.
 """
 
 from __future__ import annotations
 
 from . import eager, reference, triton
+from .registry import BACKENDS
 
-BACKENDS = {"eager": eager.attend, "reference": reference.attend, "triton": triton.attend}
+for _backend in (triton.BACKEND, eager.BACKEND, reference.BACKEND):
+    BACKENDS[_backend.name] = _backend

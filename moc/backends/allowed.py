@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..config import RoutingConfig
-from ..errors import MoCError
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,3 @@ class Allowed:
         if self.head_dim is not None and q.shape[-1] > self.head_dim:
             return f"head dim {q.shape[-1]} is above {self.head_dim}"
         return None
-
-    def check(self, backend: str, q: Tensor, routing: RoutingConfig) -> None:
-        """Raises MoCError where the call is not for this backend."""
-        reason = self.refuses(q, routing)
-        if reason is not None:
-            raise MoCError(f"the {backend} backend cannot run this: {reason}.")

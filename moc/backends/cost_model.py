@@ -15,11 +15,11 @@ from torch import Tensor
 from ..chunks.table import ChunkTable
 from ..config import DESCRIPTORS, RoutingConfig
 from . import triton
-from .triton.attend.own_calls import CALL, FEWEST_ROWS, calls, heads_at_once
+from .triton.attend.own_calls import CALL, calls, heads_at_once
+from .triton.dataflow import QUERY_MAJOR, library_fits, usual_kind
 from .triton.device_table import plan_of
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
-SMALL_CHUNK = 32  # tokens: up to here the kernels work tile by tile (`backends/triton/engine.py`)
 MEASURED_ON = 132  # multiprocessors
 
 
@@ -60,7 +60,7 @@ class Costs:
 
 
 # From `benchmarks/break_even.py --fit` on an H100; scores, tail and own parts from the stages of a long call
-# (`benchmarks/attention.py`). How far off they are by now: docs/kernels.md
+# (`benchmarks/attention.py`). How far off they are by now: docs/performance.md
 COSTS = {
     "large chunks": Costs(0.87, 6.7, 6.2, 5.9, 3_300, 4.8, 7.5, 10_000),
     "small chunks": Costs(0.75, 6.6, 11, 11, 700, 4.0, 8.5, 40_000),
@@ -87,7 +87,7 @@ def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
     """Key of COSTS."""
     if not kernels:
         return "plain torch"
-    return "small chunks" if routing.lists == "union" or table.mean_chunk <= SMALL_CHUNK else "large chunks"
+    return "small chunks" if usual_kind(routing.lists, table.mean_chunk) == QUERY_MAJOR else "large chunks"
 
 
 def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, bool]:
@@ -96,7 +96,7 @@ def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, 
     plan = plan_of(table, routing, torch.device("cpu"))
     heads = heads_at_once(q.shape[1], q.shape[2], q.shape[3], q.element_size())
     each = calls(plan, heads, q.shape[3])
-    return -(-q.shape[1] // heads) * q.shape[0] * each, not each and plan.group_rows >= FEWEST_ROWS
+    return -(-q.shape[1] // heads) * q.shape[0] * each, not each and library_fits(plan.geometry)
 
 
 def estimate(work: Work, costs: Costs, speed: float = 1.0, processor: float = 0.0) -> tuple[float, float]:
@@ -112,8 +112,8 @@ def applies(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
-    """Whether routing is faster than dense attention. q [B, H, N, D].
+def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig, kernels: bool) -> bool:
+    """Whether routing is faster than dense attention. q [B, H, N, D]; kernels: whether the GPU's compute it.
 
     Where nobody knows beforehand how much will be chosen, or what choosing costs, it is taken to be: who asks for such
     a rule wants to see it.
@@ -122,7 +122,6 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> bool:
         routing = replace(routing, density=fmean(routing.head_density), head_density=())
     if not routing.same_k or routing.rule not in triton.RULES:
         return True
-    kernels = triton.supports(q, table, routing) is None
     kind, processor = kind_of(table, routing, kernels), 0.0
     costs = COSTS[kind]
     if kind == "large chunks":

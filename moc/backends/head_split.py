@@ -1,4 +1,4 @@
-"""Where memory is short a call is made for fewer heads at a time: heads know nothing of each other."""
+"""On out of memory a call is retried with half as many heads per launch, down to one: heads are independent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _at_once: dict[tuple, int] = {}  # (device, shape and precision of q, routing) -
 
 
 def start() -> None:
-    """A run begins, and there may be more memory than in the last one."""
+    """A run begins: all heads are tried again, since there may be more memory than in the last one."""
     _at_once.clear()
 
 
@@ -58,7 +58,7 @@ def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, at_once: int) -> Te
 
 
 def out_of_memory(failure: Exception) -> bool:
-    """Whether a call broke off for want of memory: libraries and the driver have words of their own for it."""
+    """Whether a call ran out of memory: libraries and the driver say it in their own words."""
     words = ("out of memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "not enough memory")
     return isinstance(failure, torch.OutOfMemoryError) or any(word in str(failure) for word in words)
 

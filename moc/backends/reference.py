@@ -15,15 +15,13 @@ from ..routing.descriptors import DESCRIPTORS, wide
 from ..routing.noise import disturb
 from ..routing.rules import choose
 from .allowed import Allowed
-
-ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
+from .registry import Backend
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
-    ALLOWED.check("reference", q, routing)
     t = table.tensors(q.device)
     rows = slice(0, table.length)
     mandatory, candidate = candidates(table, routing, rows, q.device)
@@ -67,3 +65,6 @@ def attend(
         logits = torch.cat([logits, summary.masked_fill(~skipped, -torch.inf)], -1)
         values = torch.cat([values, mean_v], -2)
     return (logits.softmax(-1) @ values).to(q.dtype)
+
+
+BACKEND = Backend("reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")))

@@ -191,7 +191,7 @@ class ChunkTable:
             return self._cache[key]
 
     def leave_devices(self) -> None:
-        """Forget what was made for devices. Who holds a part of it keeps it; who asks again gets it made again."""
+        """Forget what was made for devices. A caller that holds a part keeps it; asked again, it is made again."""
         with self._lock:
             self._cache.clear()
             self.plans.clear()

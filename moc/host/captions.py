@@ -7,8 +7,8 @@ to. Text embeddings and keys are made token by token, so cutting the keys gives 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from ..errors import MoCError
 from ..shots.cuts import Shots, shot_of
-from .adapters import Adapter, Plan, adapter_for, class_of, wan
-from .forward import OVERRIDE, _absolute_frames
+from .adapters import Sequence, adapter_for, class_of
+from .session import OVERRIDE, SESSION, VIDEO, Session, VideoPass, options_of, session_of, video_pass, with_options
 
 KEY = "moc_captions"  # of our wrappers, and of Captions in a conditioning's model_conds
-FILM = "moc_captions_film"  # transformer_options -> Film
 SPLIT = "moc_captions_split"  # transformer_options -> Split
-CLASSES = (*wan.CLASSES, "GeneralDIT", "MiniTrainDIT")  # text by cross-attention only, every text token for itself
-OF_TEXT = {"attention_mask", "pooled_output"}  # the one is joined like the texts, the other read by none of CLASSES
+OF_TEXT = {"attention_mask", "pooled_output"}  # the one is joined like the texts, the other read by no such model
+
+NO_FILM = "this sampler does not say how long the video is: use an ordinary one, or a single caption."
 
 log = logging.getLogger("mixture_of_contexts")
 Conditioning = list  # ComfyUI's CONDITIONING: [[text [1, tokens, channels], {...}], ...]
@@ -42,43 +42,25 @@ class Captions:
 
 
 @dataclass(eq=False)
-class Film:
-    """One sampling run.
-
-    first, frames  the film's first latent frame and the one behind its last
-    starts         the shots' first latent frames, for every way to cut that the prompts bring
-    split          some text attention has come by
-    """
-
-    first: int
-    frames: int
-    starts: dict[Shots, tuple[int, ...]] = field(default_factory=dict)
-    split: bool = False
-
-
-@dataclass(eq=False)
 class Split:
     """One forward pass.
 
-    film       the run it belongs to
     previous   attention override that was there before ours
-    plan       where the video stands in the sequence of queries
-    frame_ids  absolute latent frame of every frame the model sees
+    starts     first latent frame of every shot
     texts      keys [from, to) of every shot's caption
     keys       keys that the text attention hands over
     """
 
-    film: Film
+    session: Session
+    video: VideoPass
     previous: Callable | None
-    plan: Plan
-    frame_ids: tuple[int, ...]
     starts: tuple[int, ...]
     texts: tuple[tuple[int, int], ...]
     keys: int
 
     def pieces(self, queries: int) -> list[tuple[slice, slice]] | None:
         """(queries, the keys they read), in order; None where these are not the video's queries."""
-        layout = self.plan.layout(queries, self.frame_ids)
+        layout = self.video.layout(queries)
         if layout is None:
             return None
         everything = slice(0, self.texts[-1][1])  # references belong to no shot
@@ -94,10 +76,11 @@ class Split:
 
 def can_split(model: ModelPatcher) -> bool:
     """Whether the captions of a model's prompt can be told apart in its cross-attention."""
-    return class_of(model.model.diffusion_model) in CLASSES
+    adapter = adapter_for(model.model.diffusion_model)
+    return adapter is not None and adapter.text == "cross"
 
 
-def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditioning:
+def join_captions(captions: list[Conditioning], shots: Shots) -> Conditioning:
     """One CONDITIONING per shot -> one for the whole film, which a model needs `read_by_shot` for."""
     if len(captions) != shots.count:
         raise MoCError(
@@ -116,8 +99,8 @@ def join_captions(captions: Sequence[Conditioning], shots: Shots) -> Conditionin
         differing = {key for key in facts.keys() | other.keys() if not _same(facts.get(key), other.get(key))}
         if names := ", ".join(sorted(differing - OF_TEXT)):
             raise MoCError(
-                f"caption {number} does not bring the same {names} as caption 1, and what is no text holds for the "
-                "whole film: leave it off the captions and apply it after MoC Shot Conditioning."
+                f"caption {number} does not bring the same {names} as caption 1, but anything that is not text applies "
+                "to the whole video: take it off the captions and apply it after MoC Shot Conditioning."
             )
     facts["model_conds"] = {**facts.get("model_conds", {}), KEY: comfy.conds.CONDConstant(Captions(shots, tokens))}
     masks = [caption[0][1].get("attention_mask") for caption in captions]
@@ -149,8 +132,7 @@ def read_by_shot(model: ModelPatcher) -> ModelPatcher:
 
 def check(model: ModelPatcher, conds: dict) -> None:
     """Before a run: captions of single shots want a model that tells them apart. Raises MoCError."""
-    by_shot = any(KEY in cond.get("model_conds", {}) for group in conds.values() for cond in group)
-    if by_shot and not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
+    if _by_shot(conds) and not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
         raise MoCError(
             "the prompt holds a caption for every shot, but this sampler's model did not come out of MoC Shot "
             "Conditioning and would read them all at once: put this model through MoC Shot Conditioning as well "
@@ -160,14 +142,10 @@ def check(model: ModelPatcher, conds: dict) -> None:
 
 def _around_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     guider = executor.class_obj
-    adapter = adapter_for(guider.model_patcher.model.diffusion_model)
-    shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
-    film = None
-    if adapter is not None and len(shape) == 5:
-        film = _film(adapter, tuple(shape), guider.conds)
-        guider.model_options.setdefault("transformer_options", {})[FILM] = film
+    session = session_of(guider, noise, kwargs)
+    by_shot = _check_captions(session)
     out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    if film is not None and film.starts and not film.split:
+    if by_shot and not session.cut_texts:
         log.warning(
             "MoC Shot Conditioning: every shot read all captions, since this ComfyUI does not hand out the text "
             "attention of %s",
@@ -176,63 +154,61 @@ def _around_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs)
     return out
 
 
-def _film(adapter: Adapter, shape: tuple[int, ...], conds: dict) -> Film:
-    first, frames = adapter.film(shape, conds) if shape[2] > 1 else (0, 1)
-    film = Film(first, first + frames)
-    for cond in (cond for group in conds.values() for cond in group):
-        held = cond.get("model_conds", {}).get(KEY)
-        if held is None:
-            continue
-        captions: Captions = held.cond
+def _check_captions(session: Session) -> bool:
+    """Whether a run has captions of single shots. Raises MoCError where these do not fit the film."""
+    held = [(cond, cond["model_conds"][KEY].cond) for cond in _by_shot(session.conds)]
+    for cond, captions in held:
+        if not session.has_film:
+            raise MoCError(NO_FILM)
         if cond["cross_attn"].shape[1] != sum(captions.tokens):
             raise MoCError(
                 "the text was changed after MoC Shot Conditioning, so that the shots' captions cannot be found in it: "
                 "change the captions before they go into it."
             )
-        starts, notes = adapter.starts(captions.shots, frames)
-        film.starts[captions.shots] = (0, *(first + start for start in starts[1:]))
-        for note in notes:
+        for note in session.starts(captions.shots)[1]:
             log.info("MoC Shot Conditioning: %s", note)
-    return film
+    return bool(held)
+
+
+def _by_shot(conds: dict) -> list[dict]:
+    return [cond for group in conds.values() for cond in group if KEY in cond.get("model_conds", {})]
 
 
 def _around_forward(executor, *args, **kwargs):
     captions = kwargs.pop(KEY, None)
     if captions is not None:
-        args, kwargs = _begin_forward(captions, executor.class_obj, args, kwargs)
+        args, kwargs = _begin_forward(captions, executor.class_obj, list(args), kwargs)
     return executor(*args, **kwargs)
 
 
 @torch.compiler.disable
-def _begin_forward(captions: Captions, model: object, args: Sequence, kwargs: dict) -> tuple[list, dict]:
+def _begin_forward(captions: Captions, model: object, args: list, kwargs: dict) -> tuple[list, dict]:
     """The arguments of a forward pass, with our state and override in its transformer_options."""
-    options = next(x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x)
-    film: Film | None = options.get(FILM)
-    adapter = adapter_for(model)
-    if film is None or adapter is None:
-        raise MoCError("this sampler does not say how long the video is: use an ordinary one, or a single caption.")
-    args = list(args)
-    plan = replace(adapter.plan(model, args, kwargs), cross=())
-    frame_ids = _absolute_frames(options.get("context_window"), film.frames)[:: plan.joined]
-    if len(frame_ids) != plan.grid[0]:
+    options = options_of(args, kwargs)
+    session: Session | None = options.get(SESSION)
+    if session is None or not session.has_film or adapter_for(model) is None:
+        raise MoCError(NO_FILM)
+    video = video_pass(model, args, kwargs)
+    if video.frame_ids is None:
         raise MoCError("a part of the video is sampled alone, and nobody says which: use a single caption.")
+    _make_distinct(args, replace(video.sequence, cross=()))
+    keys = args[2].shape[1]
+    video.sequence = replace(video.sequence, cross=(keys,))  # for MoC Apply, which may have come by before
     edges = [sum(captions.tokens[:i]) for i in range(len(captions.tokens) + 1)]
-    _make_distinct(args, plan)
-    starts, texts = film.starts[captions.shots], tuple(zip(edges, edges[1:]))
-    split = Split(film, options.get(OVERRIDE), plan, frame_ids, starts, texts, keys=args[2].shape[1])
-    ours = {**options, SPLIT: split, OVERRIDE: _attention}
-    return [ours if x is options else x for x in args], {k: ours if x is options else x for k, x in kwargs.items()}
+    starts, _ = session.starts(captions.shots)
+    split = Split(session, video, options.get(OVERRIDE), starts, tuple(zip(edges, edges[1:])), keys)
+    return with_options(args, kwargs, {VIDEO: video, SPLIT: split, OVERRIDE: _attention})
 
 
-def _make_distinct(args: list, plan: Plan) -> None:
+def _make_distinct(args: list, sequence: Sequence) -> None:
     """Make the text longer where something else of the same length would be taken for it. Nobody reads the rest."""
     text, beside = args[2], args[3] if len(args) > 3 else None  # images beside the text, or the mask of its padding
     length, taken = text.shape[1], set()
     if isinstance(beside, Tensor) and beside.ndim == 3:
         taken = {beside.shape[1], 2 * beside.shape[1], beside.shape[1] // 2}
-    # a plan with a part of open length explains every length: there `_attention` tells the two apart
-    open_length = any(count is None for _, count in (*plan.before, *plan.after))
-    while length in taken or (not open_length and plan.layout(length, None) is not None):
+    # a sequence with a part of open length may have any length: there `_attention` tells the two apart
+    open_length = any(count is None for _, count in (*sequence.before, *sequence.after))
+    while length in taken or (not open_length and sequence.layout(length, None) is not None):
         length += 1
     more = length - text.shape[1]
     if more:
@@ -250,7 +226,7 @@ def _attention(func, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor |
     pieces = split.pieces(q.shape[-2]) if texts else None
     if pieces is None:
         return attend(q, k, v, heads, mask=mask, **kwargs)
-    split.film.split = True
+    split.session.cut_texts = True
     parts = [
         attend(
             q[..., queries, :],

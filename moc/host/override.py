@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..attention import moc_attention
-from ..backends import cost_model, triton
+from ..backends import cost_model, registry
 from ..chunks.layout import TokenLayout
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
-from .adapters import Plan
+from .adapters import Sequence
 from .malloc_graph import unrecorded
 from .probed_call import look_at
 from .state import BLOCK, FORWARD, READER, Call, Forward
@@ -43,7 +43,8 @@ def attention_override(
     )
     others = func if forward is None or forward.previous is None else partial(forward.previous, func)
     dense = partial(others, q, k, v, heads, **kwargs)
-    if forward is None or not is_video(forward.plan, q, k, v, heads * q.shape[-1] if skip_reshape else q.shape[-1]):
+    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
+    if forward is None or not is_video(forward.video.sequence, q, k, v, width):
         return dense()
     out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
     if q.shape == k.shape:
@@ -58,19 +59,20 @@ def attention_override(
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
             with unrecorded():
-                out = _better_dense(forward, call, split[0]) or _video_attention(forward, call, *split)
+                selected = _worth_it(forward, call, split[0])
+                out = selected if isinstance(selected, Reason) else _video_attention(forward, call, *split, selected)
     if isinstance(out, Tensor):
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
     forward.ran_dense(out)
     return dense()
 
 
-def is_video(plan: Plan, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
+def is_video(sequence: Sequence, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
     """Self-attention of all video tokens, for all queries or for some of them."""
     tokens, keys = q.shape[-2], k.shape[-2]
-    if k.shape != v.shape or tokens < plan.video_tokens or plan.width not in (None, width):
+    if k.shape != v.shape or tokens < sequence.video_tokens or sequence.width not in (None, width):
         return False
-    return q.shape == k.shape or (tokens < keys and plan.layout(keys, None) is not None)
+    return q.shape == k.shape or (tokens < keys and sequence.layout(keys, None) is not None)
 
 
 def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale: float | None) -> Call | Reason:
@@ -79,10 +81,10 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
-    layout = forward.plan.layout(length, forward.frame_ids)
+    layout = forward.video.layout(length)
     if layout is None:
         return Reason.LENGTH
-    if schedule.is_dense(block, len(forward.plan.blocks)):
+    if schedule.is_dense(block, len(forward.video.sequence.blocks)):
         return Reason.BLOCK
     if layout.length < schedule.min_tokens:
         return Reason.SHORT
@@ -98,23 +100,27 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     return Call(block, table, routing, unpadded, scale)
 
 
-def _better_dense(forward: Forward, call: Call, q: Tensor) -> Reason | None:
-    """Why dense attention would be faster, if it would, and nobody has said what to do: no min_tokens, no backend."""
+def _worth_it(forward: Forward, call: Call, q: Tensor) -> str | registry.Selected | Reason:
+    """The backend for a call or, if dense attention would be faster and nobody has said what to do (no min_tokens, no
+    backend), why."""
     patch = forward.run.patch
     if patch.backend != "auto" or patch.settings.schedule.min_tokens or not cost_model.applies(q.device):
-        return None
+        return patch.backend
     if _is_training(q) or torch.is_grad_enabled():
-        return None  # who trains with MoC trains what it does on long films
-    if cost_model.pays(q, call.table, call.routing):
-        return None
-    missing = triton.supports(q, call.table, call.routing)
-    if missing is None:
+        return patch.backend  # who trains with MoC trains what it does on long films
+    scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+    selected = registry.select("auto", registry.Call(q, call.table, call.routing, scale))
+    if cost_model.pays(q, call.table, call.routing, kernels=selected.reason is None):
+        return selected
+    if selected.reason is None:
         return Reason.SHORT
-    patch.trace.note(f"MoC's GPU kernels do not run here: {missing}")
+    patch.trace.note(f"MoC's GPU kernels do not run here: {selected.reason}")
     return Reason.KERNELS
 
 
-def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor | Reason:
+def _video_attention(
+    forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor, backend: str | registry.Selected
+) -> Tensor | Reason:
     """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
     run, patch = forward.run, forward.run.patch
     table, routing, unpadded = call.table, call.routing, call.unpadded
@@ -135,7 +141,7 @@ def _video_attention(forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tens
             v,
             table,
             routing,
-            backend=patch.backend,
+            backend=backend,
             scale=call.scale,
             training=training,
             record=counts,

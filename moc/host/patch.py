@@ -18,6 +18,7 @@ from ..trace.trace import Trace
 from . import captions
 from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward
+from .session import Session, session_of
 from .state import KEY, RUN, Patch, Run
 
 ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is inside, one at the end is not
@@ -42,7 +43,7 @@ def apply_moc(
             "Connect a video model, for example Wan, or take MoC Apply out of this graph."
         )
     if backend not in ("auto", *BACKENDS):
-        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}.")
+        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
     patch = Patch(shots, settings, trace, backend, probe)
     model = model.clone()
     for kind, wrapper in (
@@ -69,8 +70,7 @@ def _around_run(patch: Patch) -> Callable:
         captions.check(guider.model_patcher, guider.conds)
         percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
         patch.start(sigmas.tolist(), lambda percent: float(percent_to_sigma(percent)))
-        shape = (kwargs.get("latent_shapes") or [noise.shape])[0]
-        run = _start_run(patch, guider, sigmas.tolist(), tuple(shape))
+        run = _start_run(patch, guider.model_patcher, sigmas.tolist(), session_of(guider, noise, kwargs))
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -84,7 +84,10 @@ def _around_run(patch: Patch) -> Callable:
         patch.finish()
         if not trace.routed and not trace.dense:
             trace.ran_dense(Reason.MODEL)
-            trace.note("the model's self-attention never came by: this ComfyUI does not hand it out, or a node took it")
+            trace.note(
+                "no video self-attention reached MoC: this ComfyUI version does not send it through the attention "
+                "override, or another node has replaced it"
+            )
         run.live.end()
         return out
 
@@ -117,20 +120,14 @@ def _around_apply(patch: Patch) -> Callable:
     return apply_model
 
 
-def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]) -> Run:
-    model: ModelPatcher = guider.model_patcher
-    adapter = adapter_for(model.model.diffusion_model)
-    if adapter is not None:
+def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], session: Session) -> Run:
+    if session.adapter is not None:
         settings = patch.settings
-        _check_heads(adapter, model.model.diffusion_model, (settings.routing, *dict(settings.blocks).values()))
-    first, frames = 0, shape[2] if len(shape) == 5 else 1
-    if adapter is not None and frames > 1:
-        first, frames = adapter.film(shape, guider.conds)
-    patch.trace.first = first
+        _check_heads(session.adapter, model.model.diffusion_model, (settings.routing, *dict(settings.blocks).values()))
+    patch.trace.first = session.first
     starts: tuple[int, ...] = (0,)
-    if adapter is not None and patch.shots is not None:
-        starts, notes = adapter.starts(patch.shots, frames)
-        starts = (0, *(first + start for start in starts[1:]))
+    if patch.shots is not None:
+        starts, notes = session.starts(patch.shots)
         for note in notes:
             patch.trace.note(note)
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
@@ -138,7 +135,7 @@ def _start_run(patch: Patch, guider, sigmas: list[float], shape: tuple[int, ...]
     low, high = (
         float(percent_to_sigma(percent)) * (1 + ROUNDING) for percent in (schedule.end_percent, schedule.start_percent)
     )
-    return Run(patch, sigmas[:-1], (low, high), first + frames, starts)
+    return Run(patch, sigmas[:-1], (low, high), starts)
 
 
 def _check_heads(adapter: Adapter, diffusion_model: object, routings: Iterable[RoutingConfig]) -> None:

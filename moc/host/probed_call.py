@@ -25,7 +25,7 @@ def look_at(
     if log is None or not forward.recording or not log.wants(forward.step):
         forward.ran_dense(Reason.SCHEDULE)
         return dense()
-    log.blocks = len(forward.plan.blocks)
+    log.blocks = len(forward.video.sequence.blocks)
     out, dense_seconds = _timed(dense, q.device)
     heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if joined else out
     try:

@@ -22,8 +22,8 @@ from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
 from ..trace.reasons import Reason
 from ..trace.trace import Trace
-from .adapters import Plan
 from .adapters.base import Blocks
+from .session import VideoPass
 from .tables import Tables
 from .text_padding import Unpadded
 from .web.push import Live
@@ -66,7 +66,6 @@ class Run:
 
     sigmas  noise level of every step
     active  (lowest, highest) noise level that MoC is on for
-    frames  latent frames of the whole video
     starts  first latent frame of every shot
     live    tells a browser how it goes
     """
@@ -74,7 +73,6 @@ class Run:
     patch: Patch
     sigmas: list[float]
     active: tuple[float, float]
-    frames: int
     starts: tuple[int, ...]
     live: Live = field(init=False)
     forwards: int = 0
@@ -125,7 +123,7 @@ class Run:
     def lost(self, error: Exception) -> None:
         """What a pass has counted is gone: a picture is no reason to end somebody's sampling."""
         self.patch.trace.drop()
-        self.patch.trace.note(f"a step is missing in the heatmap ({type(error).__name__}: {error})"[:300])
+        self.patch.trace.note(f"a step is missing from the heatmap ({type(error).__name__}: {error})"[:300])
         log.warning("MoC: what a step has routed could not be kept", exc_info=error)
 
     def end(self) -> None:
@@ -162,7 +160,7 @@ class Run:
             left = ["what it always sees"]
             left += ["the mean of what it skips"] * (routing.tail != "none")
             text = (
-                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen already, so that "
+                f"a density of {asked:g} chooses nothing: {seen:.1%} of all pairs are always seen anyway, so "
                 f"every token reads only {' and '.join(left)}. Use a density of {least:g} or more"
             )
             self.patch.trace.note(text)
@@ -196,10 +194,9 @@ def _number_block(number: int, block: Module, args: tuple, kwargs: dict) -> tupl
 
 @dataclass(eq=False)
 class Forward:
-    """One forward pass of the diffusion model.
+    """One forward pass of the diffusion model that is routed.
 
     previous   attention override that was there before ours
-    frame_ids  absolute latent frame of every frame the model sees, None for 0, 1, 2, ...
     reason     why this whole pass runs dense, if it does
     routed     calls so far
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
@@ -207,11 +204,10 @@ class Forward:
     """
 
     run: Run
-    plan: Plan
+    video: VideoPass
     previous: Callable | None
     sigma: float
     step: int
-    frame_ids: tuple[int, ...] | None
     reason: Reason | None
     recording: bool
     routed: int = 0

@@ -22,7 +22,7 @@ class Unpadded:
         return x if self.kept is None else x.index_select(-2, self.kept)
 
     def put(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """Back to `shape`. Padding gets zeros: nobody reads what becomes of it."""
+        """Back to `shape`. Padding gets zeros, since its output is never read."""
         return x if self.kept is None else x.new_zeros(shape).index_copy(-2, self.kept, x)
 
 

@@ -7,6 +7,6 @@ fixed k per head keeps the ranks equally busy.
 
 from __future__ import annotations
 
-from .ulysses import Routed, heads_of_rank, ulysses_attention
+from .ulysses import GROUPS, Routed, heads_of_rank, ulysses_attention
 
-__all__ = ["Routed", "heads_of_rank", "ulysses_attention"]
+__all__ = ["GROUPS", "Routed", "heads_of_rank", "ulysses_attention"]

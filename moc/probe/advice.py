@@ -65,11 +65,11 @@ class Table:
 def tabulate(log: ProbeLog, heads: bool = False) -> Table:
     """Raises MoCError where the probe saw nothing. heads: with mixes that give every head its own density."""
     if not log.calls:
-        raise MoCError("MoC Probe saw no attention that could be routed: look at its notes.")
+        raise MoCError("no attention call in the probed steps could be routed: the notes of MoC Probe say why.")
     steps, blocks = (np.array(sorted({key[i] for key in log.calls})) for i in (0, 1))
     blocks = np.array([b for b in blocks if all((s, b) in log.calls for s in steps)])
     if not len(blocks):
-        raise MoCError("MoC Probe saw no block in all of the probed steps: probe again with other steps.")
+        raise MoCError("no block was probed in all of the probed steps: probe again with other steps.")
     calls = [[log.calls[s, b] for b in blocks] for s in steps]
 
     def each(value) -> np.ndarray:  # [S, B, ...]

@@ -14,15 +14,13 @@ from torch import Tensor
 from ..chunks.build import build_table
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
-from ..config import DESCRIPTORS, MoCSettings, RoutingConfig
+from ..config import DESCRIPTORS, RULES, MoCSettings, RoutingConfig
 from ..errors import MoCError
 from ..routing.descriptors import wide
 from ..shots.typed import DIGITS, shown
 from .sampled_error import Look, look, sample_rows
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
-TOP_P = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-BETA = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 DENSE_ENOUGH = 0.9  # settings that keep more pairs than this are not worth a look
 MOST_LAYOUTS = 16
 
@@ -52,7 +50,7 @@ class ProbeLog:
     """steps_asked  how many steps, evenly spread, or exactly which (a tuple of numbers from 0)
     chunkings    tiles that the advice may choose besides the asked chunks; None means whole frames
     rows_asked   query tokens of every call that the settings are compared on
-    all_rules    compare the descriptor mean+max+min as well, and other rules: top-p and threshold
+    all_rules    compare all descriptors and rules, and not only those that choose fastest (`probed` in routing/)
 
     After a run: steps (how many), chosen, percent (where in the sampling step i begins, [steps + 1]), blocks, tokens,
     options (options[0] is the asked routing), chunk_share (chunks per token) and density of every option, calls by
@@ -197,14 +195,17 @@ def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bo
     mine = replace(shape, top_k=table.top_k(shape), density=None)
     plain = replace(mine, rule="top-k", head_density=())
     found = [mine] if asked else []
-    for descriptor in tuple(DESCRIPTORS)[: None if all_rules else 2]:
+    for descriptor in (name for name, kind in DESCRIPTORS.items() if kind.probed or all_rules):
         for k in sorted({*TOP_K, mine.top_k}):
             option = replace(plain, top_k=k, descriptor=descriptor)
             if option not in found and table.density(k, shape.causal) <= DENSE_ENOUGH:
                 found.append(option)
         if all_rules:
-            found += [replace(plain, rule="top-p", top_p=p, descriptor=descriptor) for p in TOP_P]
-            found += [replace(plain, rule="threshold", beta=b, descriptor=descriptor) for b in BETA]
+            found += [
+                replace(plain, rule=name, descriptor=descriptor, **setting)  # type: ignore[arg-type]
+                for name, rule in RULES.items()
+                for setting in rule.probed
+            ]
     return list(dict.fromkeys(found))
 
 

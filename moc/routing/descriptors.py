@@ -1,6 +1,7 @@
 """What describes a chunk where its score is asked for; `RoutingConfig.descriptor` names it.
 
-A new descriptor is a function and an entry of `DESCRIPTORS`: every backend takes it from there.
+A new descriptor is a function and an entry of `DESCRIPTORS`: every backend, tooltip, help page and the probe take it
+from there.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ class Descriptor:
     """ends      keys of a chunk [..., L, D] -> (high, low), both [..., D] and `wide`
     signed    the positive channels of a query meet `high` and the negative ones `low`, both rounded to the keys'
               precision, in which kernels multiply; else all of them meet `high`, and `low` is not looked at
-    sentence  what it says, for people
+    sentence  what it says, for people; source: whose idea it is, if not ours
+    probed    the probe compares it always, and not only where it is asked for all rules
     """
 
     ends: Callable[[Tensor], tuple[Tensor, Tensor]]
     signed: bool
     sentence: str
+    source: str = ""
+    probed: bool = False
 
     @property
     def products(self) -> int:
@@ -55,7 +59,18 @@ def halfway(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 DESCRIPTORS: dict[str, Descriptor] = {
-    "mean": Descriptor(mean, False, "the mean of its keys, as in the paper"),
-    "minmax": Descriptor(minmax, True, "the best match it could hold"),
-    "mean+max+min": Descriptor(halfway, True, "halfway between both"),
+    "mean": Descriptor(mean, False, "the mean of its keys, as in the paper", "the paper, eq. 2 and 3", probed=True),
+    "minmax": Descriptor(
+        minmax,
+        True,
+        "the best match it could hold; finds small things better",
+        "as in Quest (2024), per channel: Σ max(q,0)·max K + min(q,0)·min K, an upper bound of q·k in the chunk",
+        probed=True,
+    ),
+    "mean+max+min": Descriptor(
+        halfway,
+        True,
+        "halfway between mean and minmax",
+        "VEDA (2026) describes chunks so and trains a network to weigh them; we train nothing",
+    ),
 }

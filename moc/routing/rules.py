@@ -1,6 +1,6 @@
 """Rules that choose chunks by their scores, each one function; `RoutingConfig.rule` names it.
 
-A new rule is a function and an entry of `RULES`: every backend takes it from there.
+A new rule is a function and an entry of `RULES`: every backend, tooltip, help page and the probe take it from there.
 
 score [B, H, R, C]: q . descriptor, not yet scaled; candidate [R, C] or [B, H, R, C]: what may be chosen at all.
 Every rule returns a mask [B, H, R, C] inside the candidates. Ties go to the lower chunk.
@@ -8,7 +8,7 @@ Every rule returns a mask [B, H, R, C] inside the candidates. Ties go to the low
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 class Rule:
     """choose      (score, candidate, table, routing, scale) -> mask, as said above; scale: of q . k in the softmax
     parameters  the settings of `RoutingConfig` that it looks at
-    sentence    what it reads, for people
+    sentence    what it reads, for people; source: whose idea it is, if not ours
+    probed      settings that the probe compares where it is asked for all rules
     same_k      every row takes `ChunkTable.top_k` chunks, where it has so many
     """
 
     choose: Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
     parameters: tuple[str, ...]
     sentence: str
+    source: str = ""
+    probed: tuple[Mapping[str, float], ...] = ()
     same_k: bool = False
 
 
@@ -105,8 +108,22 @@ def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
 
 K = ("top_k", "density", "head_density")
 RULES: dict[str, Rule] = {
-    "top-k": Rule(top_k, K, "the k best chunks", same_k=True),
-    "top-p": Rule(top_p, ("top_p",), "the fewest best chunks that hold top_p of the softmax over chunks"),
-    "threshold": Rule(threshold, ("beta",), "all chunks beta standard deviations above the row's mean"),
-    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more"),
+    "top-k": Rule(
+        top_k, K, "the k best chunks, the same k for all heads or a density for each", "the paper, eq. 2", same_k=True
+    ),
+    "top-p": Rule(
+        top_p,
+        ("top_p",),
+        "the fewest best chunks that hold the share top_p of a token's interest, so few where it is sure",
+        "cumulative rules of NABLA (2025) and LongCat-Video, here on the softmax over chunks, weighted by length",
+        probed=tuple({"top_p": share} for share in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)),
+    ),
+    "threshold": Rule(
+        threshold,
+        ("beta",),
+        "all chunks that stand out from the others by beta standard deviations",
+        "Sol-Attn (arXiv 2607.24027)",
+        probed=tuple({"beta": deviations} for deviations in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)),
+    ),
+    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more", "LongCat-Video"),
 }

@@ -38,7 +38,7 @@ class Shots:
     texts   one text per shot, or empty
     common  text that belongs to every shot
     names   one name per shot, "" for none, or empty
-    fps     frames per second of the finished video, None where nobody said
+    fps     frames per second of the finished video, None where it is not known
     """
 
     cuts: tuple[int, ...] = ()
@@ -192,7 +192,7 @@ def parse_times(text: str, unit: str, fps: float) -> tuple[int, ...]:
         seconds = suffix == "s" or (unit == "seconds" and suffix != "f")
         frames = number * fps if seconds else number
         if not abs(frames) <= MOST_FRAMES:
-            raise MoCError(f"{shown(word)!r} is beyond frame {MOST_FRAMES}: no film is that long.")
+            raise MoCError(f"{shown(word)!r} is beyond frame {MOST_FRAMES}: no video is that long.")
         if not seconds and frames != int(frames):
             raise MoCError(f"{shown(word)!r} is not a whole frame number: write seconds as {shown(word)}s.")
         values.append(round(frames))

@@ -24,7 +24,7 @@ class TimeRule:
 
     def __post_init__(self) -> None:
         if not self.repeat or min(self.first + self.repeat) < 1:
-            raise MoCError("a latent frame holds at least 1 frame of the film.")
+            raise MoCError("a latent frame holds at least 1 frame of the video.")
 
     def frames(self, latents: int) -> int:
         """Frames of the film that the first `latents` latent frames hold."""

@@ -23,7 +23,7 @@ def of_heatmap(heat: Heatmap) -> dict[str, Any]:
         "view": heat.view,
         "rows": _lines(heat.rows),
         "columns": _lines(heat.columns),
-        "share": _whole(heat.share),
+        "share": _whole(heat.chosen_of_open),
         "always": _whole(heat.always),
         "open": _whole(np.where(heat.met, heat.open, np.nan)),
         "mass": None if heat.mass is None else _whole(heat.mass),
@@ -48,7 +48,7 @@ def of_trace(trace: Trace) -> dict[str, Any]:
         "steps": trace.steps,
         "recorded_steps": sorted({r.step for r in records}),
         "recorded_blocks": sorted({r.block for r in records}),
-        "heads": max((r.share.shape[0] for r in records), default=0),
+        "heads": max((r.chosen.shape[0] for r in records), default=0),
     }
 
 
@@ -61,14 +61,14 @@ def npz(trace: Trace) -> bytes:
     """
 
     def alike(record):
-        return id(record.axes), record.share.shape[0], record.mass is not None
+        return id(record.axes), record.chosen.shape[0], record.mass is not None
 
     arrays: dict[str, np.ndarray] = {}
     for i, (_, group) in enumerate(groupby(sorted(trace.records, key=alike), key=alike)):
         calls = list(group)
         axes = calls[0].axes
         parts = {
-            "share": [r.share.numpy() for r in calls],
+            "share": [r.chosen.numpy() for r in calls],
             "mass": [r.mass.numpy() for r in calls if r.mass is not None],
             **{name: [getattr(r, name) for r in calls] for name in ("step", "block", "density")},
             **{"frames": axes.frames, "shots": axes.shots, "always": axes.always.numpy(), "open": axes.open.numpy()},

@@ -33,19 +33,20 @@ class Line:
 class Heatmap:
     """Who reads whom: query rows x key columns.
 
-    always   [R, C] part of the (query, key) pairs that the row sees without choosing them
-    open     [R, C] part of the pairs that it may choose; the rest causality forbids
-    share    [R, C] part of the open pairs that routing chose; NaN where there was nothing to choose
-    mass     [R, C] part of the row's attention that the column got, None where it was not recorded
-    met      [R, C] False where both ends never stood in one pass (context windows)
-    density  kept share of all pairs in the records that were used
+    always          [R, C] part of the (query, key) pairs that the row sees without choosing them
+    open            [R, C] part of the pairs that it may choose; the rest causality forbids
+    chosen_of_open  [R, C] part of the open pairs that routing chose (`Record.chosen` is of all pairs); NaN where there
+                    was nothing to choose
+    mass            [R, C] part of the row's attention that the column got, None where it was not recorded
+    met             [R, C] False where both ends never stood in one pass (context windows)
+    density         kept share of all pairs in the records that were used
     heads_together  one head was asked for, but memory was short and some records hold only the mean of all
     """
 
     view: str
     rows: tuple[Line, ...]
     columns: tuple[Line, ...]
-    share: np.ndarray
+    chosen_of_open: np.ndarray
     always: np.ndarray
     open: np.ndarray
     mass: np.ndarray | None
@@ -81,11 +82,11 @@ class Collected:
     def add(self, records: Iterable[Record]) -> None:
         for r in records:
             mass = None if r.mass is None else _of_head(r.mass, self.head)
-            self._sums.setdefault(id(r.axes), Sums(r.axes)).add(_of_head(r.share, self.head), mass)
+            self._sums.setdefault(id(r.axes), Sums(r.axes)).add(_of_head(r.chosen, self.head), mass)
             self._steps.add(r.step)
             self._blocks.add(r.block)
             self._density, self._calls = self._density + r.density, self._calls + 1
-            self.heads_together |= self.head >= 0 and r.share.shape[0] == 1
+            self.heads_together |= self.head >= 0 and r.chosen.shape[0] == 1
 
     def __bool__(self) -> bool:
         return self._calls > 0
@@ -121,10 +122,10 @@ class Collected:
 def links(heat: Heatmap) -> list[tuple[int, int, float]]:
     """(reading shot, read shot, share of its open pairs), strongest first; of a heatmap by shots."""
     found = [
-        (row.shot, column.shot, float(heat.share[r, c]))
+        (row.shot, column.shot, float(heat.chosen_of_open[r, c]))
         for r, row in enumerate(heat.rows)
         for c, column in enumerate(heat.columns)
-        if row.kind == column.kind == "video" and row.shot != column.shot and heat.share[r, c] > 0
+        if row.kind == column.kind == "video" and row.shot != column.shot and heat.chosen_of_open[r, c] > 0
     ]
     return sorted(found, key=lambda link: -link[2])
 
@@ -164,12 +165,12 @@ class Sums:
 
     def __init__(self, axes: Axes) -> None:
         self.axes, self.calls = axes, 0
-        self.share = np.zeros((len(axes.frames), len(axes.columns)))
+        self.chosen = np.zeros((len(axes.frames), len(axes.columns)))
         self.mass: np.ndarray | None = None
 
-    def add(self, share: np.ndarray, mass: np.ndarray | None) -> None:
+    def add(self, chosen: np.ndarray, mass: np.ndarray | None) -> None:
         self.calls += 1
-        self.share += share
+        self.chosen += chosen
         if mass is not None:
             self.mass = mass + (0 if self.mass is None else self.mass)
 
@@ -198,7 +199,7 @@ class Plan:
             _add(cells["pairs"], at, tokens * one.calls)
             _add(cells["open"], at, one.axes.open.numpy() * (tokens * one.calls))
             _add(cells["always"], at, one.axes.always.numpy() * (tokens * one.calls))
-            _add(cells["chosen"], at, one.share * tokens)
+            _add(cells["chosen"], at, one.chosen * tokens)
             if one.mass is not None:
                 for name in ("mass", "calls"):
                     cells.setdefault(name, np.zeros_like(cells["pairs"]))

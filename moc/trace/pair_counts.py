@@ -93,8 +93,11 @@ class Counts:
         self._mass = mass
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """(share and, where measured, mass [1 or 2, H, F, K], routed share of all pairs []), still on the device."""
+        """(chosen and, where measured, mass [1 or 2, H, F, K], routed part of all pairs []), still on the device.
+
+        Parts and not counts: the trace keeps half precision, which ends at 65,504 pairs.
+        """
         table, tokens = self.geometry.table, self.geometry.tokens
         routed = self._pairs.sum() / (self._batch * self._pairs.shape[0] * table.length**2)
-        share = self._pairs / (tokens * (table.layout.frame_tokens * self._batch))
-        return torch.stack([share, *([] if self._mass is None else [self._mass])]), routed
+        chosen = self._pairs / (tokens * (table.layout.frame_tokens * self._batch))
+        return torch.stack([chosen, *([] if self._mass is None else [self._mass])]), routed

@@ -10,14 +10,16 @@ class Reason(Enum):
 
     SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
     BLOCK = "block kept dense (dense first/last blocks)"
-    SHORT = "so short that dense attention is as fast (min_tokens in MoC Routing; at 1 everything is routed)"
-    KERNELS = "without its GPU kernels MoC is slower than dense attention (min_tokens 1 in MoC Routing routes all)"
+    SHORT = "so short that dense attention is as fast (to route anyway: min_tokens 1 in MoC Routing)"
+    KERNELS = (
+        "no GPU kernels: routing would be slower than dense attention (to route anyway: min_tokens 1 in MoC Routing)"
+    )
     ONE_FRAME = "a single latent frame: nothing to route"
     NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
     BANK = "reads the bank of MoC Windows, so far with dense attention (bank_blocks in MoC Windows)"
     MASK = "the model passed an attention mask"
     LENGTH = "the number of tokens does not fit the video's grid"
-    MODEL = "MoC does not know this model's tokens"
+    MODEL = "MoC does not know how this model arranges its tokens"
     MEMORY = "out of memory while routing"
     FAILED = "the routed attention failed"
 

@@ -15,6 +15,7 @@ from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from ..errors import MoCError
 from .axes import Axes
+from .device_queue import Counted, DeviceQueue
 from .pair_counts import Counts, Geometry
 from .reasons import SHORTLY, Reason
 
@@ -28,15 +29,15 @@ KEEP = ("routing", "routing and attention", "off")  # what a trace may be asked 
 class Record:
     """One attention call.
 
-    share [H or 1, F, K]: part of all (query, key) pairs of a frame and a column that were chosen, mean over the batch
-    mass  [H or 1, F, K]: part of the frame's full attention that falls on the column, from a few of its query tokens;
-          None where it was not asked for
+    chosen [H or 1, F, K]: part of all (query, key) pairs of a frame and a column that were chosen, mean over the batch
+    mass   [H or 1, F, K]: part of the frame's full attention that falls on the column, from a few of its query tokens;
+           None where it was not asked for
     """
 
     step: int
     block: int
     axes: Axes
-    share: Tensor
+    chosen: Tensor
     density: float
     mass: Tensor | None = None
 
@@ -63,8 +64,7 @@ class Trace:
     node: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     _routed_blocks: set[int] = field(default_factory=set, repr=False)
-    _pending: list[tuple] = field(default_factory=list, repr=False)
-    _moving: list[tuple] = field(default_factory=list, repr=False)
+    _queue: DeviceQueue = field(default_factory=DeviceQueue, repr=False)
     _geometry: OrderedDict[tuple[int, bool, torch.device], Geometry] = field(default_factory=OrderedDict, repr=False)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -78,8 +78,7 @@ class Trace:
         with self._lock:
             for part in (self.records, self.dense, self.notes, self._routed_blocks, self._geometry):
                 part.clear()
-            self._pending.clear()
-            self._moving.clear()
+            self._queue.clear()
             self.steps, self.routed, self.blocks, self.first, self._bytes = steps, 0, 0, 0, 0
 
     def note(self, text: str) -> None:
@@ -116,43 +115,21 @@ class Trace:
                 note = "the trace is full: the heatmap shows only the calls up to step {step}"
                 self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
                 return
-            values, density = counts.result()
+            values, routed = counts.result()
             if self._bytes + values.numel() * 2 > MOST_BYTES:
                 values = values.mean(1, keepdim=True)  # heads together once the budget is used up
             self._bytes += values.numel() * 2
-            self._pending.append((step, block, counts.geometry, values.half(), density))
+            self._queue.add(Counted(step, block, counts.geometry, values.half(), routed))
 
     def move(self) -> bool:
-        """Move what is pending to the CPU, in one piece per device: once per forward pass. Returns whether it is still
-        on its way: CUDA is not waited for, which would leave the device idle."""
+        """Once per forward pass: see `DeviceQueue.move`."""
         with self._lock:
-            pending, self._pending = self._pending, []
-            for device in dict.fromkeys(p[3].device for p in pending):
-                calls = [p for p in pending if p[3].device == device]
-                numbers = torch.stack([density for *_, density in calls]).view(torch.float16)  # two halves each
-                piece, there = torch.cat([numbers, *(values.flatten() for *_, values, _ in calls)]), None
-                if device.type == "cuda":
-                    with torch.cuda.device(device):
-                        piece, there = piece.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned memory
-                        there.record()
-                heads = [(step, block, geometry, values.shape) for step, block, geometry, values, _ in calls]
-                self._moving.append((heads, piece.cpu(), there))
-            return any(there is not None for *_, there in self._moving)
+            return self._queue.move()
 
     def arrived(self) -> list[Record]:
         """What was moved, as records. Waits for what is still on its way."""
         with self._lock:
-            moving, self._moving = self._moving, []
-            new: list[Record] = []
-            for calls, piece, there in moving:
-                if there is not None:
-                    there.synchronize()
-                    piece = piece.clone()  # the host's pinned memory is short
-                numbers, *parts = piece.split([2 * len(calls), *(shape.numel() for *_, shape in calls)])
-                routed = numbers.view(torch.float32).tolist()
-                for (step, block, geometry, shape), part, density in zip(calls, parts, routed, strict=True):
-                    share, *mass = part.view(shape)
-                    new.append(Record(step, block, geometry.axes, share, geometry.mandatory + density, *mass))
+            new = [_record(call) for call in self._queue.arrived()]
             self.records += new
             return new
 
@@ -164,14 +141,12 @@ class Trace:
     def drop(self) -> None:
         """Forget what has not arrived yet."""
         with self._lock:
-            self._pending.clear()
-            self._moving.clear()
+            self._queue.clear()
 
     def finish(self) -> None:
         """End of a run: keep the records, let go of the geometry (and of its tensors on the device)."""
         with self._lock:
-            self._pending.clear()
-            self._moving.clear()
+            self._queue.clear()
             self._geometry.clear()
 
     @property
@@ -202,7 +177,7 @@ class Trace:
             return "MoC: nothing sampled yet. Connect the sampler's LATENT so that this node runs after it."
         lines = [self.line()]
         if self.routed and self.keep == "off":
-            lines.append("What was chosen is not known: trace is off on MoC Apply.")
+            lines.append("What was chosen was not recorded: trace is off on MoC Apply.")
         lines += [f"{count} dense: {reason.value}." for reason, count in self.dense.most_common()]
         return "\n".join(lines + [f"Note: {note}." for note in self.notes])
 
@@ -234,3 +209,8 @@ class Trace:
                 self._geometry.popitem(last=False)
         self._geometry.move_to_end(key)
         return self._geometry[key]
+
+
+def _record(call: Counted) -> Record:
+    (chosen, *mass), density = call.values, call.geometry.mandatory + float(call.routed)
+    return Record(call.step, call.block, call.geometry.axes, chosen, density, *mass)

@@ -25,7 +25,7 @@ SHORT = {"reference": "ref"}
 def draw(heat: Heatmap, text: str) -> Image.Image:
     """The whole picture: plot, axes, colour bar, legend and caption."""
     x, y = _edges(heat.columns, PLOT_W), _edges(heat.rows, PLOT_H)
-    top = scale_top(heat.share)
+    top = scale_top(heat.chosen_of_open)
     lines = caption(heat, text)
     image = Image.new("RGB", (WIDTH, TOP + PLOT_H + 110 + 38 * len(lines)), PAPER)
     image.paste(Image.fromarray(_plot(heat, x, y, top)), (LEFT, TOP))
@@ -93,7 +93,7 @@ def _plot(heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> np.ndarray
     white, never met."""
     px, py = np.arange(x[-1]), np.arange(y[-1])
     column, row = np.searchsorted(x, px, "right") - 1, np.searchsorted(y, py, "right") - 1
-    share, always = heat.share[np.ix_(row, column)], heat.always[np.ix_(row, column)]
+    share, always = heat.chosen_of_open[np.ix_(row, column)], heat.always[np.ix_(row, column)]
     none = np.isnan(share)
     pixels = colours(np.where(none, 0.0, share) / top)
     pixels[none] = SEEN
@@ -150,8 +150,8 @@ def _label(line: Line, room: int, letters) -> str:
 def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> None:
     """Write the shares into cells that have room for them."""
     roomy = np.logical_and.outer(np.diff(y) >= 40, np.diff(x) >= 84)
-    for r, c in np.argwhere(roomy & ~np.isnan(heat.share)):
-        share = heat.share[r, c]
+    for r, c in np.argwhere(roomy & ~np.isnan(heat.chosen_of_open)):
+        share = heat.chosen_of_open[r, c]
         place = LEFT + (x[c] + x[c + 1]) // 2, TOP + (y[r] + y[r + 1]) // 2
         pen.text(place, percent(share), INK if share / top > 0.55 else PAPER, font(28), anchor="mm")
 
@@ -174,7 +174,7 @@ def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None
     y, left = TOP + PLOT_H + 50, LEFT
     stripes = np.add.outer(np.arange(28), np.arange(44)) % 12 < 4
     swatches = [(np.where(stripes[..., None], HATCH, SEEN), "always seen, not chosen")]
-    if (np.isnan(heat.share) & (heat.always == 0) & heat.met).any():
+    if (np.isnan(heat.chosen_of_open) & (heat.always == 0) & heat.met).any():
         swatches.append((np.full((28, 44, 3), SEEN), "later shot, not allowed"))
     if not heat.met.all():
         swatches.append((np.full((28, 44, 3), PAPER), "never in one pass"))

@@ -1,4 +1,4 @@
-"""What a probe saw and what follows from it, in words and as data. No ComfyUI here, so that it is tested without."""
+"""What a probe measured and what follows from it, in words and as data. No ComfyUI here: it is tested without."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tell(log: ProbeLog, trace: Trace, table: Table, advice: Advice) -> str:
     steps = tell_numbers("step", table.steps.tolist())
     lines = [
         f"MoC Probe looked at {steps} of {log.steps} (counted from 0), {len(table.blocks)} of {log.blocks} blocks, "
-        f"{log.tokens} tokens. The picture is the one of full attention.",
+        f"{log.tokens} tokens. The video was sampled with full attention.",
         "",
         *_asked(log, table),
         "",
@@ -46,13 +46,13 @@ def tell(log: ProbeLog, trace: Trace, table: Table, advice: Advice) -> str:
 
 
 def tell_nothing(log: ProbeLog, trace: Trace) -> str:
-    """For a run that gave nothing to look at."""
+    """For a run in which nothing could be probed."""
     if not log.steps:
         why = "nothing was sampled yet. Connect the sampler's LATENT to after_sample, so that this node runs after it"
     elif not log.chosen:
         why = f"none of the steps asked for is part of this run of {log.steps} steps: change steps"
     else:
-        why = "no attention came by that could be routed"
+        why = "no attention call in the probed steps could be routed"
     return "\n".join([f"MoC Probe: {why}. routing is what was asked, unchanged.", *_rest(trace)])
 
 
@@ -64,7 +64,7 @@ def _asked(log: ProbeLog, table: Table) -> list[str]:
         f"As asked: {tell_routing(log.settings)}",
         f"- The output of a block is off by {_percent(error)} (at worst {_percent(table.asked_error[worst])}: step "
         f"{table.steps[worst[0]]}, block {table.blocks[worst[1]]}); {_percent(table.asked_density.mean())} of pairs "
-        f"kept. The sample of tokens that the advice rests on says {_percent(sampled)}.",
+        f"kept. On the sampled tokens, which the advice is based on, it is {_percent(sampled)}.",
         f"- It reads {_percent(table.head_mass.mean())} of what full attention reads"
         + _across(_mean(table.head_across, table.abroad[..., None]), table.abroad.mean()),
     ]
@@ -77,12 +77,12 @@ def _asked(log: ProbeLog, table: Table) -> list[str]:
     dense, routed = log.dense_seconds, log.routed_seconds
     ideal = dense * float(np.average(table.head_work.mean((1, 2)), weights=table.weight))
     lines.append(
-        f"- One attention call: {_time(dense)} in full, {_time(routed)} routed; by its work it would be {_time(ideal)}."
+        f"- One attention call: {_time(dense)} in full, {_time(routed)} routed ({_time(ideal)} if time followed work)."
     )
     if routed > dense:
         lines.append(
-            "- Routing is slower than full attention here. It gains from some 15,000 tokens on, on GPUs with Triton "
-            "earlier; larger chunks help."
+            "- Routing is slower than full attention here. It pays from about 15,000 tokens on, earlier on GPUs with "
+            "Triton; larger chunks help."
         )
     return lines
 
@@ -92,14 +92,14 @@ def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
     if not advice.routes:
         least = np.sqrt(np.average(table.error**2, 0, table.weight)).min()
         if advice.wanted and least <= advice.aim:
-            why = f"reads {_percent(advice.wanted)} of what falls on other shots within it"
-            what = "choose a smaller across, or a larger error"
+            why = f"reads {_percent(advice.wanted)} of what falls on other shots within that error"
+            what = "lower across, or choose a larger error"
         else:
-            why = "stays within it"
+            why = "stays within that error"
             what = "choose a larger error, or offer smaller tiles or a pooled tail"
         return [
             *lines,
-            f"- None of {len(log.options)} settings {why} in any block, so everything is to run in full. The least "
+            f"- None of {len(log.options)} settings {why} in any block, so everything should run in full. The smallest "
             f"error was {_percent(least)}: {what}.",
         ]
     lines.append(f"- {tell_routing(advice.settings)}")
@@ -119,7 +119,7 @@ def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
     if advice.first or advice.stop < len(table.steps):
         skipped = [*table.steps[: advice.first].tolist(), *table.steps[advice.stop :].tolist()]
         lines.append(
-            f"- Kept in full: the parts of the run around {tell_numbers('step', skipped)}, for the same cause."
+            f"- Kept in full: the parts of the run around {tell_numbers('step', skipped)}, for the same reason."
         )
     for block, routing in advice.settings.blocks:
         lines.append(f"- Block {block}: {tell_budget(routing)} ({tell_chunk(routing)}, {routing.descriptor}).")
@@ -127,8 +127,8 @@ def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
     lines.append(f"- It reads {_percent(advice.mass)} of what full attention reads" + _across(advice.across, abroad))
     if advice.across < LITTLE and abroad > 0.01:
         lines.append(
-            "- Most of what the shots read of each other is lost at this error, which can cost likeness from shot to "
-            "shot: choose a smaller error if a character changes."
+            "- Most of what shots read of each other is lost at this error, so characters may look different from shot "
+            "to shot: choose a smaller error if that happens."
         )
     if len(advice.rivals) > 1:
         told = "; ".join(f"{tell_chunk(r)}, {tell_budget(r)} ({r.descriptor}): {_percent(w)}" for r, w in advice.rivals)
@@ -143,7 +143,7 @@ def _across(share: float, abroad: float) -> str:
 
 
 def _rest(trace: Trace) -> list[str]:
-    """What could not be looked at; steps that nobody asked for are none of it."""
+    """What could not be probed, without the steps that were not asked for."""
     missed = [(n, reason.value) for reason, n in trace.dense.most_common() if reason is not Reason.SCHEDULE]
     return [f"{n} call{'s' * (n > 1)} not looked at: {why}." for n, why in missed] + [
         f"Note: {note}." for note in trace.notes

@@ -19,7 +19,7 @@ from .shots import ANY_MODEL, at_borders
 
 @dataclass(frozen=True)
 class Found:
-    """shots: where the family can cut; cuts: where the footage does; length: frames, None where nobody knows"""
+    """shots: where the family can cut; cuts: where the footage does; length: frames, None where it is not known"""
 
     shots: Shots
     cuts: tuple[int, ...]
@@ -55,7 +55,7 @@ def find_shots(
 
 
 def take_scenes(text: str, fps: float, length: int | None, family: str) -> Found:
-    """Shots that somebody else has found, as scenes_json. length: frames of the footage, None: as the scenes say."""
+    """Shots found by another node, as scenes_json. length: frames of the footage, None: as the scenes say."""
     exact = read_scenes(text, fps, length)
     shots, moved = at_borders(exact, family)
     count = f"{exact.count} shots" if exact.cuts else "1 shot"

@@ -158,7 +158,7 @@ def tell_chunk(r: RoutingConfig) -> str:
 
 def tell_budget(r: RoutingConfig) -> str:
     if r.rule == "threshold":
-        return f"all chunks {r.beta:g} deviations better than most"
+        return f"all chunks {r.beta:g} standard deviations above the mean"
     best = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
     if r.density is None and r.top_k == 1:
         best = "its best chunk"
@@ -178,7 +178,7 @@ def tell_routing(settings: MoCSettings) -> str:
     parts += ["the rest pooled"] * (r.tail == "pooled")
     parts += [f"the {r.static} of every shot always"] * (r.static != "none")
     parts += ["one list for neighbouring tokens"] * (r.lists == "union")
-    parts += [f"from the {r.shots_kept} best other shots"] * (r.shots_kept is not None)
+    parts += [f"from the {r.shots_kept} best other shots only"] * (r.shots_kept is not None)
     if (s.start_percent, s.end_percent) != (0.0, 1.0):
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
     if s.dense_first or s.dense_last:

@@ -30,7 +30,7 @@ def read_shots(
 ) -> tuple[Shots, str, list[str]]:
     """(shots, the whole prompt without marks, every shot's prompt: what is common to all, then its own)."""
     if shot_count < 1:
-        raise MoCError(f"shot_count is {shot_count}: a film has 1 shot or more.")
+        raise MoCError(f"shot_count is {shot_count}: a video has 1 shot or more.")
     if length < 0:
         raise MoCError(f"length is {length}: use the number of frames, or 0 for whatever the latent holds.")
     if how == "prompt" and not prompt.strip(SPACES):
@@ -95,7 +95,7 @@ def at_borders(shots: Shots, family: str) -> tuple[Shots, tuple[str, ...]]:
     moved, notes = shots.to("latent", family)
     rule = rule_of(family)
     if shots.length is not None and shots.length not in (ends := rule.whole(shots.length)):
-        notes += (f"{family} makes films of {rule.name} frames, not of {shots.length}: use {ends[0]} or {ends[1]}",)
+        notes += (f"{family} makes videos of {rule.name} frames, not of {shots.length}: use {ends[0]} or {ends[1]}",)
     cuts = moved.to("video", family)[0].cuts
     return replace(shots, cuts=cuts), tuple(f"{note[0].upper()}{note[1:]}." for note in notes)
 

@@ -1,25 +1,18 @@
-"""Is the GPU engine right? Odd layouts against the reference, in one command: python -m tests.gpu.check_gpu
+"""Is the GPU engine right? Odd layouts against the reference, for test_layouts.py.
 
 Error rule (FlashAttention's): at most twice the error of plain torch in the same precision, plus the rounding of the
 reference itself. Outputs are poisoned with NaN before every call, inputs are fresh, a second call, head by head, must
 agree bit by bit and may not wait for the device, and what it counts for a trace must be what was chosen. Gradients
-by q, k and v follow the same rule, with half a percent of the largest on top (float32: one percent). In the end a call
-gets too little memory, and must give the same bits and counts in parts; and other processes use the GPU, which must not
-change a bit.
+by q, k and v follow the same rule, with half a percent of the largest on top (float32: one percent).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import asked_for
 from moc.backends import reference
 from moc.backends.triton import autograd, forward
 from moc.backends.triton.attend import own
@@ -34,8 +27,7 @@ from moc.routing.descriptors import wide
 from moc.routing.rules import choose
 from moc.routing.scores import chunk_means, describe, scores
 from moc.trace.pair_counts import Counts
-from tests.gpu import cards
-from tests.gpu.check_more import MEMORY, check_beside_others, check_device, check_eager, check_memory, film, poison
+from tests.gpu.check_more import film, poison
 
 R = RoutingConfig
 
@@ -248,52 +240,3 @@ def good(r: dict[str, Any]) -> bool:
     fits = fits and all(a <= b for a, b in zip(r.get("gradient_error", []), r.get("gradient_allowed", []), strict=True))
     sizes = r["same_size"] or r["shared"] or r["any_size"]
     return bool(fits and not r["nan"] and r["same_bits"] and sizes and r["same_counts"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--dtypes", default="bfloat16,float16,float32")
-    parser.add_argument("--engines", default="chunks,tiles")
-    parser.add_argument("--cases", default="", help="parts of names of layouts, separated by commas")
-    parser.add_argument("--part", default="0/1", help="I/N: every N-th layout from the I-th on, for several at a time")
-    parser.add_argument("--second-gpu", action="store_true", help="ask another GPU as well, which has to be there")
-    cards.add_argument(parser)
-    args = parser.parse_args()
-    cards.pretend(args.card)
-    results = []
-    part, parts = map(int, args.part.split("/"))
-    for seed, name in [x for x in enumerate(CASES) if asked_for(x[1], args.cases)][part::parts]:
-        for dtype in (getattr(torch, x) for x in args.dtypes.split(",")):
-            for which in args.engines.split(","):
-                try:
-                    results.append(check(name, dtype, seed + int(time.time()), which))
-                    results[-1]["ok"] = good(results[-1])
-                except Exception as failure:
-                    torch.cuda.set_sync_debug_mode("default")
-                    results.append({"case": name, "dtype": str(dtype)[6:], "engine": which, "ok": False,
-                                    "failed": f"{type(failure).__name__}: {failure}"[:600]})  # fmt: skip
-                if not results[-1]["ok"]:
-                    print(json.dumps(results[-1]), flush=True)
-    if part == 0 and not args.card:
-        for more in (check_memory, check_eager):
-            for name in MEMORY:
-                try:
-                    results.append(more(name))
-                except Exception as failure:
-                    said = f"{type(failure).__name__}: {failure}"[:600]
-                    results.append({"case": f"{more.__name__}: {name}", "ok": False, "failed": said})
-                print(json.dumps(results[-1]), flush=True)
-        for result in check_beside_others():
-            results.append(result)
-            print(json.dumps(result), flush=True)
-    if args.second_gpu:
-        results.append(check_device())
-        print(json.dumps(results[-1]), flush=True)
-    print(f"{sum(r['ok'] for r in results)} of {len(results)} right on {torch.cuda.get_device_name()}", flush=True)
-    if args.out:
-        args.out.write_text(json.dumps({"gpu": torch.cuda.get_device_name(), "results": results}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,12 @@
-"""What check_gpu asks beside its layouts: calls that find too little memory, plain torch, another GPU, and a GPU that
-other processes use at the same time."""
+"""What test_layouts.py asks beside its layouts: calls that find too little memory, plain torch, another GPU, and a GPU
+that other processes use at the same time."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -110,32 +111,39 @@ def _use_gpu(started) -> None:
         started.set()
 
 
-def check_beside_others(processes: int = 3) -> Iterator[dict[str, Any]]:
-    """The GPU turns from process to process in the middle of a kernel: what comes out must be the same bits."""
-    calls, alone = {}, {}
+@contextmanager
+def beside_others(processes: int = 3) -> Iterator[dict[str, tuple[tuple, Tensor]]]:
+    """The GPU turns from process to process in the middle of a kernel. Gives by name: a call, and its output from
+    before."""
+    calls: dict[str, tuple[tuple, Tensor]] = {}
     for name, (layout, starts, routing, batch) in BESIDE.items():
-        table = build_table(layout, starts, routing)
         q, k, v = torch.randn(3, batch, 8, layout.length, 128, device="cuda", dtype=torch.bfloat16)
-        calls[name] = q, k, v, table, routing
-        alone[name] = moc_attention(*calls[name], backend="triton")
+        call = q, k, v, build_table(layout, starts, routing), routing
+        calls[name] = call, moc_attention(*call, backend="triton")
     context = multiprocessing.get_context("spawn")
     started = [context.Event() for _ in range(processes)]
     others = [context.Process(target=_use_gpu, args=(event,), daemon=True) for event in started]
     for other in others:
         other.start()
     try:
-        there = all(event.wait(60) for event in started)
-        for name, call in calls.items():
-            times = wrong = 0
-            begin = time.perf_counter()
-            while time.perf_counter() < begin + SECONDS:
-                times += 1
-                wrong += not torch.equal(moc_attention(*call, backend="triton"), alone[name])
-            yield {"case": f"beside {processes} other processes: {name}", "dtype": "bfloat16", "engine": "auto",
-                   "calls": times, "wrong": wrong, "ok": there and not wrong}  # fmt: skip
+        if not all(event.wait(60) for event in started):
+            raise RuntimeError("the other processes never came to use the GPU")
+        yield calls
     finally:
         for other in others:
             other.terminate()
+
+
+def check_beside(name: str, calls: dict[str, tuple[tuple, Tensor]]) -> dict[str, Any]:
+    """What comes out must be the bits from before."""
+    call, alone = calls[name]
+    times = wrong = 0
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + SECONDS:
+        times += 1
+        wrong += not torch.equal(moc_attention(*call, backend="triton"), alone)
+    return {"case": f"beside other processes: {name}", "dtype": "bfloat16", "engine": "auto",
+            "calls": times, "wrong": wrong, "ok": not wrong}  # fmt: skip
 
 
 def check_device() -> dict[str, Any]:

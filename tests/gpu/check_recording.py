@@ -6,10 +6,11 @@ python -m tests.gpu.check_recording --comfyui FOLDER [--aimdo FOLDER ...] [--col
 Needs comfy-aimdo 0.5.3 or newer; --aimdo takes one from a folder (`pip install --no-deps --target FOLDER
 comfy-aimdo==0.6.0`), and may be given more than once. Each is asked in a process of its own, which torch's allocator
 backend is set for, and which is ended and counts as failed where it is not through in --most seconds: what is looked
-for may be a hang. The model is `check_graph`'s, in a ComfyUI that may be older: its forward pass and its blocks are
-recorded here as 0.38 records MiniMax H3. Asked is for the film that comes without recording, bit for bit, twice, with
-no more that outlived its block (`rogues`) and no more blocks that allocated otherwise than before (`breaks`) than the
-model by itself has; those of the first routed step after dense ones may be among them.
+for may be a hang. `test_comfy_compiler.py` asks the same. The model is `check_graph`'s, in a ComfyUI that may be older:
+its forward pass and its blocks are recorded here as 0.38 records MiniMax H3. Asked is for the film that comes without
+recording, bit for bit, twice, with no more that outlived its block (`rogues`) and no more blocks that allocated
+otherwise than before (`breaks`) than the model by itself has; those of the first routed step after dense ones may be
+among them.
 --cold: no kernel of MoC is compiled yet, and the film that compiles them is recorded as well.
 --collecting: garbage is collected where Python likes. --unguarded: without all that the pack does about recording.
 """
@@ -40,6 +41,7 @@ from moc.config import MoCSettings, RoutingConfig, Schedule
 from tests.gpu.check_graph import FILM, RULES, SIZE, film
 
 BLOCKS = 4
+MOST = 240  # seconds
 
 
 class Recorder:
@@ -138,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host.add_argument(parser)
     parser.add_argument("--aimdo", type=host.Path, action="append")
-    parser.add_argument("--most", type=int, default=240, help="seconds that one comfy-aimdo may take")
+    parser.add_argument("--most", type=int, default=MOST, help="seconds that one comfy-aimdo may take")
     parser.add_argument("--out", type=host.Path)
     for flag in ("--cold", "--collecting", "--unguarded"):
         parser.add_argument(flag, action="store_true")
@@ -175,7 +177,7 @@ def in_a_process(args: argparse.Namespace, aimdo: host.Path | None) -> dict:
     if code != 0:
         hung = code is None or "Timeout (" in errors  # faulthandler's word
         failed = f"not through after {args.most} s" if hung else f"ended with {code}"
-        return found | {"failed": failed, "errors": errors.splitlines()[-60:]}
+        return found | {"failed": failed, "errors": errors.splitlines()[:400]}
     return found if found["ok"] else found | {"failed": found["held"]}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from mixture_of_contexts.moc.chunks.layout import TokenLayout
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.counts import Counts
 from mixture_of_contexts.moc.host import apply_moc
-from mixture_of_contexts.moc.layout import TokenLayout
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Trace
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.pair_counts import Counts
+from mixture_of_contexts.moc.trace.trace import Trace
 
 OVERRIDE = "optimized_attention_override"
 TWO_SHOTS = Shots(cuts=(2,), unit="latent")

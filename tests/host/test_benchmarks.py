@@ -6,6 +6,8 @@ import sys
 
 from conftest import COMFYUI, REPO
 
+ASK_A_GPU = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-p", "no:cacheprovider"]
+
 
 def test_a_step_inside_comfyui_routes_every_block_and_its_attention_is_part_of_its_time(tmp_path):
     out = tmp_path / "found.json"
@@ -24,14 +26,29 @@ def test_a_step_inside_comfyui_routes_every_block_and_its_attention_is_part_of_i
     assert f"{routed['kept']:.1%}" in done.stdout, "the table is printed"
 
 
-def test_the_check_inside_comfyui_asks_all_its_questions_and_all_hold_on_the_cpu(tmp_path):
+def test_what_is_asked_of_a_gpu_inside_comfyui_holds_on_the_cpu_and_is_reported_without_folders(tmp_path):
     out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "tests.gpu.check_graph", "--comfyui", COMFYUI, "--out", out, "--tiny"]
-    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    results = json.loads(out.read_text())["results"]
-    assert len(results) == 38 and "38 of 38 hold" in done.stdout
-    assert [r["question"] for r in results if not r["holds"]] == []
+    command = [*ASK_A_GPU, "-k", "test_graph", "--dry", f"--comfyui={COMFYUI}", f"--report={out}"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    found = json.loads(out.read_text())
+    assert found["right"] == "38 of 38" and all(r["ok"] for r in found["results"])
+    assert found["command"].endswith("-k test_graph --dry --comfyui=FOLDER")
+    assert str(tmp_path) not in out.read_text() and str(COMFYUI) not in out.read_text()
+
+
+def test_a_shard_takes_its_part_of_what_is_asked_of_a_gpu_and_all_shards_take_all():
+    def asked(*more):
+        command = [*ASK_A_GPU, "--collect-only", "-q", *more]
+        lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True).stdout.splitlines()
+        return [line for line in lines if "::" in line]
+
+    parts = [asked(f"--shard={i}/3") for i in range(3)]
+    together = [test for part in parts for test in part]
+    assert sorted(together) == sorted(asked()) and len(together) > 200
+    assert all(len(part) > 50 for part in parts)
+    inside = [part for part in parts if any("test_graph" in test for test in part)]
+    assert len(inside) == 1, "one model serves all that is asked inside ComfyUI"
 
 
 def test_a_recording_that_cannot_be_asked_counts_as_failed_and_says_where(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.heatmap import VIEWS, heatmap
 from mixture_of_contexts.moc.host import tables
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.trace.heatmap import VIEWS, heatmap
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import apart, routed
 
 BLOCKS = 3
@@ -40,7 +40,7 @@ def test_a_block_uses_the_chunks_it_was_given_and_the_others_do_not():
 def test_the_heatmap_of_blocks_with_different_chunks_is_still_drawn(view):
     patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, replace(ROUTING, tile=(1, 1, 1))),)))
     tiny.sample(patched)
-    assert heatmap(trace, view).share.size
+    assert heatmap(trace, view).chosen_of_open.size
 
 
 def test_blocks_that_differ_in_how_much_they_read_share_their_chunks(monkeypatch):

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from mixture_of_contexts.moc.host import apply_moc, override, recording
+from mixture_of_contexts.moc.host import apply_moc, malloc_graph, override
+from mixture_of_contexts.moc.host.malloc_graph import uncollected
 from mixture_of_contexts.moc.host.patch import apply_probe
-from mixture_of_contexts.moc.host.recording import uncollected
-from mixture_of_contexts.moc.probe_log import ProbeLog
-from mixture_of_contexts.moc.trace import Trace
+from mixture_of_contexts.moc.probe.log import ProbeLog
+from mixture_of_contexts.moc.trace.trace import Trace
 from spies import TWO_SHOTS, little
 from test_override import attend, forward
 
@@ -123,7 +123,7 @@ def test_what_a_call_leaves_in_cycles_is_gone_before_the_model_allocates_again(m
             collected.append(bool(paused))
 
     routing(monkeypatch, compile_kernels)
-    monkeypatch.setattr(recording, "model_prefetch", SimpleNamespace(pause_malloc_graph=Pause))
+    monkeypatch.setattr(malloc_graph, "model_prefetch", SimpleNamespace(pause_malloc_graph=Pause))
     gc.callbacks.append(watch)
     try:
         attend(forward())
@@ -145,7 +145,7 @@ def test_no_garbage_is_found_anywhere_in_a_film_while_a_host_is_paused(monkeypat
         def __exit__(self, *_):
             seen.append(gc.isenabled())
 
-    monkeypatch.setattr(recording, "model_prefetch", SimpleNamespace(pause_malloc_graph=Pause))
+    monkeypatch.setattr(malloc_graph, "model_prefetch", SimpleNamespace(pause_malloc_graph=Pause))
     model = tiny.load("t2v")
     if probed:
         patched = apply_probe(model, TWO_SHOTS, ProbeLog(little(), steps_asked=1, rows_asked=16), Trace())

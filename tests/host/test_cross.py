@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import comfy.context_windows
@@ -11,10 +12,10 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import cross
-from mixture_of_contexts.moc.host.adapters import Plan
-from mixture_of_contexts.moc.host.cross import CLASSES, KEY, can_split, join_captions, read_by_shot
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.host import captions as cross
+from mixture_of_contexts.moc.host.adapters import ADAPTERS, Sequence
+from mixture_of_contexts.moc.host.captions import KEY, can_split, join_captions, read_by_shot
+from mixture_of_contexts.moc.shots.cuts import Shots
 from packaging.version import Version
 from spies import OVERRIDE, apart, everything, routed
 from tiny import random
@@ -23,7 +24,7 @@ HOST = Version(comfyui_version.__version__)
 SHOTS = Shots(cuts=(2, 3), unit="latent")
 LENGTHS = (7, 5, 9)
 OF_FRAME = (0, 0, 1, 2, 2)  # shot of every latent frame
-SPLIT = [v for v in tiny.VARIANTS if v.cls in CLASSES and Version(v.since) <= HOST]
+SPLIT = [v for v in tiny.VARIANTS if ADAPTERS[v.cls].text == "cross" and Version(v.since) <= HOST]
 
 
 def caption(seed: int, tokens: int = 7, channels: int = 4096, **facts):
@@ -150,6 +151,32 @@ def test_together_with_moc(moc_last):
     assert trace.routed and not trace.dense
 
 
+@pytest.mark.parametrize("moc_last", [True, False], ids=["MoC after", "MoC before"])
+def test_beside_moc_the_model_is_asked_once_in_a_pass_and_nothing_stays(moc_last, monkeypatch):
+    asked, wan = [], ADAPTERS["WanModel"]
+    counted = replace(wan, sequence=lambda *args: asked.append(args) or wan.sequence(*args))
+    monkeypatch.setitem(ADAPTERS, "WanModel", counted)
+    model = tiny.load()
+    patched = routed(read_by_shot(model), shots=SHOTS)[0] if moc_last else read_by_shot(routed(model, shots=SHOTS)[0])
+    sample(patched, join_captions(captions(), SHOTS), cfg=3.0, steps=2)
+    assert len(asked) == 4  # two prompts, two steps
+    assert "moc_" not in str(patched.model_options) and "moc_" not in str(model.model_options)
+
+
+@pytest.mark.parametrize("moc_last", [True, False], ids=["MoC after", "MoC before"])
+def test_captions_together_as_long_as_the_video_do_not_keep_moc_from_it(moc_last):
+    """The text is made longer for the captions, and MoC knows of it, whoever comes first."""
+    model, texts = tiny.load(), join_captions(captions((20, 30, 30)), SHOTS)  # 80 tokens, as the video has
+    wanted = sample(read_by_shot(model), texts)
+    if moc_last:
+        patched, trace = routed(read_by_shot(model), everything(), SHOTS)
+    else:
+        patched, trace = routed(model, everything(), SHOTS)
+        patched = read_by_shot(patched)
+    assert apart(sample(patched, texts), wanted) < 1e-5
+    assert trace.routed == 6 and not trace.dense
+
+
 def test_a_second_model_that_does_not_tell_captions_apart_is_refused_before_sampling():
     """Wan 2.2 samples with two models: one of them is easily left out."""
     patched, _ = routed(tiny.load(), everything(), SHOTS)
@@ -158,9 +185,9 @@ def test_a_second_model_that_does_not_tell_captions_apart_is_refused_before_samp
 
 
 def test_a_sequence_of_open_length_ends_the_search_for_a_length_of_the_text():
-    plan = Plan(grid=(2, 2, 2), blocks=(), before=(("reference", None),))
+    sequence = Sequence(grid=(2, 2, 2), blocks=(), before=(("reference", None),))
     args = [None, None, random(1, 30, 8), None]
-    cross._make_distinct(args, plan)
+    cross._make_distinct(args, sequence)
     assert args[2].shape[1] == 30
 
 
@@ -296,5 +323,5 @@ def test_the_captions_leave_nothing_behind():
     model = tiny.load()
     patched = read_by_shot(model)
     sample(patched, join_captions(captions(), SHOTS))
-    assert KEY not in str(model.model_options) and "moc_captions_film" not in str(patched.model_options)
+    assert KEY not in str(model.model_options) and "moc_" not in str(patched.model_options)
     assert torch.equal(sample(patched, caption(0)), sample(model, caption(0)))

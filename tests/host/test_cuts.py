@@ -10,7 +10,7 @@ import tiny
 import torch
 from comfy.latent_formats import Wan21
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.shots.cuts import Shots
 from packaging.version import Version
 from spies import routed
 

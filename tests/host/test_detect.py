@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, Types
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import video as host_video
 from mixture_of_contexts.moc.host.video import footage_of
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.nodes.detect import MoCDetectShots, MoCDetectShotsLatent
 
 COLOURS = torch.tensor([[0.8, 0.2, 0.1], [0.1, 0.3, 0.9], [0.2, 0.7, 0.2]])

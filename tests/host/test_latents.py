@@ -10,8 +10,8 @@ import pytest
 import tiny
 import torch
 from comfy.nested_tensor import NestedTensor
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.nodes import detect, heatmap, patch, probe, shot_conditioning
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.nodes import apply, detect, heatmap, probe, shot_conditioning
 from packaging.version import Version
 from test_cross import sample
 from test_shot_conditioning import Words
@@ -31,7 +31,7 @@ class Report(Hidden, probe.MoCProbeReport):
     pass
 
 
-class Apply(Hidden, patch.MoCApply):
+class Apply(Hidden, apply.MoCApply):
     pass
 
 

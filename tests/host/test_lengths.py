@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-import comfy.latent_formats
 import pytest
-from mixture_of_contexts.moc.families import FAMILIES
-from mixture_of_contexts.moc.host.adapters import ADAPTERS
+from mixture_of_contexts.moc.shots.time_rules import FAMILIES
 
 EMPTY = {
     "Wan": ("nodes_hunyuan", "EmptyHunyuanLatentVideo"),  # Wan's templates use it as well
@@ -16,25 +14,6 @@ EMPTY = {
     "Mochi": ("nodes_mochi", "EmptyMochiLatentVideo"),
     "Cosmos 1": ("nodes_cosmos", "EmptyCosmosLatentVideo"),
     "MiniMax H3": ("nodes_minimax_h3", "EmptyMiniMaxH3LatentAV"),
-}
-MODELS = {
-    "Wan": "WanModel",
-    "HunyuanVideo": "HunyuanVideo",
-    "LTX-Video": "LTXVModel",
-    "CogVideoX": "CogVideoXTransformer3DModel",
-    "Mochi": "AsymmDiTJoint",
-    "Cosmos 1": "GeneralDIT",
-    "Cosmos-Predict2": "MiniTrainDIT",
-    "Kandinsky 5": "Kandinsky5",
-    "MiniMax H3": "MiniMaxH3Model",
-}
-FORMATS = {
-    "Wan": "Wan21",
-    "HunyuanVideo": "HunyuanVideo",
-    "LTX-Video": "LTXV",
-    "CogVideoX": "CogVideoX",
-    "Mochi": "Mochi",
-    "Cosmos 1": "Cosmos1CV8x8x8",
 }
 
 
@@ -53,20 +32,3 @@ def test_an_empty_latent_has_as_many_frames_as_the_table_says(name):
             assert frames == rule.latents(rule.whole(max(length, 5))[1])
         else:
             assert frames == rule.latents(length)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_cut_by_its_familys_rule(name):
-    from mixture_of_contexts.moc.families import rule_of
-
-    rule = rule_of(ADAPTERS[MODELS[name]].stride)
-    assert [rule.frames(n) for n in range(40)] == [FAMILIES[name].frames(n) for n in range(40)]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_latent_format_joins_as_many_frames(name):
-    latent_format = getattr(comfy.latent_formats, FORMATS[name], None)
-    ratio = getattr(latent_format, "temporal_downscale_ratio", 1)
-    if ratio == 1:
-        pytest.skip("this ComfyUI does not say")
-    assert FAMILIES[name].repeat == (ratio,)

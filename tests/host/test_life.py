@@ -24,8 +24,9 @@ from comfy_extras.nodes_perpneg import PerpNegGuider
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host import apply_moc
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Reason, Trace
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
+from mixture_of_contexts.moc.trace.trace import Trace
 from spies import apart, everything, little, routed
 from torch import Tensor
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from mixture_of_contexts.moc.chunks import build_table
+from mixture_of_contexts.moc.chunks.build import build_table
+from mixture_of_contexts.moc.chunks.layout import TokenLayout
 from mixture_of_contexts.moc.config import RoutingConfig
 from mixture_of_contexts.moc.host import tables
 from mixture_of_contexts.moc.host.tables import Tables
-from mixture_of_contexts.moc.layout import TokenLayout
 
 FRAMES, STARTS, ROUTING = 5, (0, 7, 300), RoutingConfig(own="frame")
 WINDOW = FRAMES * 4  # tokens

@@ -9,9 +9,10 @@ import comfy_extras.nodes_context_windows as context_windows
 import comfyui_version
 import pytest
 import tiny
-from mixture_of_contexts.moc.host.adapters import adapter_for
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.host.adapters import ADAPTERS, adapter_for
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.shots.time_rules import rule_of
+from mixture_of_contexts.moc.trace.reasons import Reason
 from packaging.version import Version
 from spies import apart, everything, little, routed, watched
 from variants import VARIANTS
@@ -74,7 +75,7 @@ def test_every_self_attention_is_routed_once_and_nothing_else(variant, model, un
     assert [q.shape for q, _ in left_alone] == others
     assert tuple(trace.blocks_seen) == variant.blocks and not trace.dense
     diffusion_model = model.model.diffusion_model
-    assert {record.share.shape[0] for record in trace.records} == {adapter_for(diffusion_model).heads(diffusion_model)}
+    assert {record.chosen.shape[0] for record in trace.records} == {adapter_for(diffusion_model).heads(diffusion_model)}
 
 
 def test_another_packs_override_gets_the_blocks_that_stay_dense(variant, model):
@@ -115,6 +116,13 @@ def test_the_other_tokens_are_of_the_kind_that_they_are(variant, model):
         sides = {True: tuple(rest), False: (text,)}
     assert spans == [(kind, count, front) for front, side in sides.items() for kind, count in side]
     assert layout.grid == variant.grid
+
+
+def test_the_latent_format_joins_as_many_frames_as_the_time_rule_says(variant, model):
+    ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
+    if ratio == 1:
+        pytest.skip("this ComfyUI does not say")
+    assert max(rule_of(ADAPTERS[variant.cls].time_rule).repeat) == ratio
 
 
 def test_in_context_windows(variant, model):

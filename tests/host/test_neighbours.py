@@ -12,9 +12,9 @@ import tiny
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
-from mixture_of_contexts.moc.host.cross import can_split
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.host.captions import can_split
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import apart, everything, little, routed, watched
 
 BLOCKS = 3

@@ -20,9 +20,9 @@ def test_the_audio_of_a_minimax_keyframe_is_always_seen():
     edges = (0, 7, 23, 31, 41, 105)
     layout = SimpleNamespace(segments=[(a, b, kind) for a, b, kind in zip(edges[:-1], edges[1:], kinds, strict=True)])
     latent = [torch.zeros(1, 24, 4, 8, 8), torch.zeros(1, 32, 2, 5)]
-    plan = adapter_for(model).plan(model, [latent], {"minimax_payload": {"layout": layout}})
-    assert plan.before == (("text", 7), ("reference", 16), ("audio", 8), ("audio", 10))
-    assert plan.layout(105, None).video_start == 41
+    sequence = adapter_for(model).sequence(model, [latent], {"minimax_payload": {"layout": layout}})
+    assert sequence.before == (("text", 7), ("reference", 16), ("audio", 8), ("audio", 10))
+    assert sequence.layout(105, None).video_start == 41
 
 
 def test_the_host_unpacks_its_tensor_containers_for_us():

@@ -6,19 +6,20 @@ import pytest
 import tiny
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from mixture_of_contexts.moc.host.adapters import Plan
+from mixture_of_contexts.moc.host.adapters import Sequence
 from mixture_of_contexts.moc.host.override import attention_override
-from mixture_of_contexts.moc.host.run import FORWARD, Forward, Patch, Run
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.host.session import VideoPass
+from mixture_of_contexts.moc.host.state import FORWARD, Forward, Patch, Run
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import SpyTrace, little
 
 HEADS, TOKENS, DIM = 2, 48, 16
 GRID = (3, 4, 4)
 
 
-def forward(previous=None, settings=None, **plan) -> Forward:
-    run = Run(Patch(None, settings or little(), SpyTrace(), "auto"), [1.0], (0.0, 1.0), GRID[0], (0,))
-    return Forward(run, Plan(GRID, ((),), **plan), previous, 1.0, 0, None, None, True)
+def forward(previous=None, settings=None, **sequence) -> Forward:
+    run = Run(Patch(None, settings or little(), SpyTrace(), "auto"), [1.0], (0.0, 1.0), (0,))
+    return Forward(run, VideoPass(Sequence(GRID, ((),), **sequence), None), previous, 1.0, 0, None, True)
 
 
 def attend(state: Forward, tokens: int = TOKENS, mask=None, per_head=False, out_per_head=False, **kwargs):
@@ -60,7 +61,7 @@ def test_a_mask_runs_dense(mask):
     assert state.run.patch.trace.dense == {Reason.MASK: 1}
 
 
-def test_tokens_that_the_plan_does_not_explain_run_dense():
+def test_tokens_that_the_sequence_does_not_explain_run_dense():
     state = forward()
     attend(state, tokens=TOKENS + 1)
     assert state.run.patch.trace.dense == {Reason.LENGTH: 1}
@@ -73,14 +74,14 @@ def test_fewer_tokens_than_the_video_has_are_not_the_video():
 
 
 def test_one_part_of_open_length_takes_the_rest():
-    plan = Plan(GRID, (), before=(("text", None), ("reference", 4)), after=(("audio", 2),))
-    layout = plan.layout(TOKENS + 16, None)
+    sequence = Sequence(GRID, (), before=(("text", None), ("reference", 4)), after=(("audio", 2),))
+    layout = sequence.layout(TOKENS + 16, None)
     assert [(s.kind, s.start, s.stop) for s in layout.spans] == [
         ("text", 0, 10),
         ("reference", 10, 14),
         ("audio", 62, 64),
     ]
-    assert layout.video_start == 14 and plan.layout(TOKENS + 5, None) is None
+    assert layout.video_start == 14 and sequence.layout(TOKENS + 5, None) is None
 
 
 def test_everything_that_came_is_handed_on():

@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from mixture_of_contexts.moc.host.padding import unpad
-from mixture_of_contexts.moc.layout import Span, TokenLayout
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.chunks.layout import Span, TokenLayout
+from mixture_of_contexts.moc.host.text_padding import unpad
+from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import apart, everything
 from test_override import GRID, HEADS, TOKENS, attend, forward
 
@@ -66,7 +66,7 @@ def test_a_call_for_some_of_the_queries_only_runs_dense_and_says_so():
     state = forward(after=(("reference", TEXT),))
     q, k, v = (tiny.random(1, TOKENS + TEXT, HEADS * 16, seed=i) for i in range(3))
     from mixture_of_contexts.moc.host.override import attention_override
-    from mixture_of_contexts.moc.host.run import FORWARD
+    from mixture_of_contexts.moc.host.state import FORWARD
 
     options = {"_inside_attn_wrapper": True, "transformer_options": {FORWARD: state}}
     out = attention_override(attention_pytorch, q[:, :TOKENS], k, v, HEADS, hide(TOKENS, value=-0.7), **options)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from mixture_of_contexts.moc.advice import SCOPES, advise, tabulate
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.host import apply_probe, probe
-from mixture_of_contexts.moc.probe_log import ProbeLog
-from mixture_of_contexts.moc.trace import Reason, Trace
+from mixture_of_contexts.moc.host import apply_probe, probed_call
+from mixture_of_contexts.moc.probe.advice import SCOPES, advise, tabulate
+from mixture_of_contexts.moc.probe.log import ProbeLog
+from mixture_of_contexts.moc.trace.reasons import Reason
+from mixture_of_contexts.moc.trace.trace import Trace
 from spies import TWO_SHOTS, routed, watched
 
 BLOCKS = 3
@@ -88,7 +89,7 @@ def test_a_look_that_fails_costs_the_look_and_not_the_picture(monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(probe, "moc_attention", broken)
+    monkeypatch.setattr(probed_call, "moc_attention", broken)
     patched, log, trace = probed(tiny.load())
     assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
     assert not log.calls and trace.dense == {Reason.FAILED: 2 * BLOCKS} and "a bug" in trace.notes[0]

@@ -17,10 +17,10 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.host import apply_moc, override, padding, recording
+from mixture_of_contexts.moc.host import apply_moc, malloc_graph, override, text_padding
 from mixture_of_contexts.moc.host.patch import apply_probe
-from mixture_of_contexts.moc.probe_log import ProbeLog
-from mixture_of_contexts.moc.trace import Trace
+from mixture_of_contexts.moc.probe.log import ProbeLog
+from mixture_of_contexts.moc.trace.trace import Trace
 from packaging.version import Version
 from spies import TWO_SHOTS, everything, little
 from test_override import TOKENS, attend, forward
@@ -138,7 +138,7 @@ def film(patched, variant, monkeypatch, guarded: bool = True) -> tuple[torch.Ten
     host = Recording()
     stand_in = SimpleNamespace(pause_malloc_graph=host.pause) if guarded else SimpleNamespace()
     with monkeypatch.context() as patch, host.around(patched.model.diffusion_model):
-        patch.setattr(recording, "model_prefetch", stand_in)
+        patch.setattr(malloc_graph, "model_prefetch", stand_in)
         out = tiny.sample(patched, variant, steps=STEPS)
     return out, host.faults, host.made
 
@@ -196,9 +196,9 @@ def test_what_a_mask_leaves_of_the_sequence_is_not_recorded(monkeypatch):
 
     def unpad(*args):
         paused.append(host.paused is not None)
-        return padding.unpad(*args)
+        return text_padding.unpad(*args)
 
-    monkeypatch.setattr(recording, "model_prefetch", SimpleNamespace(pause_malloc_graph=host.pause))
+    monkeypatch.setattr(malloc_graph, "model_prefetch", SimpleNamespace(pause_malloc_graph=host.pause))
     monkeypatch.setattr(override, "unpad", unpad)
     with host:
         host.begin()

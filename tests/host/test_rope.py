@@ -37,7 +37,7 @@ def keys(variant, model, seen: dict):
     def around(executor, *args, **kwargs):
         inner = executor.class_obj
         seen["args"] = args, kwargs
-        seen["plan"] = adapter.plan(getattr(inner, "diffusion_model", inner), list(args), kwargs)
+        seen["plan"] = adapter.sequence(getattr(inner, "diffusion_model", inner), list(args), kwargs)
         return executor(*args, **kwargs)
 
     model.model_options["transformer_options"][OVERRIDE] = attention

@@ -14,12 +14,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import apply_moc, live, override
+from mixture_of_contexts.moc.host import apply_moc, override
 from mixture_of_contexts.moc.host.adapters import ADAPTERS
-from mixture_of_contexts.moc.host.live import Live
-from mixture_of_contexts.moc.host.run import KEY
-from mixture_of_contexts.moc.shots import Shots
-from mixture_of_contexts.moc.trace import AHEAD, Reason, Trace
+from mixture_of_contexts.moc.host.state import KEY
+from mixture_of_contexts.moc.host.web import push
+from mixture_of_contexts.moc.host.web.push import Live
+from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
+from mixture_of_contexts.moc.trace.trace import AHEAD, Trace
 from spies import TWO_SHOTS, apart, everything, little, routed, watched
 
 BLOCKS = 3
@@ -78,7 +80,7 @@ def test_a_picture_is_no_reason_to_end_a_run(what, monkeypatch):
     wanted = tiny.sample(patched)
     monkeypatch.setattr(Trace, what, broken)
     assert torch.equal(tiny.sample(patched), wanted)
-    assert trace.routed == 2 * BLOCKS and not trace.records and not trace._pending and not trace._moving
+    assert trace.routed == 2 * BLOCKS and not trace.records and not len(trace._queue)
     assert "a step is missing in the heatmap (OutOfMemoryError: 2 GiB)" in trace.report()
 
 
@@ -87,7 +89,7 @@ def test_whatever_a_script_calls_its_workflow_a_run_is_told_of(workflow):
     queue = SimpleNamespace(
         get_current_queue_volatile=lambda: ([(0, "id", {"1": {}}, {"extra_pnginfo": {"workflow": workflow}})], [])
     )
-    assert live._running(SimpleNamespace(prompt_queue=queue)) == ({"1": {}}, "7" if workflow == {"id": 7} else "")
+    assert push._running(SimpleNamespace(prompt_queue=queue)) == ({"1": {}}, "7" if workflow == {"id": 7} else "")
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -111,7 +113,7 @@ def test_two_branches_with_other_settings_do_not_touch_each_other():
     alone = tiny.sample(one), tiny.sample(two)
     assert apart(*alone) > 1e-3
     assert torch.equal(tiny.sample(one), alone[0]) and torch.equal(tiny.sample(two), alone[1])
-    assert trace_one.records[0].share.shape != trace_two.records[0].share.shape
+    assert trace_one.records[0].chosen.shape != trace_two.records[0].chosen.shape
 
 
 def test_applying_twice_replaces():

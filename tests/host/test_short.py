@@ -7,8 +7,9 @@ import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.host import apply_probe, override
-from mixture_of_contexts.moc.probe_log import ProbeLog
-from mixture_of_contexts.moc.trace import Reason, Trace
+from mixture_of_contexts.moc.probe.log import ProbeLog
+from mixture_of_contexts.moc.trace.reasons import Reason
+from mixture_of_contexts.moc.trace.trace import Trace
 from spies import TWO_SHOTS, little, routed
 from test_training import model, train  # noqa: F401 - a fixture
 

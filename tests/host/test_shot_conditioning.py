@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.cross import KEY
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.host.captions import KEY
+from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.nodes.shot_conditioning import MoCShotConditioning
 from spies import apart
 from test_cross import caption, sample

@@ -8,7 +8,7 @@ import comfyui_version
 import pytest
 import tiny
 import torch
-from mixture_of_contexts.moc.trace import Reason
+from mixture_of_contexts.moc.trace.reasons import Reason
 from packaging.version import Version
 from spies import apart, everything, routed
 from tiny import TEXT
@@ -32,7 +32,7 @@ def test_a_reference_can_be_chosen():
     tiny.sample(patched, variant, steps=1)
     record = trace.records[0]
     columns = [i for i, c in enumerate(record.axes.columns) if c.kind == "reference"]
-    assert len(columns) == 2 and record.share[..., columns].any()
+    assert len(columns) == 2 and record.chosen[..., columns].any()
 
 
 def test_as_many_text_tokens_as_video_tokens_cannot_be_told_apart_and_run_dense():
@@ -49,7 +49,7 @@ def test_a_model_whose_attention_the_host_does_not_hand_out_says_so():
     model = tiny.load("s2v")
     patched, trace = routed(model)
     assert torch.equal(tiny.sample(patched, variant), tiny.sample(model, variant))
-    assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
+    assert trace.dense == {Reason.MODEL: 1} and "no video self-attention reached MoC" in trace.report()
 
 
 @pytest.mark.skipif(HOST < Version("0.30.0"), reason="not in this ComfyUI")
@@ -66,4 +66,4 @@ def test_the_causal_models_own_sampler_says_that_nothing_came_by():
     model = tiny.load("causal")
     patched, trace = routed(model)
     assert torch.equal(sample(patched), sample(model))
-    assert trace.dense == {Reason.MODEL: 1} and "never came by" in trace.report()
+    assert trace.dense == {Reason.MODEL: 1} and "no video self-attention reached MoC" in trace.report()

@@ -15,9 +15,9 @@ import tiny
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.cross import join_captions, read_by_shot
+from mixture_of_contexts.moc.host.captions import join_captions, read_by_shot
 from mixture_of_contexts.moc.host.windows.handler import FILM
-from mixture_of_contexts.moc.shots import Shots
+from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.windows import DRAWN, SHOTS
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
@@ -318,7 +318,7 @@ def test_the_cache_that_works_per_step_works_and_the_one_that_works_per_pass_is_
     lazy = easycache.LazyCacheNode.execute(windows(tiny.load()), 10.0, 0.0, 1.0, False).args[0]
     assert torch.isfinite(tiny.sample(lazy, shape=TEN, steps=6)).all()
     easy = easycache.EasyCacheNode.execute(windows(tiny.load()), 10.0, 0.0, 1.0, False).args[0]
-    with pytest.raises(MoCError, match="take LazyCache"):
+    with pytest.raises(MoCError, match="use LazyCache"):
         tiny.sample(easy, shape=TEN)
     tiny.sample(easy, shape=(1, 16, 4, 8, 8))  # no windows, no harm
 
@@ -329,7 +329,7 @@ REFUSED = {
     "an overlap as long as a window": (lambda m: windows(m, SHOTS, overlap=16), TEN, "cannot overlap"),
     "no latent frame": (lambda m: windows(m, SHOTS, length=1, keep_first=True), TEN, "holds no latent frame"),
     "the first frame in ComfyUI's own schedule": (lambda m: windows(m, "batched", keep_first=True), TEN, "keep_first"),
-    "a batch": (lambda m: windows(m), (2, *TEN[1:]), "one film at a time"),
+    "a batch": (lambda m: windows(m), (2, *TEN[1:]), "one video at a time"),
 }
 
 
@@ -356,7 +356,7 @@ def test_conditioning_that_comfyui_does_not_cut_is_refused_before_the_first_pass
 def test_a_reference_that_comfyui_would_take_for_the_film_is_refused():
     """It is cut by its height where that happens to be the number of latent frames."""
     variant, shape = tiny.variant_of("fun control, reference"), (1, 16, 8, 8, 8)
-    with pytest.raises(MoCError, match="as high in latents as the film has latent frames"):
+    with pytest.raises(MoCError, match="as high in latents as the video has latent frames"):
         tiny.sample(windows(tiny.load(str(variant)), shots=Shots(even=4)), variant, shape=shape, steps=1)
 
 
@@ -366,7 +366,7 @@ def test_guides_that_comfyui_would_take_for_the_film_are_refused():
     variant = tiny.variant_of("LTX-Video guides")
     shape = tiny.shape_of(variant, (1, 16, 12, 8, 8))
     shots = Shots(cuts=(2, 4, 6, 8), unit="latent")
-    with pytest.raises(MoCError, match="takes guide frames for the film"):
+    with pytest.raises(MoCError, match="mistakes guide frames for the video"):
         tiny.sample(windows(tiny.load(str(variant)), shots=shots, length=73), variant, shape=shape, steps=1)
 
 

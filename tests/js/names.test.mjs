@@ -4,7 +4,7 @@ import assert from "node:assert/strict"
 import { readdirSync, readFileSync } from "node:fs"
 import { test } from "node:test"
 
-const folder = new URL("../../js", import.meta.url)
+const folder = new URL("../../js/", import.meta.url)
 const sources = readdirSync(folder, { recursive: true })
   .filter((name) => String(name).endsWith(".js"))
   .map((name) => readFileSync(new URL(String(name), folder), "utf-8"))

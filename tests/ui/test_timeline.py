@@ -194,13 +194,13 @@ def test_typing_into_the_inputs_moves_the_timeline(comfy, timeline):
 
 def test_the_length_snaps_and_says_so(timeline):
     shots = timeline(length=0)
-    field = shots.element.get_by_label("Length of the film")
+    field = shots.element.get_by_label("Length of the video")
     field.fill("80")
     field.press("Enter")
     assert shots.widgets("length") == 81
     assert "80 frames became 81" in shots.status.inner_text()
     shots.comfy.set(shots.node, "times", "33")
-    assert shots.status.inner_text() == "2 shots. Wan makes films of 4n+1 frames."
+    assert shots.status.inner_text() == "2 shots. Wan makes videos of 4n+1 frames."
 
 
 def test_saved_and_reloaded_with_the_workflow(comfy, timeline):

@@ -77,7 +77,7 @@ def test_with_the_probe_bypassed_the_film_is_made_by_the_preset(server):
     prompt["apply2"]["inputs"]["routing"] = ["heatmap", 0]
     del prompt["apply"], prompt["routing"], prompt["heatmap"]["inputs"]["probe"]
     run = server.wait(server.queue(prompt))
-    assert run.texts["heatmap"].startswith("MoC Probe: nothing was looked at. MoC Probe is bypassed")
+    assert run.texts["heatmap"].startswith("MoC Probe: nothing was probed. MoC Probe is bypassed")
     assert run.texts["heatmap2"].startswith("MoC on:") and run.outputs["saved"]["latents"]
 
 

@@ -21,9 +21,9 @@ from ...routing.noise import disturb
 from ...routing.rules import choose
 from ...routing.scores import chunk_means, describe, scores
 from ..allowed import Allowed
+from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
 
-ALLOWED = Allowed(tails=("none", "pooled"), lists=("token", "union"))
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
 LARGE_CHUNK = 128
 BLOCK_ELEMENTS = 2**24  # scores held at a time
@@ -33,7 +33,6 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
 ) -> Tensor:
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
-    ALLOWED.check("eager", q, routing)
     # torch's kernels behind `softmax_part` take the channels of a token to lie side by side and read whatever does
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
@@ -44,8 +43,8 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Tensor:
     blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record)
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if wanted or torch.compiler.is_compiling():  # else one block after the other: their masks take up much
+    # else one block after the other: their masks take up much
+    if wants_gradients(q, k, v) or torch.compiler.is_compiling():
         with torch.no_grad():
             blocks = tuple(blocks)
     mean_k = mean_v = q.new_zeros(0)
@@ -90,3 +89,8 @@ def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[sl
             yield slice(start, stop), tuple(g for g in routed if g.stop > start and g.start < stop)
             stop = 0
         start, stop = (start if stop else low), high
+
+
+BACKEND = Backend(
+    "eager", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")), devices=(ANY,), title="plain torch"
+)

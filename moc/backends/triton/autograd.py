@@ -21,7 +21,6 @@ from .device_table import Plan, plan_of
 from .forward import Kept, precision_of, run
 from .lib.head_ranges import split
 from .lib.launch import on_its_device
-from .lib.permute import moved
 from .lib.pool import pool
 from .lists.csr import Choice, listed
 from .lists.csr_from_bits import Bits
@@ -45,25 +44,6 @@ class Attend(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, out = ctx.saved_tensors
         return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None
-
-
-class Move(torch.autograd.Function):
-    """x [B, H, N, D] with its rows in another order, and their gradients back in the first one."""
-
-    @staticmethod
-    def forward(ctx, x, index, inverse, like=None):
-        """like: whose order in memory the rows take."""
-        ctx.inverse = inverse
-        plain = like is None or like.stride(-1) != 1
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if plain else torch.empty_like(like)
-        return moved(x, index, out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        back = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)
-        return moved(grad, ctx.inverse, back), None, None, None
 
 
 @on_its_device

@@ -1,4 +1,4 @@
-"""Tile sizes by chip: fixed, so that the same input always gives the same bits and nothing is tuned at run time."""
+"""Block sizes by chip: fixed, so that the same input always gives the same bits. Nothing is autotuned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Config:
     warps: int
     stages: int
     registers: int | None = None  # a thread may use; fewer let more programs run at once
-    tiles: int = 1  # of rows that a program takes, where it can (`one`)
+    tiles: int = 1  # query blocks per program (a persistent loop), in `one`
 
 
 @dataclass(frozen=True)
@@ -105,32 +105,17 @@ def _kind(device: torch.device) -> str:
     return "medium" if (major, minor) in ((8, 0), (8, 7)) else "small"
 
 
-def scores_in_registers(x: torch.Tensor) -> bool:
-    """Whether `route` builds: not on sm_100, where Triton 3.6 finds no layout for its bits and `stream` does it all."""
-    return x.device.type != "cuda" or capability(x.device)[0] != 10
-
-
-_no_gluon: dict[int, str] = {}  # devices where a kernel in Gluon failed once, and why
-
-
 def takes_gluon(x: torch.Tensor) -> bool:
     """Whether the kernels for Hopper take queries like x [..., D]."""
     if x.device.type != "cuda" or x.element_size() != 2 or x.shape[-1] not in (64, 128) or x.stride(-1) != 1:
         return False
-    index = x.device.index or 0
-    if index in _no_gluon or capability(x.device) != (9, 0):
+    if capability(x.device) != (9, 0):
         return False
-    from .lib.gluon_compat import tested
-
+    try:
+        from .lib.gluon_compat import tested
+    except ImportError:  # a Triton without Gluon
+        return False
     return tested
-
-
-def without_gluon(x: torch.Tensor, reason: str) -> bool:
-    """Leave the kernels for Hopper out from now on; whether that changes anything for queries like x."""
-    if not takes_gluon(x):
-        return False
-    _no_gluon[x.device.index or 0] = reason
-    return True
 
 
 def configs_of(x: torch.Tensor) -> Configs:

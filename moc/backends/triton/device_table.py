@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable, Group
 from ...config import RoutingConfig
+from .dataflow import Geometry
 
 if TYPE_CHECKING:
     from .attend.own_calls import Alike
@@ -91,9 +92,7 @@ class Plan:
     row: Tensor  # [3, N]: own chunks [first, last), shot
     weight: Tensor  # [C and up to a whole step more] log2 of the length, -inf where the chunk may not be chosen
     linked: list[tuple[int, int]]
-    longest: int  # longest chunk that can be chosen
-    typical: float  # mean length of the chunks that can be chosen
-    group_rows: float  # mean rows of the routed groups
+    geometry: Geometry
     _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
     _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
@@ -109,6 +108,18 @@ class Plan:
     @property
     def length(self) -> int:
         return self.table.length
+
+    @property
+    def longest(self) -> int:
+        return self.geometry.longest
+
+    @property
+    def typical(self) -> float:
+        return self.geometry.typical
+
+    @property
+    def group_rows(self) -> float:
+        return self.geometry.group_rows
 
     def own_tokens(self, group: Group) -> tuple[int, int]:
         chunks = self.table.chunks
@@ -326,19 +337,20 @@ def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
         elif c.linked:
             linked.append((c.start, c.stop))
     routed_rows = [g.stop - g.start for g in table.groups if g.routed]
+    top_k = min(top_k, sum(free))
+    longest = max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0)
+    group_rows = float(np.mean(routed_rows)) if routed_rows else 0.0
     plan = Plan(
         table=table,
         device=device,
-        top_k=min(top_k, sum(free)),
+        top_k=top_k,
         chunks=len(chunks),
         words=-(-len(chunks) // 32),
         chunk=torch.empty(0),
         row=torch.empty(0),
         weight=torch.empty(0),
         linked=linked,
-        longest=max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0),
-        typical=table.mean_chunk,
-        group_rows=float(np.mean(routed_rows)) if routed_rows else 0.0,
+        geometry=Geometry(len(chunks), sum(free), top_k, longest, table.mean_chunk, group_rows),
     )
     columns = [(c.start, c.length, c.shot, f) for c, f in zip(chunks, free, strict=True)]
     plan.chunk = plan.on_device(np.array(columns).T)

@@ -1,12 +1,10 @@
-"""From q, k, v to the output: pool, route, and one of two engines, a few heads at a time to bound memory.
+"""From q, k, v to the output: pool, select, list, attend, combine; a few heads at a time to bound memory.
 
-chunk-major  few large chunks: every chunk meets the rows that chose it (`routed`), partials add up per row (`tile`)
-tile-major   many small chunks: a tile of rows meets the union of what its rows chose, rows masked (`union`, `tile`)
+Which kernels do it is a `Dataflow`, chosen before any of them runs.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,23 +13,23 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
-from . import RULES
+from . import RULES, chunk_major, query_major
+from .arch import arch_of
+from .block_sizes import configs_of
+from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
 from .device_table import Plan
-from .job import Job, bytes_a_head
-from .lib.head_ranges import WORKSPACE, parts, split
+from .job import Job
+from .lib.head_ranges import WORKSPACE, split
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
-from .lists.csr import Choice, choice_of, counters, new_choice, ranked
+from .lists.csr import Choice, new_choice, ranked
 from .lists.csr_from_bits import Bits
 from .lists.hot_chunks import Popular, count_popular, popular_of
-from .select import choose, first_plan, queries, streamed
+from .select import choose, first_plan, queries
 from .select.by_torch import chosen, disturbed, unpack
-from .select.topk_stream import few, stream
+from .select.topk_stream import stream
 from .select.union_mask import share_lists
-
-SMALL_CHUNK = 32  # tokens: up to here tile-major (benchmarks/results: at 54 tokens chunk-major is faster)
-DIRECT = True  # chunk-major, many chunks: `stream` writes down the chunks of a row (else bits)
 
 
 @dataclass
@@ -45,81 +43,68 @@ class Kept:
 @on_its_device
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, engine: str | None = None, keep: Kept | None = None, training: bool = False,
+    *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: Kept | None = None, training: bool = False,
 ) -> Tensor:  # fmt: skip
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]. training: with drop-off and drop-in."""
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D].
+
+    training: with drop-off and drop-in. wants: a kind or a selection other than the usual one; dataflow: all of it.
+    """
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = first_plan(table, routing, q)
-    precision = precision_of(q)
-    by_range = DESCRIPTORS[routing.descriptor].signed
+    seen = _Seen(record, plan, q.shape[:2])
+    noise = training and bool(routing.drop_off or routing.drop_in)
+    arch = arch_of(q, k, v)
+    wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
+    flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
+
     means = pool(k, plan, pair=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
-    ruled = routing.rule != "top-k"
-    union = routing.lists == "union"
-    engine = "tiles" if union else engine or ("tiles" if plan.typical <= SMALL_CHUNK else "chunks")
-    job = Job(q, k, v, out, plan, routing.causal, scale, precision, summary, union, keep and keep.lse)
-    seen = _Seen(record, plan, q.shape[:2])
-    job.see_all(range(q.shape[0] * q.shape[1]))
-    noisy = training and bool(routing.drop_off or routing.drop_in)
-    even = routing.same_k and not ruled and not noisy and plan.top_k > 0
-    off_tail = engine == "chunks" and even and (job.take_off or summary is None)
-    direct = off_tail and DIRECT and streamed(q, plan) and not few(q, plan)
-    popular = off_tail and job.by_popularity and keep is None
+    precision, union = precision_of(q), routing.lists == "union"
+    job = Job(
+        q, k, v, out, plan, flow, routing.causal, union, scale, precision, configs_of(q), summary, keep and keep.lse
+    )
+    how: dict[str, Any] = dict(
+        split=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
+        config=job.configs.router,
+    )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
-    for heads in [every] if noisy or ruled else split(every, bytes_of_choice(plan, direct)):
-        how: dict[str, Any] = dict(
-            split=by_range, causal=routing.causal, precision=_careful(precision), config=job.configs.router
-        )
-        if direct:
+    job.full_rows(every)
+    whole = noise or routing.rule != "top-k"  # what heads choose is asked of all of them at once
+    for heads in [every] if whole else split(every, chunk_major.bytes_of_choice(plan, flow.direct)):
+        if flow.direct:
             choice = new_choice(len(heads), plan)
-            stream(queries(q, heads), means["pair"], shots, choice, plan, heads, **how)
-            liked = popular_of(choice, plan) if popular and not seen.row_by_row else None
-            if liked is None:
+            stream(queries(q, heads), means["pair"], shots, choice, plan, heads, by=flow.selection, **how)
+            hot = popular_of(choice, plan) if flow.hot else None
+            if hot is None:
                 ranked(choice)
-            seen.choice(choice, heads, liked)
+            seen.choice(choice, heads, hot)
             if keep is not None:
                 keep.choices.append((heads, choice))
-            job.chunks(None, job.listed(choice), heads, liked)
+            chunk_major.attend(job, None, chunk_major.lists_of(job, choice), heads, hot)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if routing.rule in RULES:
-            plan = choose(q, means["pair"], shots, sel, plan, routing, heads, scale=scale, **how)
+            by = dict(by=flow.selection, arch=arch)
+            plan = choose(q, means["pair"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
             plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
-        if noisy:
+        if noise:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan
-        if (ruled or not routing.same_k) and bytes_a_head(q, plan, "chunks", False) > WORKSPACE:
-            engine = "tiles"  # partials of one head, some of whose rows choose very many, find no room
+        uneven = routing.rule != "top-k" or not routing.same_k
+        if uneven and flow.kind == CHUNK_MAJOR and chunk_major.bytes_a_head(q, plan) > WORKSPACE:
+            # partials of one head, some of whose rows choose very many, find no room
+            job.flow = flow = as_query_major(flow)
         if union:
             share_lists(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
             keep.choices.append((heads, Bits.of_plan(sel, plan)))
-        if engine == "tiles":
-            for some, part in parts(heads, bytes_a_head(q, plan, engine, union)):
-                job.tiles(sel[part], some)
-            continue
-        for some, part in parts(heads, bytes_of_choice(plan)):
-            bits = Bits.of_plan(sel[part], plan)
-            if popular:
-                choice = choice_of(bits, plan)
-                liked = popular_of(choice, plan)
-                job.chunks(None, job.listed(choice), some, liked)
-            else:
-                job.chunks(bits.sel, job.listed(bits) if plan.top_k else None, some)
+        (query_major.attend if flow.kind == QUERY_MAJOR else chunk_major.attend_bits)(job, sel, heads)
     seen.done()
     return out
-
-
-def bytes_of_choice(plan: Plan, slots: bool = False) -> int:
-    """What the choice of one head takes up as bits or slots, and so many entries of lists at most; or, where that is
-    more, what counters of a long film's many chunks do, and where they stand."""
-    if not slots:
-        return plan.length * 4 * max(plan.top_k, plan.words)
-    return 4 * max(plan.length * plan.top_k, 2 * plan.chunks * math.prod(counters(plan)))
 
 
 class _Seen:

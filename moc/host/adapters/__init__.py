@@ -1,26 +1,32 @@
-"""Which tokens a model's self-attention sees: one file per model family, one row per diffusion model class.
+"""Which tokens a model's self-attention sees: one file per model family, which ends with what it declares.
 
-Only the exact class counts: a subclass may add tokens that its parent's adapter knows nothing of.
+To add a family, put a file here that writes down the sequence of its video self-attention and ends with
+`ADAPTERS = (Adapter(...),)`. Nothing else has to know of it. A row in `tests/host/variants` then tests it on a tiny
+model, and `python tests/host/table.py` writes it into the README and docs/models.md.
 """
 
 from __future__ import annotations
 
-from . import cogvideox, cosmos, hunyuan, kandinsky, ltx, minimax, mochi, wan
-from .base import Adapter, Plan
+from importlib import import_module
+from pkgutil import iter_modules
 
-ADAPTERS: dict[str, Adapter] = {
-    **dict.fromkeys(wan.CLASSES, Adapter(wan.plan, stride=4)),
-    "VaceWanModel": Adapter(wan.plan, stride=4, film=wan.vace_film),
-    "AnimateWanModel": Adapter(wan.plan, stride=4, film=wan.animate_film),
-    **dict.fromkeys(hunyuan.CLASSES, Adapter(hunyuan.plan, stride=4)),
-    **dict.fromkeys(ltx.CLASSES, Adapter(ltx.plan, stride=8, film=ltx.film, heads=ltx.heads)),
-    **dict.fromkeys(cogvideox.CLASSES, Adapter(cogvideox.plan, stride=4, heads=cogvideox.heads)),
-    **dict.fromkeys(mochi.CLASSES, Adapter(mochi.plan, stride=6, outer=True)),
-    "GeneralDIT": Adapter(cosmos.plan, stride=8),
-    "MiniTrainDIT": Adapter(cosmos.plan, stride=4),
-    **dict.fromkeys(kandinsky.CLASSES, Adapter(kandinsky.plan, stride=4, heads=kandinsky.heads)),
-    **dict.fromkeys(minimax.CLASSES, Adapter(minimax.plan, stride=minimax.STRIDE, heads=minimax.heads)),
-}
+from ...errors import MoCError
+from .base import Adapter, Sequence
+
+
+def collect() -> dict[str, Adapter]:
+    """Diffusion model class -> its adapter, of every file in this folder."""
+    found: dict[str, Adapter] = {}
+    for file in iter_modules(__path__):
+        for adapter in getattr(import_module(f"{__name__}.{file.name}"), "ADAPTERS", ()):
+            for name in adapter.classes:
+                if name in found:
+                    raise MoCError(f"{found[name].name} and {adapter.name} both declare the class {name}.")
+                found[name] = adapter
+    return found
+
+
+ADAPTERS = collect()
 
 
 def class_of(diffusion_model: object) -> str:
@@ -32,4 +38,4 @@ def adapter_for(diffusion_model: object) -> Adapter | None:
     return ADAPTERS.get(class_of(diffusion_model))
 
 
-__all__ = ["ADAPTERS", "Adapter", "Plan", "adapter_for", "class_of"]
+__all__ = ["ADAPTERS", "Adapter", "Sequence", "adapter_for", "class_of", "collect"]

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch.nn import Module
 
 from ...chunks.layout import Span, TokenLayout
+from ...errors import MoCError
 from ...shots.cuts import Shots
+from ...shots.time_rules import rule_of
 
 Grid = tuple[int, int, int]
 Part = tuple[str, int | None]  # kind of token (`layout.KINDS`) and how many; None: whatever the rest adds up to
 Blocks = tuple[tuple[Module, ...], ...]
+TEXT = {
+    "cross": "by cross-attention, every text token for itself: captions of single shots can be told apart",
+    "mixed": "by cross-attention, after text tokens have read each other",
+    "joint": "in the video's sequence",
+}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sequence:
     """The sequence that the video self-attention of one forward pass will see.
 
     grid     (T, H, W) video tokens after patchifying
@@ -47,7 +55,7 @@ class Plan:
         return self.video_tokens + sum(count or 0 for _, count in (*self.before, *self.after))
 
     def layout(self, length: int, frame_ids: tuple[int, ...] | None) -> TokenLayout | None:
-        """Layout of a sequence of `length` tokens; None where the plan does not explain that length."""
+        """Layout of a sequence of `length` tokens; None where this does not explain that length."""
         parts = (*self.before, ("video", self.video_tokens), *self.after)
         rest = length - self.shortest
         open_parts = sum(count is None for _, count in parts)
@@ -66,23 +74,37 @@ class Plan:
 
 @dataclass(frozen=True)
 class Adapter:
-    """plan    plan(diffusion_model, args, kwargs) of one forward pass
-    stride  video frames that one latent frame holds, after a first one that holds a single frame;
-            or a pattern of such numbers that repeats
-    film    film(latent's shape, conds) -> (its first latent frame, how many), where the latent holds others as well
-    outer   the model runs no wrappers of its own: what goes into it is seen one level above
-    heads   heads(diffusion_model) of its video self-attention
+    """What there is to know about a model family, or about those of its classes that are alike.
+
+    name       as people call it
+    classes    its diffusion model classes, by their exact names: a subclass may add tokens
+    time_rule  of its video autoencoder, by its name in `shots.time_rules.FAMILIES`
+    text       how text is read: one of TEXT
+    sequence   sequence(diffusion_model, args, kwargs) of one forward pass
+    film       film(latent's shape, conds) -> (its first latent frame, how many), where the latent holds others as well
+    outer      the model runs no wrappers of its own: what goes into it is seen one level above
+    heads      heads(diffusion_model) of its video self-attention
+    covers     which of the family, for the README
     """
 
-    plan: Callable[[object, list, dict], Plan]
-    stride: int | tuple[int, ...]
+    name: str
+    classes: tuple[str, ...]
+    time_rule: str
+    text: str
+    sequence: Callable[[Any, list, dict], Sequence]
     film: Callable[[tuple[int, ...], dict], tuple[int, int]] = lambda shape, conds: (0, shape[2])
     outer: bool = False
-    heads: Callable[[object], int] = attrgetter("num_heads")
+    heads: Callable[[Any], int] = attrgetter("num_heads")
+    covers: str = ""
+
+    def __post_init__(self) -> None:
+        rule_of(self.time_rule)  # raises for an unknown one
+        if self.text not in TEXT:
+            raise MoCError(f"{self.name}: text is {self.text!r}; choose one of: {', '.join(TEXT)}.")
 
     def starts(self, shots: Shots, frames: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot, what had to be moved for it)."""
-        return shots.starts(frames, self.stride)
+        return shots.starts(frames, self.time_rule)
 
 
 def conditioning(conds: dict, name: str):

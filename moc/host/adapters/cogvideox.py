@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from .base import Plan, each, patches
-
-CLASSES = ("CogVideoXTransformer3DModel",)
+from .base import Adapter, Sequence, each, patches
 
 
-def plan(model, args: list, kwargs: dict) -> Plan:
+def sequence(model, args: list, kwargs: dict) -> Sequence:
     """text video"""
     x, _, context = args[:3]
     joined = model.patch_size_t or 1
     grid = patches(x.shape, (joined, model.patch_size, model.patch_size))
-    return Plan(grid, each(model.blocks), (("text", context.shape[1]),), joined=joined)
+    return Sequence(grid, each(model.blocks), (("text", context.shape[1]),), joined=joined)
 
 
-def heads(model) -> int:
-    return model.num_attention_heads
+ADAPTERS = (
+    Adapter(
+        "CogVideoX",
+        ("CogVideoXTransformer3DModel",),
+        time_rule="CogVideoX",
+        text="joint",
+        sequence=sequence,
+        heads=lambda model: model.num_attention_heads,
+    ),
+)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Part, Plan, each, patches
-
-CLASSES = ("HunyuanVideo",)
+from .base import Adapter, Part, Sequence, each, patches
 
 
-def plan(model, args: list, kwargs: dict) -> Plan:
+def sequence(model, args: list, kwargs: dict) -> Sequence:
     """text [reference] video, or [reference] video text"""
     x, _, context, _, byt5, vision = args[:6]
     reference = args[9]
@@ -22,5 +20,17 @@ def plan(model, args: list, kwargs: dict) -> Plan:
         before = [("reference", height * width)] * frames
     blocks = each(model.double_blocks, model.single_blocks)
     if getattr(model.double_blocks[0], "flipped_img_txt", False):
-        return Plan(grid, blocks, tuple(before), (text,))
-    return Plan(grid, blocks, (text, *before))
+        return Sequence(grid, blocks, tuple(before), (text,))
+    return Sequence(grid, blocks, (text, *before))
+
+
+ADAPTERS = (
+    Adapter(
+        "HunyuanVideo",
+        ("HunyuanVideo",),
+        time_rule="HunyuanVideo",
+        text="joint",
+        sequence=sequence,
+        covers="1.0 and 1.5",
+    ),
+)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from .base import Plan, each, patches
-
-CLASSES = ("Kandinsky5",)
+from .base import Adapter, Sequence, each, patches
 
 
-def plan(model, args: list, kwargs: dict) -> Plan:
+def sequence(model, args: list, kwargs: dict) -> Sequence:
     """video"""
     x, _, context = args[:3]
-    return Plan(patches(x.shape, model.patch_size), each(model.visual_transformer_blocks), cross=(context.shape[1],))
+    return Sequence(
+        patches(x.shape, model.patch_size), each(model.visual_transformer_blocks), cross=(context.shape[1],)
+    )
 
 
-def heads(model) -> int:
-    return model.visual_transformer_blocks[0].self_attention.num_heads
+ADAPTERS = (
+    Adapter(
+        "Kandinsky 5",
+        ("Kandinsky5",),
+        time_rule="Kandinsky 5",
+        text="mixed",
+        sequence=sequence,
+        heads=lambda model: model.visual_transformer_blocks[0].self_attention.num_heads,
+    ),
+)

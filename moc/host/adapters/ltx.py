@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .base import Part, Plan, conditioning, each
+from functools import partial
 
-CLASSES = ("LTXVModel", "LTXAVModel")
+from .base import Adapter, Part, Sequence, conditioning, each
 
 
-def plan(model, args: list, kwargs: dict) -> Plan:
+def sequence(model, args: list, kwargs: dict) -> Sequence:
     """video [guides]"""
     x, _, context = args[:3]
     keyframes = args[6]
@@ -20,7 +20,7 @@ def plan(model, args: list, kwargs: dict) -> Plan:
         after = [("reference", count) for count in _kept(kwargs.get("denoise_mask"), guides, height * width)]
     blocks = each(model.transformer_blocks)
     cross = (context.shape[1],)
-    return Plan((frames, height, width), blocks, (), tuple(after), cross, width=model.inner_dim)
+    return Sequence((frames, height, width), blocks, (), tuple(after), cross, width=model.inner_dim)
 
 
 def film(shape: tuple[int, ...], conds: dict) -> tuple[int, int]:
@@ -41,3 +41,10 @@ def _kept(mask, guides: int, frame: int) -> list[int]:
 
 def heads(model) -> int:
     return model.transformer_blocks[0].attn1.heads
+
+
+LTX = partial(Adapter, time_rule="LTX-Video", sequence=sequence, film=film, heads=heads)
+ADAPTERS = (
+    LTX("LTX-Video", ("LTXVModel",), text="cross"),
+    LTX("LTX-2", ("LTXAVModel",), text="mixed"),
+)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from .base import Part, Plan, conditioning, each, patches
+from functools import partial
 
-CLASSES = (
-    "WanModel",  # t2v, i2v, first-last frame, TI2V 5B, Fun control, Phantom, in-context latents
-    "VaceWanModel",
-    "CameraWanModel",
-    "HumoWanModel",
-    "WanModel_S2V",
-    "AnimateWanModel",
-    "SCAILWanModel",
-    "SCAIL2WanModel",
-    "WanDancerModel",
-    "CausalWanModel",  # with ordinary samplers; its own one runs the blocks without any wrapper
-)
+from .base import Adapter, Part, Sequence, conditioning, each, patches
+
 SCAIL = ("SCAILWanModel", "SCAIL2WanModel")  # as many reference frames as they like
 REFERENCE_LAST = ("HumoWanModel", "WanModel_S2V")  # the others prepend it, where they have a ref_conv
 
 
-def plan(model, args: list, kwargs: dict) -> Plan:
+def sequence(model, args: list, kwargs: dict) -> Sequence:
     """[reference] video [time_dim_concat] [context latents | reference, motion | pose]"""
     x, _, context, _, concat = args[:5]
     patch = model.patch_size
@@ -49,7 +39,7 @@ def plan(model, args: list, kwargs: dict) -> Plan:
     blocks = each(model.blocks)
     if name == "VaceWanModel":
         blocks = tuple((block, *_vace_block(model, i)) for i, block in enumerate(model.blocks))
-    return Plan(grid, blocks, tuple(before), tuple(after), cross=(context.shape[1],))
+    return Sequence(grid, blocks, tuple(before), tuple(after), cross=(context.shape[1],))
 
 
 def vace_film(shape: tuple[int, ...], conds: dict) -> tuple[int, int]:
@@ -82,3 +72,23 @@ def _vace_block(model, number: int) -> tuple:
 def _area(latent, patch: tuple[int, int, int]) -> int:
     """Tokens of one frame that is not padded: a convolution drops what does not fill a patch."""
     return (latent.shape[-2] // patch[1]) * (latent.shape[-1] // patch[2])
+
+
+WAN = partial(Adapter, "Wan 2.1/2.2", time_rule="Wan", text="cross", sequence=sequence)
+ADAPTERS = (
+    WAN(
+        (
+            "WanModel",  # t2v, i2v, first-last frame, TI2V 5B, Fun control, Phantom, in-context latents
+            "CameraWanModel",
+            "HumoWanModel",
+            "WanModel_S2V",
+            "SCAILWanModel",
+            "SCAIL2WanModel",
+            "WanDancerModel",
+            "CausalWanModel",  # with ordinary samplers; its own one runs the blocks without any wrapper
+        ),
+        covers="in all its variants",
+    ),
+    WAN(("VaceWanModel",), film=vace_film),
+    WAN(("AnimateWanModel",), film=animate_film),
+)

@@ -20,10 +20,10 @@ from ...windows.attend import attend
 from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
-from ..adapters import Plan, adapter_for
-from ..forward import OVERRIDE, _absolute_frames
+from ..adapters import adapter_for
 from ..malloc_graph import unrecorded
 from ..override import is_video
+from ..session import OVERRIDE, VIDEO, VideoPass, options_of, video_pass, with_options
 from ..state import FORWARD, READER, Forward
 from ..text_padding import Unpadded, unpad
 from . import rope
@@ -45,14 +45,12 @@ class Bank:
     weights  latent frames that are kept -> how many frames each stands for
     away     latent frames that a stored key is moved into the past: a window's length, so that what is kept stands
              before every window, whichever reads it
-    frames   latent frames of the film and of what stands in front of it
     start    highest noise level at which the bank is read
     """
 
     settings: BankSettings
     weights: dict[int, float]
     away: int
-    frames: int
     start: float
     read: int = 0  # calls
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
@@ -92,8 +90,7 @@ class Bank:
 class Reader:
     """One forward pass, which is one window.
 
-    frame_ids  latent frame of the film that every frame of tokens shows
-    own        how many of them, the last ones, are the window's
+    own        how many frames of tokens, the last ones, are the window's
     model      whose keys these are
     prompts    what tells the prompts apart that are batched in this pass
     previous   attention override that was there before ours
@@ -102,8 +99,7 @@ class Reader:
     """
 
     bank: Bank
-    plan: Plan
-    frame_ids: tuple[int, ...]
+    video: VideoPass
     own: int
     model: int
     prompts: list[Hashable]
@@ -122,7 +118,7 @@ class Reader:
         if not self.reads or self.bank.store is None:
             return None
         store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
-        wanted = [(store.frames(place) & self.bank.weights.keys()) - set(self.frame_ids) for place in places]
+        wanted = [(store.frames(place) & self.bank.weights.keys()) - set(self.video.frame_ids) for place in places]
         if not any(wanted):
             return None
         self.bank.read += 1
@@ -137,16 +133,16 @@ class Reader:
     def without_padding(self, mask: Tensor, length: int) -> Unpadded | None:
         """What is left of the sequence; None where the mask does more than hide padding."""
         if self.unpadded is None or self.unpadded[0]() is not mask:
-            layout = self.plan.layout(length, self.frame_ids)
+            layout = self.video.layout(length)
             self.unpadded = ref(mask), unpad(mask, layout)
         return self.unpadded[1]
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
-        layout = self.plan.layout(k.shape[-2], self.frame_ids)
-        store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(self.frame_ids) - self.own
+        layout = self.video.layout(k.shape[-2])
+        store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(self.video.frame_ids) - self.own
         self.rotation = self.rotation.to(k.device)
-        for number, frame in enumerate(self.frame_ids):
+        for number, frame in enumerate(self.video.frame_ids):
             if number < anchor or frame not in self.bank.weights:
                 continue
             begin = layout.video_start + number * size
@@ -182,7 +178,7 @@ def around_apply(executor, *args, **kwargs):
 @torch.compiler.disable
 def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
     """The arguments of a forward pass, with our reader and override in its transformer_options."""
-    options = next((x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x), {})
+    options = options_of(args, kwargs)
     bank: Bank | None = options.get(BANK)
     if bank is None or READER in options or options.get("context_window") is None:
         return args, kwargs
@@ -190,15 +186,14 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
         reader = _reader(bank, model, args, kwargs, options)
     if reader is None:
         return args, kwargs
-    bank.number(reader.plan.blocks)
-    ours = {**options, READER: reader}
+    bank.number(reader.video.sequence.blocks)
+    ours = {VIDEO: reader.video, READER: reader}
     forward: Forward | None = options.get(FORWARD)
     if forward is None:
         reader.previous, ours[OVERRIDE] = options.get(OVERRIDE), attention
     else:  # MoC Apply was here first: what it leaves dense comes to us, as it does where we were first
         reader.previous, forward.previous = forward.previous, attention
-    args = [ours if x is options else x for x in args]
-    return args, {key: ours if x is options else x for key, x in kwargs.items()}
+    return with_options(args, kwargs, ours)
 
 
 def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Reader | None:
@@ -207,25 +202,24 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
         bank.unread[GRADIENTS] += 1
         return None
     try:
-        plan = adapter_for(model).plan(model, list(args), kwargs)
+        video = video_pass(model, list(args), kwargs)
         rotation = rope.rotation(model, list(args), kwargs, bank.away)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # a host that hands over something else
         bank.unread[f"{UNKNOWN} ({type(error).__name__}: {error})"[:200]] += 1
         return None
-    window = options["context_window"]
-    frame_ids = _absolute_frames(window, bank.frames)
-    beyond = [block for block in bank.settings.blocks if block >= len(plan.blocks)]
+    blocks = len(video.sequence.blocks)
+    beyond = [block for block in bank.settings.blocks if block >= blocks]
     if beyond:
-        raise MoCError(f"bank_blocks has {beyond[0]}, but this model's blocks are 0 to {len(plan.blocks) - 1}.")
-    if len(frame_ids) != plan.grid[0] or plan.joined > 1:
+        raise MoCError(f"bank_blocks has {beyond[0]}, but this model's blocks are 0 to {blocks - 1}.")
+    if video.frame_ids is None or video.sequence.joined > 1:
         bank.unread[UNKNOWN] += 1
         return None
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     # a pass with blocks replaced, as guidance by skipped layers makes one, has keys of its own
     replaced = frozenset(str(key) for some in options.get("patches_replace", {}).values() for key in some)
     prompts = [(prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)]
-    own = len(getattr(window, "index_list", frame_ids))
-    return Reader(bank, plan, frame_ids, own, id(model), prompts, rotation, None, sigma <= bank.start)
+    own = len(getattr(options["context_window"], "index_list", video.frame_ids))
+    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
 
 
 @torch.compiler.disable  # a compiled graph would bake in the window that traced it
@@ -250,10 +244,10 @@ def attention(
     )
     dense = partial(others, q, k, v, heads, **kwargs)
     width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
-    if reader is None or not reader.serves(options) or not is_video(reader.plan, q, k, v, width):
+    if reader is None or not reader.serves(options) or not is_video(reader.video.sequence, q, k, v, width):
         return dense()
     why, unpadded = None, None
-    if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.plan.layout(k.shape[-2], None) is None:
+    if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.video.layout(k.shape[-2]) is None:
         why = UNKNOWN
     elif mask is not None:
         with unrecorded():

@@ -66,13 +66,13 @@ def _check_cut(name: str, whole, part, frames: int) -> None:
     axis, same = TIME_OF.get(name, TIME), before.shape == after.shape
     if same and (name == "audio_embed" or (before.ndim > 4 and before.shape[axis] == frames)):
         raise MoCError(
-            f"this ComfyUI does not cut {name} into windows, so that every window would read that of the film's "
-            "beginning: update ComfyUI, or make the film fit into one window."
+            f"this ComfyUI does not cut {name} into windows, so that every window would read the beginning of "
+            "the video: update ComfyUI, or make the video fit into one window."
         )
     if not same and name == "reference_latent" and before.ndim == 4:
         raise MoCError(
-            f"the reference picture is as high in latents as the film has latent frames ({frames}), and ComfyUI's "
-            "windows would cut it up: make the film one latent frame longer or shorter."
+            f"the reference image is as high in latents as the video has latent frames ({frames}), and ComfyUI's "
+            "windows would cut it up: make the video one latent frame longer or shorter."
         )
 
 

@@ -17,6 +17,7 @@ from ...windows.shots import spans
 from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
 from ..patch import ROUNDING
+from ..session import session_of
 from . import rope
 from .bank import BANK, Bank, around_apply, around_forward
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
@@ -44,7 +45,7 @@ def apply_windows(
         raise MoCError("connect shots to MoC Windows: without them there is nothing to draw.")
     if bank is not None and (why := rope.missing(model.model.diffusion_model)):
         raise MoCError(f"MoC Windows has no bank for this model: {why}. Turn bank off.")
-    length, overlap = settings.latents(adapter.stride)
+    length, overlap = settings.latents(adapter.time_rule)
     model = model.clone()
     model.model_options["context_handler"] = make_handler(settings, length, overlap)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, HOSTS_KEY)
@@ -72,9 +73,9 @@ def _around_run(
     if film is None or wanted is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
-    options[BANK] = bank = Bank(
-        wanted, kept(film.shots, wanted.frames, length), length, film.shots[-1][1], float(start) * (1 + ROUNDING)
-    )
+    session_of(guider, noise, kwargs)  # in which the passes find the length of the film
+    weights = kept(film.shots, wanted.frames, length)
+    options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:  # cancelled too
@@ -108,7 +109,7 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     room = length - lead
     if room <= overlap:
         raise MoCError(
-            f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the film: "
+            f"{lead} latent frames stand in every window, which leaves {max(room, 0)} of its {length} for the video: "
             "make the windows longer or overlap smaller."
         )
     if settings.follow == DRAWN:
@@ -126,15 +127,15 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
 
 def _check_host(model: ModelPatcher, shapes, guides: int) -> None:
     if shapes[0][0] > 1:
-        raise MoCError("ComfyUI's windows take one film at a time: set the latent's batch size to 1.")
+        raise MoCError("ComfyUI's windows take one video at a time: set the latent's batch size to 1.")
     if guides and not CUTS_GUIDES:
-        raise MoCError("this ComfyUI takes guide frames for the film when it cuts windows: update ComfyUI.")
+        raise MoCError("this ComfyUI mistakes guide frames for the video when it cuts windows: update ComfyUI.")
     if guides and not hasattr(model.model, "_get_guide_entries"):
         raise MoCError("ComfyUI cannot cut this model's guide frames into windows: take the guides out.")
     if len(shapes) > 1 and not hasattr(model.model, "map_context_window_to_modalities"):
-        raise MoCError("ComfyUI cannot cut this model's sound into windows: make the film fit into one window.")
+        raise MoCError("ComfyUI cannot cut this model's sound into windows: make the video fit into one window.")
     if model.get_wrappers(WrappersMP.DIFFUSION_MODEL, "easycache"):
         raise MoCError(
-            "EasyCache keeps one result and would give it to other windows: take LazyCache in its place, which "
-            "works with windows."
+            "EasyCache keeps one result and would reuse it in other windows: use LazyCache instead, which works "
+            "with windows."
         )

@@ -17,7 +17,7 @@ def write_scenes(shots: Shots, detector: str, threshold: float, min_length: int)
     end_frame is one behind the last, as PySceneDetect counts.
     """
     if shots.unit != "video" or shots.length is None or not shots.fps:
-        raise MoCError("scenes_json needs cuts in frames of the film, its length and its frames per second.")
+        raise MoCError("scenes_json needs cuts in frames of the video, its length and its frames per second.")
     borders = (0, *shots.cuts, shots.length)
     rows = [
         {

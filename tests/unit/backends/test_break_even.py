@@ -9,6 +9,7 @@ from benchmarks.break_even import RULES, crossing, fit, plan
 from moc.backends import cost_model
 from moc.backends.cost_model import COSTS, MARGIN, Costs, Work, estimate, kind_of, library, pays, work_of
 from moc.backends.triton.attend.own_calls import SLOWER, heads_at_once
+from moc.backends.triton.dataflow import SMALL_CHUNK
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
@@ -56,53 +57,49 @@ def test_a_call_takes_its_launches_at_least_and_a_faster_card_the_less_for_the_r
 
 @pytest.mark.parametrize("heads", [12, 40])
 @pytest.mark.parametrize("name", [*PRESETS, "own chunk + 3 frames"])
-def test_every_preset_is_dense_on_a_short_film_and_routed_on_a_long_one(monkeypatch, name, heads):
-    monkeypatch.setattr(cost_model.triton, "supports", lambda *_: None)
+def test_every_preset_is_dense_on_a_short_film_and_routed_on_a_long_one(name, heads):
     routing = PRESETS[name].routing if name in PRESETS else FRAMES
     found = []
     for frames, frame in ((4, (15, 26)), *((frames, (30, 52)) for frames in (4, 8, 12, 20, 40, 80))):
         table = film(routing, frames, shots=4, frame=frame)
-        found.append(pays(query(heads, table.length), table, routing))
+        found.append(pays(query(heads, table.length), table, routing, kernels=True))
     assert found == sorted(found), "once it pays, it pays for all longer films"
     assert not found[0] and found[-1]
 
 
-def test_the_films_of_the_readme_are_routed(monkeypatch):
-    monkeypatch.setattr(cost_model.triton, "supports", lambda *_: None)
+def test_the_films_of_the_readme_are_routed():
     for routing, frames, frame in ((FRAMES, 21, (30, 52)), (FRAMES, 21, (45, 80)), (RULES["fast"][0], 21, (30, 52))):
         table = film(routing, frames, frame=frame)
-        assert pays(query(40, table.length), table, routing)
+        assert pays(query(40, table.length), table, routing, kernels=True)
 
 
-def test_without_the_kernels_it_pays_later(monkeypatch):
+def test_without_the_kernels_it_pays_later():
     table = film(FRAMES, 13)
     q = query(40, table.length)
     found = []
-    for reason in (None, "Triton is not installed"):
-        monkeypatch.setattr(cost_model.triton, "supports", lambda *_, reason=reason: reason)
-        found.append(pays(q, table, FRAMES))
+    for kernels in (True, False):
+        found.append(pays(q, table, FRAMES, kernels))
     assert found == [True, False]
 
 
 @pytest.mark.parametrize("routing", [RoutingConfig(rule="top-p"), RoutingConfig(rule="threshold")])
 def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
     table = film(FRAMES, 4, frame=(4, 8))
-    assert pays(query(2, table.length), table, routing)
+    assert pays(query(2, table.length), table, routing, kernels=True)
 
 
 def test_a_rule_without_a_kernel_is_routed_whatever_it_costs(monkeypatch):
     table = film(FRAMES, 4, frame=(4, 8))
     monkeypatch.setitem(rules.RULES, "new", replace(rules.RULES["top-k"]))
-    assert not pays(query(2, table.length), table, RoutingConfig(own="chunk"))
-    assert pays(query(2, table.length), table, RoutingConfig(rule="new", own="chunk"))
+    assert not pays(query(2, table.length), table, RoutingConfig(own="chunk"), kernels=True)
+    assert pays(query(2, table.length), table, RoutingConfig(rule="new", own="chunk"), kernels=True)
 
 
-def test_a_density_for_every_head_pays_where_their_mean_does(monkeypatch):
-    monkeypatch.setattr(cost_model.triton, "supports", lambda *_: None)
+def test_a_density_for_every_head_pays_where_their_mean_does():
     found = []
     for routing in (RoutingConfig(head_density=(0.1, 0.3), own="chunk"), RoutingConfig(density=0.2, own="chunk")):
         tables = [film(routing, frames) for frames in (2, 6, 9, 21)]
-        found.append([pays(query(2, table.length), table, routing) for table in tables])
+        found.append([pays(query(2, table.length), table, routing, kernels=True) for table in tables])
     assert found[0] == found[1] and len(set(found[0])) == 2
 
 
@@ -115,7 +112,6 @@ def uneven(shots: int) -> tuple[ChunkTable, RoutingConfig]:
 
 
 def test_the_estimate_knows_how_often_a_library_is_called(monkeypatch):
-    monkeypatch.setattr(cost_model.triton, "supports", lambda *_: None)
     table, routing = uneven(6)
     q = query(24, table.length)
     heads = heads_at_once(24, table.length, 128)
@@ -125,11 +121,11 @@ def test_the_estimate_knows_how_often_a_library_is_called(monkeypatch):
     found = []
     for calls in (1, 10_000):
         monkeypatch.setattr(cost_model, "library", lambda *_, calls=calls: (calls, False))
-        found.append(pays(query(24, film(FRAMES, 21).length), film(FRAMES, 21), FRAMES))
+        found.append(pays(query(24, film(FRAMES, 21).length), film(FRAMES, 21), FRAMES, kernels=True))
     assert found == [True, False]
 
 
-def test_the_estimate_knows_when_our_kernel_stands_in_for_a_library(monkeypatch):
+def test_the_estimate_knows_when_our_kernel_stands_in_for_a_library():
     table, routing = uneven(45)
     assert library(query(24, table.length), table, routing) == (0, True)
     assert pytest.approx(COSTS["small chunks"].own - COSTS["large chunks"].own) == SLOWER
@@ -142,25 +138,20 @@ def test_nothing_is_known_of_a_cpu():
 
 
 def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
-    pytest.importorskip("triton")
-    from moc.backends.triton import forward
-
-    assert cost_model.SMALL_CHUNK == forward.SMALL_CHUNK
     tiles = RoutingConfig(top_k=3, tile=(1, 4, 4), own="frame")
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
 
     thirty_two = film(FRAMES, 4, frame=(4, 8))
-    assert thirty_two.mean_chunk == forward.SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
+    assert thirty_two.mean_chunk == SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
 
 
 def test_every_film_of_a_batch_is_work_and_a_gain_within_the_margin_is_none(monkeypatch):
-    monkeypatch.setattr(cost_model.triton, "supports", lambda *_: None)
     table, heads = film(FRAMES, 4), []
     monkeypatch.setattr(cost_model, "work_of", lambda _, __, count, dim: heads.append(count))
     for routed, worth in ((0.99 / MARGIN, True), (1.01 / MARGIN, False)):
         monkeypatch.setattr(cost_model, "estimate", lambda *_, routed=routed: (1.0, routed))
-        assert pays(torch.empty(3, 2, table.length, 128, device="meta"), table, FRAMES) == worth
+        assert pays(torch.empty(3, 2, table.length, 128, device="meta"), table, FRAMES, kernels=True) == worth
     assert heads == [6, 6]
 
 

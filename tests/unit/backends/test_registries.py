@@ -8,7 +8,7 @@ import torch
 
 from moc import config
 from moc.attention import moc_attention
-from moc.backends import BACKENDS, eager, reference, triton
+from moc.backends import BACKENDS, triton
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import DESCRIPTORS, LISTS, RULES, TAILS, RoutingConfig
@@ -145,14 +145,14 @@ def test_a_new_rule_and_a_new_descriptor_work_on_every_backend(monkeypatch, back
     expected, wanted = expected_of_toys(*inputs, table, routing, rule, descriptor.signed)
     seen = Choice()
     with torch.no_grad():
-        out = BACKENDS[backend](*inputs, table, routing, scale=0.25, training=False, record=seen)
+        out = BACKENDS[backend].attend(*inputs, table, routing, scale=0.25, training=False, record=seen)
     routed = table.tensors("cpu").group_routed[table.tensors("cpu").row_group]
     got = torch.cat(seen.rows, 2)
     assert torch.equal(got if got.shape[2] == routed.sum() else got[:, :, routed], wanted[:, :, routed])
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-5)
 
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-    trained = BACKENDS[backend](*inputs, table, routing, scale=0.25, training=True, record=None)
+    trained = BACKENDS[backend].attend(*inputs, table, routing, scale=0.25, training=True, record=None)
     gradients = [torch.autograd.grad((x * weight).sum(), inputs) for x in (trained, expected)]
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
@@ -194,5 +194,5 @@ def test_what_a_backend_does_not_name_it_refuses(monkeypatch, backend, name):
 
 
 def test_the_backends_name_all_that_can_be_asked_for():
-    for backend in (reference, eager, triton):
-        assert set(backend.ALLOWED.tails) == set(TAILS) and set(backend.ALLOWED.lists) == set(LISTS)
+    for backend in BACKENDS.values():
+        assert set(backend.allowed.tails) == set(TAILS) and set(backend.allowed.lists) == set(LISTS)

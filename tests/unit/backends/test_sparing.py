@@ -1,11 +1,13 @@
 """A call that finds too little memory is made for fewer heads at a time, and gives the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-import moc.attention as attention
 from moc.attention import moc_attention
-from moc.backends import head_split, reference
+from moc.backends import BACKENDS, head_split, reference
+from moc.backends.triton import health
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
@@ -35,9 +37,8 @@ def tried(monkeypatch):
         return out
 
     monkeypatch.setattr(head_split, "_at_once", {})
-    monkeypatch.setattr(attention.triton, "supports", lambda *_: None)
-    monkeypatch.setattr(attention.triton, "attend", attend)
-    monkeypatch.setattr(attention.triton, "_failed", {})
+    monkeypatch.setitem(BACKENDS, "triton", replace(BACKENDS["triton"], supports=lambda call: None, attend=attend))
+    monkeypatch.setattr(health, "_reasons", {})
     return tried
 
 
@@ -80,7 +81,8 @@ def test_what_is_counted_is_counted_once(tried):
 
 def test_where_one_head_does_not_fit_torch_takes_over(tried, monkeypatch):
     calls, notes = [], []
-    monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: calls.append(q.shape[1]) or q)
+    eager = replace(BACKENDS["eager"], attend=lambda q, *args, **kwargs: calls.append(q.shape[1]) or q)
+    monkeypatch.setitem(BACKENDS, "eager", eager)
     tried.fit = 0
     with torch.no_grad():
         moc_attention(*inputs(), build_table(LAYOUT, (0, 2), ROUTING), ROUTING, note=notes.append)
@@ -103,7 +105,7 @@ def test_heads_that_need_each_other_stay_together(routing, training, record):
 
 @pytest.mark.parametrize(("wanted", "tries"), [(False, [5, 3, 2, 2, 1]), (True, [5])])
 def test_autograd_wants_one_function_where_gradients_are_wanted(tried, monkeypatch, wanted, tries):
-    monkeypatch.setattr(attention.eager, "attend", lambda q, *args, **kwargs: q)
+    monkeypatch.setitem(BACKENDS, "eager", replace(BACKENDS["eager"], attend=lambda q, *args, **kwargs: q))
     q, k, v = inputs()
     moc_attention(q, k.requires_grad_(wanted), v, build_table(LAYOUT, (0, 2), ROUTING), ROUTING)
     assert tried == tries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,9 +11,10 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 hopper_popular = pytest.importorskip("moc.backends.triton.attend.hot_chunks_sm90", reason="this Triton has no Gluon")
 
 from moc.backends import reference
-from moc.backends.triton import forward, job, select
+from moc.backends.triton import forward
 from moc.backends.triton.attend import tail_sm90
 from moc.backends.triton.attend.tail import Tail
+from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, choose_dataflow
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lists import hot_chunks
 from moc.backends.triton.lists.csr import new_choice
@@ -97,10 +100,14 @@ def plain(q, k, v, summary, found, plan, heads, tail, *, scale):
 def together(monkeypatch: pytest.MonkeyPatch):
     """The engine as on Hopper, with plain torch in the place of the kernel that the interpreter cannot run."""
     calls = []
-    monkeypatch.setattr(select, "IN_REGISTERS", 0)
-    monkeypatch.setattr(hopper_popular, "usable", lambda *_: True)
     monkeypatch.setattr(hopper_popular, "attend", lambda *a, **kw: calls.append(a[4]) or plain(*a, **kw))
     return calls
+
+
+def flow(table, routing: RoutingConfig, hot: bool = True) -> Dataflow:
+    wants = Wants(kind=CHUNK_MAJOR, selection="topk_stream")
+    plan = plan_of(table, routing, torch.device(DEVICE))
+    return replace(choose_dataflow(plan.geometry, routing, Arch(), wants), hot=hot)
 
 
 def coherent(batch: int) -> tuple[torch.Tensor, ...]:
@@ -116,20 +123,19 @@ def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None
     table = build_table(LAYOUT, (0,), routing)
     q, k, v = coherent(batch)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
-    got = forward.run(q, k, v, table, routing, 0.25, engine="chunks")
+    got = forward.run(q, k, v, table, routing, 0.25, dataflow=flow(table, routing))
     assert sum(int(p.count.sum()) for p in together) > 0
     torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there tests/gpu/check_gpu.py checks the kernel itself")
-def test_a_trace_counts_popular_chunks_too(together: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_counts_popular_chunks_too(together: list) -> None:
     table = build_table(LAYOUT, (0,), ROUTING)
     q, k, v = coherent(1)
     counts = []
     for on in (True, False):
-        monkeypatch.setattr(job, "POPULAR", on)
         counts.append(Counts(table, 1, q.device))
-        forward.run(q, k, v, table, ROUTING, 0.25, counts[-1], engine="chunks")
+        forward.run(q, k, v, table, ROUTING, 0.25, counts[-1], dataflow=flow(table, ROUTING, hot=on))
     assert together
     assert torch.equal(counts[0]._pairs, counts[1]._pairs)
 

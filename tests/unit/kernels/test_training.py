@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.attention import moc_attention
-from moc.backends import triton as triton_backend
-from moc.backends.triton import autograd, supports
+from moc.backends.registry import Call, wants_gradients
+from moc.backends.triton import BACKEND, autograd, dataflow, health
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select.by_torch import pack, unpack
@@ -70,10 +70,18 @@ def plain_gradients(q, out, grad, lse, k, v, scale):
     return ds @ k, ds.mT @ q, p.mT @ grad
 
 
+def by_library(monkeypatch):
+    """Own parts of all groups, however small, where chunks are not."""
+    monkeypatch.setattr(own, "usable", lambda q: True)
+    for module in (dataflow, own):
+        monkeypatch.setattr(module, "library_fits", lambda g: True)
+    monkeypatch.setattr(dataflow, "_chosen", dataflow._chosen.__wrapped__)
+
+
 @pytest.mark.parametrize("name", LIBRARY)
 def test_own_part_from_an_attention_library(monkeypatch, name):
     """On a GPU cuDNN makes its gradients; here plain torch does, from the same rows and keys."""
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
+    by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", plain_attention)
     monkeypatch.setattr(own, "_attention_gradients", plain_gradients)
@@ -87,11 +95,11 @@ def test_a_library_without_gradients_is_left_alone(monkeypatch):
         calls.append(1)
         raise RuntimeError("no such plan")
 
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
+    by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", plain_attention)
     monkeypatch.setattr(own, "_attention_gradients", broken)
-    monkeypatch.setattr(own, "_no_gradients", set())
+    monkeypatch.setattr(health, "_reasons", {})
     for _ in range(2):
         same((WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled")))
     assert calls == [1]
@@ -153,7 +161,7 @@ def test_bits_and_back():
 def test_what_has_no_gradients_says_so():
     table = build_table(PLAIN, (0,), R(lists="union"))
     q = torch.zeros(1, 1, 96, 64, requires_grad=True)
-    assert triton_backend.wants_gradients(q.detach(), q) and not triton_backend.wants_gradients(q.detach())
-    assert "lists that rows share" in supports(q, table, R(lists="union"), gradients=True)
+    assert wants_gradients(q.detach(), q) and not wants_gradients(q.detach())
+    assert "lists that rows share" in BACKEND.refuses(Call(q, table, R(lists="union"), gradients=True))
     with torch.no_grad():
-        assert not triton_backend.wants_gradients(q)
+        assert not wants_gradients(q)

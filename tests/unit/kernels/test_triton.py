@@ -6,6 +6,7 @@ import gc
 import itertools
 import random
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.backends import reference
-from moc.backends import triton as triton_backend
-from moc.backends.triton import autograd, forward, job, select, supports
+from moc.backends.registry import Call
+from moc.backends.triton import BACKEND, chunk_major, dataflow, forward, health
+from moc.backends.triton.arch import arch_of
 from moc.backends.triton.attend import own, own_calls
+from moc.backends.triton.dataflow import CHUNK_MAJOR, FEWEST_ROWS, QUERY_MAJOR, Wants, choose_dataflow
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
-from moc.backends.triton.select import topk_stream
+from moc.backends.triton.lib.permute import Move
+from moc.backends.triton.select import first_plan, topk_stream
 from moc.backends.triton.select.by_torch import unpack
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
@@ -59,7 +63,8 @@ class Choice:
         self.parts.append(chosen)
 
 
-def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False):
+def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False, selection=None, **flow):
+    """which, selection: other than the usual ones; flow: other parts of the dataflow."""
     table = build_table(layout, starts, routing)
     torch.manual_seed(len(table.chunks))
     q, k, v = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).unbind(2)
@@ -68,12 +73,14 @@ def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False):
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     theirs, ours = Choice(), Choice()
     want = reference.attend(q, k, v, table, routing, scale=dim**-0.5, training=False, record=theirs)
-    got = forward.run(q, k, v, table, routing, dim**-0.5, ours, engine=which)
+    wants = Wants(rows=True, kind=which, selection=selection)
+    usual = choose_dataflow(first_plan(table, routing, q).geometry, routing, arch_of(q, k, v), wants)
+    got = forward.run(q, k, v, table, routing, dim**-0.5, ours, dataflow=replace(usual, **flow))
     assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
     torch.testing.assert_close(got, want, atol=2e-5 if DEVICE == "cpu" else 5e-3, rtol=0)
 
 
-@pytest.mark.parametrize("which", ["chunks", "tiles"])
+@pytest.mark.parametrize("which", [CHUNK_MAJOR, QUERY_MAJOR])
 @pytest.mark.parametrize("name", CASES)
 def test_reference(name: str, which: str) -> None:
     layout, starts, routing, batch = CASES[name]
@@ -90,7 +97,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize(("name", "which"), [*((name, "chunks") for name in RULES), ("top-p", "tiles")])
+@pytest.mark.parametrize(("name", "which"), [*((name, CHUNK_MAJOR) for name in RULES), ("top-p", QUERY_MAJOR)])
 def test_other_rules(name: str, which: str) -> None:
     both(WITH_TEXT, (0, 2, 3), RULES[name], 1 + (name == "density per head"), which=which)
 
@@ -108,8 +115,8 @@ def test_a_share_of_one_is_everything() -> None:
 def test_so_many_choices_that_a_partial_for_each_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "WORKSPACE", 1)
     called = []
-    monkeypatch.setattr(job.Job, "chunks", lambda *a, **kw: called.append(1))
-    both(WITH_TEXT, (0, 2), RULES["nearly all"], which="chunks")
+    monkeypatch.setattr(chunk_major, "attend", lambda *a, **kw: called.append(1))
+    both(WITH_TEXT, (0, 2), RULES["nearly all"], which=CHUNK_MAJOR)
     assert not called
 
 
@@ -117,7 +124,7 @@ def test_a_density_for_a_head_that_is_not_there_is_the_users_mistake() -> None:
     table = build_table(PLAIN, (0,), R())
     q = torch.zeros(1, 2, PLAIN.length, 16, device=DEVICE)
     with pytest.raises(MoCError, match="give one each"):
-        triton_backend.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
+        BACKEND.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
 
 
 @pytest.mark.parametrize("dtype", HALF + [torch.float32])
@@ -138,7 +145,7 @@ def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chu
     if kind.endswith("high"):
         k *= 20
     ours, theirs = Choice(), Choice()
-    got = forward.run(q, k, v, table, routing, 0.25, ours, engine="chunks").float()
+    got = forward.run(q, k, v, table, routing, 0.25, ours, wants=Wants(kind=CHUNK_MAJOR)).float()
     q, k, v = q.float(), k.float(), v.float()
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=theirs)
     assert torch.equal(torch.cat(ours.parts, 2), torch.cat(theirs.parts, 2))
@@ -151,13 +158,13 @@ def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
     t, x = table.tensors(torch.device(DEVICE)), torch.randn(2, 2, PLAIN.length, 16, device=DEVICE)
     across = torch.empty(2, 2, 16, PLAIN.length, device=DEVICE).mT
     for like in (x, across, x.transpose(1, 2).contiguous().transpose(1, 2)):
-        assert torch.equal(autograd.Move.apply(x, t.inverse, t.order, like), x.index_select(-2, t.inverse))
+        assert torch.equal(Move.apply(x, t.inverse, t.order, like), x.index_select(-2, t.inverse))
 
 
 def test_counters_of_a_very_long_film_count_as_workspace() -> None:
     short, long = (TokenLayout(f * 48, (f, 6, 8)) for f in (8, 400))
     plans = [plan_of(build_table(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu")) for x in (short, long)]
-    size = [forward.bytes_of_choice(p, slots=True) for p in plans]
+    size = [chunk_major.bytes_of_choice(p, slots=True) for p in plans]
     assert size[0] < 8 * plans[0].chunks * 100 and size[1] >= 8 * plans[1].chunks * 400 > 4 * 2 * plans[1].length
 
 
@@ -229,38 +236,40 @@ def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int
 
 
 @pytest.mark.parametrize("top_k", [3, 20])
-def test_streaming_router_deals_again_and_repairs(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+def test_streaming_router_deals_again_and_repairs(top_k: int) -> None:
     """More chunks than the kept places of the groups: some tile overflows, and the result is still exact."""
-    monkeypatch.setattr(select, "IN_REGISTERS", 0)
-    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True))
+    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 1), own="frame", causal=True), selection="topk_stream")
 
 
-@pytest.mark.parametrize("which", ["chunks", "tiles"])
+@pytest.mark.parametrize("which", [CHUNK_MAJOR, QUERY_MAJOR])
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
     monkeypatch: pytest.MonkeyPatch, rounds, which
 ) -> None:
     """Ten rows of a head fall through the first deal here; dealt again, none does. Chunk by chunk the router writes
     chunks, tile by tile bits."""
-    monkeypatch.setattr(select, "IN_REGISTERS", 0)
     monkeypatch.setattr(topk_stream, "ROUNDS", rounds)
     routing = R(top_k=8, tile=(1, 1, 1), own="frame", causal=True, tail="pooled")
-    both(PLAIN, (0, 2), routing, which=which, quantised=True)
+    both(PLAIN, (0, 2), routing, which=which, quantised=True, selection="topk_stream")
 
 
 def test_router_that_writes_chunks_and_one_that_writes_bits_choose_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "IN_REGISTERS", 0)
     monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
+    routing = R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled")
     for direct in (True, False):
-        monkeypatch.setattr(forward, "DIRECT", direct)
-        both(WITH_TEXT, (0, 2), R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled"), 2, which="chunks")
+        both(WITH_TEXT, (0, 2), routing, 2, which=CHUNK_MAJOR, selection="topk_stream", direct=direct)
 
 
-@pytest.mark.parametrize(("limit", "top_k"), [(0, 4), (0, 20), (256, 4)])
-def test_equal_scores_go_to_the_lower_chunk(monkeypatch: pytest.MonkeyPatch, limit: int, top_k: int) -> None:
+@pytest.mark.parametrize(("selection", "top_k"), [("topk_stream", 4), ("topk_stream", 20), ("topk_registers", 4)])
+def test_equal_scores_go_to_the_lower_chunk(selection: str, top_k: int) -> None:
     """Above and below the score that the streaming router takes as zero."""
-    monkeypatch.setattr(select, "IN_REGISTERS", limit)
-    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 2), own="chunk"), quantised=True)
+    both(PLAIN, (0, 2), R(top_k=top_k, tile=(1, 1, 2), own="chunk"), quantised=True, selection=selection)
+
+
+@pytest.mark.parametrize("tail", ["subtract", "mask"])
+def test_a_tail_chosen_chunks_are_taken_off_and_one_that_masks_them_are_one(tail: str) -> None:
+    routing = R(top_k=3, tile=(1, 2, 2), own="frame", tail="pooled")
+    both(WITH_TEXT, (0, 2), routing, which=CHUNK_MAJOR, selection="topk_registers", tail=tail)
 
 
 def plain_attention(q, k, v, scale):
@@ -281,11 +290,10 @@ LIBRARY = {
 @pytest.mark.parametrize("name", LIBRARY)
 def test_own_part_from_an_attention_library(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On a GPU cuDNN makes it; here plain torch does, from the same queries, keys and values."""
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", plain_attention)
     layout, starts, routing, batch = LIBRARY[name]
-    both(layout, starts, routing, batch, which="chunks")
+    both(layout, starts, routing, batch, which=CHUNK_MAJOR, library=True)
 
 
 UNEVEN = TokenLayout(7 * 16 + 5, (7, 4, 4), 5, (Span("text", 0, 5),))
@@ -297,11 +305,10 @@ def test_equal_shots_that_stand_apart_are_one_call_of_the_library(monkeypatch, f
     """Shots of 1, 2, 1, 2 and 1 frames: three calls where so few are made as they stand, and two together."""
     asked = []
     monkeypatch.setattr(own_calls, "FEW", few)
-    monkeypatch.setattr(own, "usable", lambda q, plan: True)
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", lambda *a: asked.append(a[0].shape[:3]) or plain_attention(*a))
     routing = R(top_k=2, tile=(1, 2, 4), own="shot", static=static, static_tokens=3, tail="pooled")
-    both(UNEVEN, (0, 1, 3, 4, 6), routing, 2, which="chunks")
+    both(UNEVEN, (0, 1, 3, 4, 6), routing, 2, which=CHUNK_MAJOR, library=True)
     shapes = [(1, 2, 16), (1, 2, 32), (1, 2, 16), (1, 2, 32), (1, 2, 16)] if few > 1 else [(3, 2, 16), (2, 2, 32)]
     assert sorted(map(tuple, asked)) == sorted(shapes * 2)  # a sample each
 
@@ -337,7 +344,7 @@ def test_shots_that_all_differ_are_left_to_our_own_kernel() -> None:
         routing = R(top_k=5, own="shot")
         table = build_table(TokenLayout(frames * 64, (frames, 8, 8)), starts, routing)
         plan = plan_of(table, routing, torch.device("cpu"))
-        assert plan.group_rows >= own_calls.FEWEST_ROWS and len({g.stop - g.start for g in table.groups}) == shots
+        assert plan.group_rows >= FEWEST_ROWS and len({g.stop - g.start for g in table.groups}) == shots
         heads = own_calls.heads_at_once(24, table.length, 128)
         found = own_calls.calls(plan, heads, 128)
         assert found == (expected and len(plan.runs()))
@@ -350,9 +357,11 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
         calls.append(1)
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(forward, "SMALL_CHUNK", 0)
-    monkeypatch.setattr(own, "_refused", set())
-    monkeypatch.setattr(own, "usable", lambda q, plan: not own._refused)
+    monkeypatch.setattr(dataflow, "usual_kind", lambda *_: CHUNK_MAJOR)
+    monkeypatch.setattr(dataflow, "library_fits", lambda g: True)
+    monkeypatch.setattr(dataflow, "_chosen", dataflow._chosen.__wrapped__)
+    monkeypatch.setattr(health, "_reasons", {})
+    monkeypatch.setattr(own, "usable", lambda q: not health.reason(q.device, health.LIBRARY))
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", broken)
     routing = R(top_k=1, own="frame", tail="pooled")
@@ -360,7 +369,7 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
     for _ in range(2):
-        got = triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
+        got = BACKEND.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
         torch.testing.assert_close(got, want, atol=2e-5 if DEVICE == "cpu" else 5e-3, rtol=0)
     assert calls == [1] and "no kernel image" in caplog.text
 
@@ -374,12 +383,10 @@ def test_odd_head_dim() -> None:
 def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row_partials: int) -> None:
     """Partials of slots one head at a time; those of rows for one, for some, or for all of both samples."""
     monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
-    monkeypatch.setattr(job, "ROW_PARTIALS", row_partials)
-    if library:
-        monkeypatch.setattr(own, "usable", lambda q, plan: True)
-        monkeypatch.setattr(own, "pays", lambda *_: True)
-        monkeypatch.setattr(own, "_attention", plain_attention)
-    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), batch=2)
+    monkeypatch.setattr(chunk_major, "ROW_PARTIALS", row_partials)
+    monkeypatch.setattr(own, "pays", lambda *_: True)
+    monkeypatch.setattr(own, "_attention", plain_attention)
+    both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), batch=2, which=CHUNK_MAJOR, library=library)
 
 
 def test_compiled_as_one_operator() -> None:
@@ -388,7 +395,7 @@ def test_compiled_as_one_operator() -> None:
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
 
     def call(q, k, v):
-        return triton_backend.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
+        return BACKEND.attend(q, k, v, table, routing, scale=0.25, training=False, record=None) * 2
 
     got = torch.compile(call, backend="aot_eager", fullgraph=True)(q, k, v)
     torch.testing.assert_close(got, call(q, k, v), atol=0, rtol=0)
@@ -397,7 +404,7 @@ def test_compiled_as_one_operator() -> None:
 def test_says_what_it_cannot_do() -> None:
     table = build_table(PLAIN, (0,), R())
     q = torch.randn(1, 2, PLAIN.length, 16, device=DEVICE)
-    assert supports(q, table, R()) is None
-    assert "float64" in supports(q.double(), table, R())
-    assert "256" in supports(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R())
-    assert "drop-off" in supports(q, table, R(drop_off=0.5, lists="union"), training=True)
+    assert BACKEND.refuses(Call(q, table, R())) is None
+    assert "float64" in BACKEND.refuses(Call(q.double(), table, R()))
+    assert "256" in BACKEND.refuses(Call(torch.empty(1, 2, PLAIN.length, 256, device=DEVICE), table, R()))
+    assert "drop-off" in BACKEND.refuses(Call(q, table, R(drop_off=0.5, lists="union"), training=True))

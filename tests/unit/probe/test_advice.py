@@ -151,7 +151,7 @@ def test_wrong_questions_are_told(wrong, sentence):
 
 
 def test_a_probe_that_saw_nothing_says_so():
-    with pytest.raises(MoCError, match="saw no attention that could be routed"):
+    with pytest.raises(MoCError, match="no attention call in the probed steps could be routed"):
         tabulate(ProbeLog(MoCSettings()))
 
 

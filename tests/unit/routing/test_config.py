@@ -130,7 +130,7 @@ def test_blocks_may_be_dense_or_have_chunks_of_another_size():
     ("settings", "words"),
     [
         ({"rule": "top-p", "top_p": 0.5}, "the best chunks that hold 50% of its interest"),
-        ({"rule": "threshold", "beta": 1.5}, "all chunks 1.5 deviations better than most"),
+        ({"rule": "threshold", "beta": 1.5}, "all chunks 1.5 standard deviations above the mean"),
         ({"rule": "top-k or top-p", "top_k": 3}, "its 3 best chunks or the best chunks that hold 90%"),
         ({"head_density": (0.1, 0.25)}, "10.0% to 25.0% of all pairs by head"),
         ({"lists": "union"}, "one list for neighbouring tokens"),
@@ -201,6 +201,6 @@ def test_the_summary_is_one_sentence():
     told = choices.tell_routing(choices.read_routing(preset="fast", **everything))
     assert told == (
         "Every token sees its own frame with 1 on either side and 20% of all pairs (tiles of 1x4x4 tokens, mean), "
-        "the rest pooled, the first frame of every shot always, from the 2 best other shots, "
+        "the rest pooled, the first frame of every shot always, from the 2 best other shots only, "
         "from 20% to 100% of the sampling, first 1 and last 0 blocks dense."
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from moc.backends import triton
+from moc.backends.registry import Call
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
@@ -69,4 +70,5 @@ def test_every_head_can_have_a_density_of_its_own():
 @pytest.mark.parametrize("setting", [{"rule": "top-p"}, {"rule": "threshold"}, {"head_density": (0.1,)}])
 def test_a_gpu_takes_every_rule(setting):
     q = torch.zeros(1, 1, 20, 64)
-    assert triton.supports(q, TABLE, RoutingConfig(**setting)) == triton.supports(q, TABLE, RoutingConfig())
+    refused = [triton.BACKEND.refuses(Call(q, TABLE, RoutingConfig(**how))) for how in (setting, {})]
+    assert refused[0] == refused[1]

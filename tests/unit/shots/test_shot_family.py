@@ -44,7 +44,7 @@ def test_cuts_that_join_one_latent_frame_are_an_error_before_sampling():
 def test_a_length_that_the_family_cannot_make_is_said_and_kept():
     shots, notes = choices.at_borders(Shots(length=80), "Wan")
     assert shots.length == 80
-    assert notes == ("Wan makes films of 4n+1 frames, not of 80: use 77 or 81.",)
+    assert notes == ("Wan makes videos of 4n+1 frames, not of 80: use 77 or 81.",)
 
 
 def test_detected_shots_are_used_as_they_are():

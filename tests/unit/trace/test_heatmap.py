@@ -70,12 +70,12 @@ def hand_made(*records):
 def test_shot_5_reading_shot_1_shows_in_exactly_that_cell():
     trace = Trace()
     record_run(trace, PLAIN, only(4, 0))
-    share = heatmap(trace, "shots").share
+    share = heatmap(trace, "shots").chosen_of_open
     # 3 of the 12 tiles of shot 1's three frames
     assert share[4, 0] == pytest.approx(3 / 12)
     assert np.all(share[4, 1:] == 0)
     by_frame = heatmap(trace, "frames")
-    strong = np.argwhere(by_frame.share > 0.2)
+    strong = np.argwhere(by_frame.chosen_of_open > 0.2)
     assert {by_frame.rows[r].shot for r, _ in strong} == {4}
     assert {by_frame.columns[c].shot for _, c in strong} == {0}
     assert "Shot 5 reads 25.0% of shot 1." in flow(trace)
@@ -92,7 +92,7 @@ def test_every_frame_spends_its_whole_budget_on_the_columns(k, own, layout, seed
     trace = Trace()
     record_run(trace, layout, routing=RoutingConfig(top_k=k, tile=(1, 2, 2), own=own), steps=1, blocks=1, seed=seed)
     heat = heatmap(trace, "chunks")
-    spent = np.nansum(heat.share * heat.open, axis=1)[[line.kind == "video" for line in heat.rows]]
+    spent = np.nansum(heat.chosen_of_open * heat.open, axis=1)[[line.kind == "video" for line in heat.rows]]
     assert np.allclose(spent, k, atol=1e-2)
 
 
@@ -100,12 +100,12 @@ def test_what_is_always_seen_is_no_choice():
     trace = Trace()
     record_run(trace, WITH_SPANS)
     frames = heatmap(trace, "frames")
-    assert np.array_equal(np.isnan(frames.share), frames.always == 1)
+    assert np.array_equal(np.isnan(frames.chosen_of_open), frames.always == 1)
     assert np.all(np.diagonal(frames.always) == 1)  # its own frame
     assert np.all(frames.always[:, 0] == 1) and np.all(frames.always[[0, -1]] == 1)  # text is read, and reads all
     shots = heatmap(trace, "shots")
     assert np.allclose(np.diagonal(shots.always)[1:-1], [1 / 3, 1 / 2, 1 / 3, 1 / 2, 1 / 2])
-    assert not np.isnan(np.diagonal(shots.share)[1:-1]).any()  # other frames of the own shot are chosen
+    assert not np.isnan(np.diagonal(shots.chosen_of_open)[1:-1]).any()  # other frames of the own shot are chosen
 
 
 def test_of_its_own_frame_a_tile_always_sees_only_itself():
@@ -121,7 +121,7 @@ def test_what_causality_forbids_is_neither_seen_nor_open():
     record_run(trace, PLAIN, routing=RoutingConfig(top_k=3, tile=(1, 2, 2), own="shot", causal=True))
     shots = heatmap(trace, "shots")
     assert np.array_equal(shots.always, np.eye(5)) and np.array_equal(shots.open, np.tri(5) - np.eye(5))
-    assert np.array_equal(np.isnan(shots.share), np.triu(np.ones((5, 5), bool)))
+    assert np.array_equal(np.isnan(shots.chosen_of_open), np.triu(np.ones((5, 5), bool)))
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -140,7 +140,7 @@ def test_long_chunks_weigh_more_than_short_ones(view):
     trace.ran_routed(0, 0, counts)
     trace.flush()
     cell = {"frames": (3, 0), "chunks": (3, slice(0, 4)), "shots": (1, 0)}[view]
-    share = [heatmap(trace, view, head=head).share[cell] for head in range(2)]
+    share = [heatmap(trace, view, head=head).chosen_of_open[cell] for head in range(2)]
     if view == "chunks":
         assert sorted(share[0]) == [0, 0, 0, 1] and np.all(share[1] == 1)
     else:
@@ -154,7 +154,7 @@ def test_views_keep_text_and_references_where_they_stand():
     sizes = {"frames": (14, 14), "chunks": (14, 50), "shots": (7, 7)}
     for view in VIEWS:
         heat = heatmap(trace, view)
-        assert heat.share.shape == heat.always.shape == sizes[view] == (len(heat.rows), len(heat.columns))
+        assert heat.chosen_of_open.shape == heat.always.shape == sizes[view] == (len(heat.rows), len(heat.columns))
         assert [c.kind for c in heat.columns][:: len(heat.columns) - 1] == ["text", "reference"]
         assert [c.kind for c in heat.columns[1:-1]] == ["video"] * (len(heat.columns) - 2)
         assert [r.kind for r in heat.rows] == ["text", *["video"] * (len(heat.rows) - 2), "reference"]
@@ -168,7 +168,9 @@ def test_context_windows_meet_on_the_frames_of_the_film():
     trace = hand_made((0, 0, first, [[[0.0, 0.2], [0.4, 0.0]]]), (0, 0, second, [[[0.0, 0.6], [0.8, 0.0]]]))
     heat = heatmap(trace, "frames")
     nan = np.nan
-    assert np.allclose(heat.share, [[nan, 0.2, nan], [0.4, nan, 0.6], [nan, 0.8, nan]], equal_nan=True, atol=1e-3)
+    assert np.allclose(
+        heat.chosen_of_open, [[nan, 0.2, nan], [0.4, nan, 0.6], [nan, 0.8, nan]], equal_nan=True, atol=1e-3
+    )
     assert np.array_equal(heat.always, np.eye(3))  # frames 0 and 2 are not "always seen", they never met
     assert np.array_equal(heat.met, [[1, 1, 0], [1, 1, 1], [0, 1, 1]])
     assert [line.shot for line in heat.rows] == [0, 0, 1]
@@ -180,7 +182,7 @@ def test_windows_that_share_a_cell_are_averaged():
         (0, 0, axes((0, 1), (0, 0), both), [[[0.0, 0.2], [0.0, 0.0]]]),
         (0, 0, axes((0, 1), (0, 0), both), [[[0.0, 0.6], [0.0, 0.0]]]),
     )
-    assert heatmap(trace, "frames").share[0, 1] == pytest.approx(0.4)
+    assert heatmap(trace, "frames").chosen_of_open[0, 1] == pytest.approx(0.4)
 
 
 def test_a_wrapped_window_shows_in_film_order():
@@ -188,7 +190,7 @@ def test_a_wrapped_window_shows_in_film_order():
     trace = hand_made((0, 0, axes((3, 0), (1, 0), columns), [[[0.9, 0.0], [0.0, 0.1]]]))
     heat = heatmap(trace, "frames")
     assert [line.frame for line in heat.rows] == [0, 3]
-    assert np.allclose(heat.share, [[0.0, 0.1], [0.9, 0.0]])
+    assert np.allclose(heat.chosen_of_open, [[0.0, 0.1], [0.9, 0.0]])
 
 
 @pytest.fixture
@@ -210,7 +212,7 @@ def numbered():
     ],
 )
 def test_steps_block_and_head_choose_what_is_averaged(numbered, chosen, value):
-    assert heatmap(numbered, **chosen).share[0, 0] == pytest.approx(value)
+    assert heatmap(numbered, **chosen).chosen_of_open[0, 0] == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_heads_that_were_recorded_together_are_shown_together():
     cell = axes((0,), (0,), [Column("video", 0, 1, False)])
     trace = hand_made((0, 0, cell, [[[0.2]], [[0.6]]]), (0, 0, cell, [[[0.4]]]))
     heat = heatmap(trace, head=1)
-    assert heat.share[0, 0] == pytest.approx(0.5) and heat.heads_together
+    assert heat.chosen_of_open[0, 0] == pytest.approx(0.5) and heat.heads_together
     assert not heatmap(trace).heads_together
 
 
@@ -257,11 +259,11 @@ def test_the_picture_shows_the_planted_cell_brightest_and_hatches_what_is_always
     def cell(row, column):
         return plot[y[row] + 4 : y[row + 1] - 4, x[column] + 4 : x[column + 1] - 4].reshape(-1, 3)
 
-    brightest = np.unravel_index(np.nanargmax(heat.share), heat.share.shape)
+    brightest = np.unravel_index(np.nanargmax(heat.chosen_of_open), heat.chosen_of_open.shape)
     assert heat.rows[brightest[0]].shot == 4 and heat.columns[brightest[1]].shot == 0
     unread = len(heat.rows) - 1, len(heat.columns) // 2
     assert np.median(cell(*brightest), axis=0).sum() > np.median(cell(*unread), axis=0).sum()
-    for row, column in np.ndindex(heat.share.shape):
+    for row, column in np.ndindex(heat.chosen_of_open.shape):
         hatched = (cell(row, column) == picture.HATCH).all(-1).any()
         assert hatched == (heat.always[row, column] > 0)
 

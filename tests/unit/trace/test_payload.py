@@ -30,8 +30,8 @@ def test_a_map_travels_as_json_and_keeps_its_numbers(trace):
     heat = heatmap(trace, "shots")
     data = json.loads(json.dumps(of_heatmap(heat)))
     share = np.array(data["share"]) / PARTS
-    assert np.array_equal(share < 0, np.isnan(heat.share))
-    assert np.allclose(share[share >= 0], heat.share[~np.isnan(heat.share)], atol=1 / PARTS)
+    assert np.array_equal(share < 0, np.isnan(heat.chosen_of_open))
+    assert np.allclose(share[share >= 0], heat.chosen_of_open[~np.isnan(heat.chosen_of_open)], atol=1 / PARTS)
     assert data["rows"]["shot"][1:-1] == data["columns"]["shot"][1:-1] == [0, 1, 2, 3, 4]
     assert data["columns"]["kind"] == ["text", *["video"] * 5, "reference"] and data["mass"] is None
 
@@ -60,7 +60,9 @@ def test_a_long_film_is_joined_within_its_shots_and_loses_no_pair(most, rows):
     assert len(joined.rows) == len(joined.columns) == rows
     frames_of = np.diff([line.frame for line in joined.rows] + [12])
     weight = np.outer(frames_of, frames_of)
-    assert np.nansum(joined.share * joined.open * weight) == pytest.approx(np.nansum(whole.share * whole.open))
+    assert np.nansum(joined.chosen_of_open * joined.open * weight) == pytest.approx(
+        np.nansum(whole.chosen_of_open * whole.open)
+    )
     assert len({line.shot for line in joined.rows}) == 5
 
 
@@ -113,7 +115,7 @@ def test_the_file_holds_every_record(trace):
     calls = [i for stack in stacks for i in zip(arrays[f"step_{stack}"], arrays[f"block_{stack}"])]
     assert sorted(calls) == sorted((r.step, r.block) for r in trace.records)
     main = next(s for s in stacks if len(arrays[f"step_{s}"]) == 6)
-    assert np.array_equal(arrays[f"share_{main}"][0], trace.records[0].share.numpy())
+    assert np.array_equal(arrays[f"share_{main}"][0], trace.records[0].chosen.numpy())
     assert list(arrays[f"column_kind_{main}"][[0, -1]]) == ["text", "reference"]
 
 

@@ -40,8 +40,8 @@ def run(trace: Trace, routing: RoutingConfig, q, k, v, step=0, block=0):
 def test_a_planted_link_shows_in_its_cell():
     record = run(Trace(), RoutingConfig(top_k=1, own="shot"), *planted(reader=5, read=1))
     frames = [c.frame for c in record.axes.columns]
-    assert record.share[:, 5, frames.index(1)].eq(1).all()
-    assert record.share[:, 5].sum() == 2  # one chunk, two heads
+    assert record.chosen[:, 5, frames.index(1)].eq(1).all()
+    assert record.chosen[:, 5].sum() == 2  # one chunk, two heads
     assert record.axes.shots == (0, 0, 1, 1, 2, 2)
 
 
@@ -51,7 +51,7 @@ def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
     assert record.axes.columns[0].kind == "text" and always[:, 0].all()
     assert always[2].tolist() == [1, 0, 0, 1, 1, 0, 0]
     assert torch.equal(record.axes.open, 1 - always)
-    assert (record.share[:, always == 1] == 0).all()
+    assert (record.chosen[:, always == 1] == 0).all()
 
 
 def test_the_density_is_the_kept_share_of_pairs():
@@ -71,7 +71,7 @@ def test_many_small_chunks_are_shown_by_frame():
     trace = Trace()
     trace.ran_routed(0, 0, counts)
     trace.flush()
-    share = trace.records[0].share.float()
+    share = trace.records[0].chosen.float()
     assert share.shape == (1, 4, 4)
     torch.testing.assert_close(share.sum(-1) * 200, torch.full((1, 4), 5.0), rtol=0.02, atol=0)
 
@@ -96,9 +96,9 @@ def test_counting_by_rows_or_by_frames_is_the_same():
     for counts in (by_rows, by_frames):
         trace.ran_routed(0, 0, counts)
     one, other = trace.flush()
-    assert torch.equal(one.share, other.share) and one.density == other.density
+    assert torch.equal(one.chosen, other.chosen) and one.density == other.density
     wanted = torch.stack([chosen[:, :, frame == f].float().mean((0, 2)) for f in range(6)], 1)  # over both films
-    torch.testing.assert_close(one.share.float(), wanted, rtol=0, atol=1e-3)
+    torch.testing.assert_close(one.chosen.float(), wanted, rtol=0, atol=1e-3)
     density = table.density(0, False) + float(sums.sum()) / (2 * 3 * table.length**2)
     assert one.density == pytest.approx(density, abs=1e-5)
 
@@ -107,7 +107,7 @@ def test_shares_of_a_batch_are_of_all_its_pairs():
     """Twice the same film keeps what it keeps once."""
     routing, inputs = RoutingConfig(top_k=2, own="shot"), planted(5, 1)
     once, twice = run(Trace(), routing, *inputs), run(Trace(), routing, *(x.repeat(2, 1, 1, 1) for x in inputs))
-    assert torch.equal(once.share, twice.share) and once.density == pytest.approx(twice.density)
+    assert torch.equal(once.chosen, twice.chosen) and once.density == pytest.approx(twice.density)
 
 
 def test_attention_is_where_full_attention_would_look():
@@ -123,7 +123,7 @@ def test_attention_is_where_full_attention_would_look():
     softmax = (q @ k.mT * 0.7).softmax(-1).mean(0)[:, 2:].unflatten(1, (6, 4)).mean(2)  # [H, F, N]
     whole = torch.stack([softmax[..., :2].sum(-1), *softmax[..., 2:].unflatten(-1, (6, 4)).sum(-1).unbind(-1)], -1)
     torch.testing.assert_close(record.mass.double(), whole, rtol=0, atol=1e-3)
-    assert trace.records[0].share.shape == record.mass.shape
+    assert trace.records[0].chosen.shape == record.mass.shape
 
 
 def test_what_a_pass_counted_is_moved_at_its_end_and_may_be_taken_over_later():
@@ -136,7 +136,7 @@ def test_what_a_pass_counted_is_moved_at_its_end_and_may_be_taken_over_later():
         trace.ran_routed(step, 0, counts)
         assert not trace.move() and not trace.records, "nothing is on its way where there is no GPU"
     assert [r.step for r in trace.arrived()] == [r.step for r in trace.records] == [0, 1]
-    assert torch.equal(trace.records[0].share, trace.records[1].share)
+    assert torch.equal(trace.records[0].chosen, trace.records[1].chosen)
     assert not trace.arrived() and len(trace.records) == 2
     trace.ran_routed(2, 0, counts)
     trace.move()
@@ -167,9 +167,9 @@ def test_a_full_trace_says_where_it_stopped(monkeypatch):
 
 def test_heads_are_kept_apart_only_while_memory_lasts(monkeypatch):
     trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
-    assert run(trace, routing, *planted(5, 1)).share.shape[0] == 2
+    assert run(trace, routing, *planted(5, 1)).chosen.shape[0] == 2
     monkeypatch.setattr("moc.trace.trace.MOST_BYTES", trace._bytes)
-    assert run(trace, routing, *planted(5, 1), step=1).share.shape[0] == 1
+    assert run(trace, routing, *planted(5, 1), step=1).chosen.shape[0] == 1
 
 
 def test_a_new_run_forgets_the_last_one_and_the_report_names_reasons():

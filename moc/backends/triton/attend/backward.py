@@ -1,8 +1,8 @@
-"""Gradients by q, k and v. Softmax weights are made again from the log-sum-exp of all parts, as FlashAttention does.
+"""Gradients of q, k and v. Softmax weights are recomputed from the log-sum-exp over all parts, as in FlashAttention.
 
-Keys gather from the rows that saw them, rows from the keys they saw. The same lists as in the forward pass say which:
-rows that chose a chunk (`csr.py`), rows and the tokens that they always see (`Seen`), summaries with the choice as
-bits. Many programs add to one key or one row, so the last digits differ from run to run.
+dK and dV gather the rows that saw a key, dQ the keys that a row saw. The lists are those of the forward pass: rows that
+chose a chunk (`csr.py`), rows and the tokens that they always see (`seen_items`), pooled keys with the selection mask.
+Sums are atomic, so the last digits differ from run to run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Chunk-major attention: a tile of rows that chose the same chunk meets it once.
+"""Chunk-major (KV-stationary) attention, as in FlashMoBA (arXiv 2511.11571): a block of gathered query rows that chose
+the same chunk attends to it once.
 
-Every (row, slot) leaves a normalised partial output and its log2-sum-exp2; `block.py` adds the partials of a row up.
-With a tail, the chunk's summary, which `tail.py` let in, is taken off here; the share of the sum that is left stands
-beside the log-sum-exp.
+Every (row, slot) gets a normalised partial output and its log2-sum-exp2; `block.py` combines the partials of a row.
+With a tail, the chunk's pooled key, which `tail.py` included, is subtracted here; the share of the sum that is left is
+stored beside the log-sum-exp.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`gather.py` for Hopper, in Gluon (`pipeline_sm90.py`). While a tile is computed, the query rows of the next
-arrive."""
+"""`gather.py` for Hopper, in Gluon (`pipeline_sm90.py`): while a block is computed, the next block's query rows are
+prefetched."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..block_sizes import takes_gluon
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
@@ -29,7 +29,6 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
     next_scores,
     products,
     ring,
-    rows_of,
     softmax,
 )
 from ..lists.csr import RowLists
@@ -37,7 +36,6 @@ from . import gather as plain
 from .combine import Slots
 
 STAGES = 2
-SHORTEST = 33  # tokens of a typical chunk: below, a step is mostly empty
 
 where = gluon.jit(plain.where.fn)
 
@@ -239,11 +237,7 @@ def _routed_hopper(
     )  # fmt: skip
 
 
-def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
-    """Whether this kernel takes the chunks of a plan: long enough, half precision, Hopper."""
-    return takes_gluon(q) and plan.typical >= SHORTEST and rows_of(k) is not None and rows_of(v) is not None
-
-
+@watched("gather_sm90")
 def routed(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
     slots: Slots, *, scale: float,

@@ -1,7 +1,7 @@
-"""Rows and the chunks that many of their neighbours chose (`hot_chunks.py`) for Hopper, in Gluon.
+"""Query blocks and their hot chunks, those that many neighbouring rows chose (`hot_chunks.py`), for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`: a warp fetches the chunks of 128 rows, and each warpgroup computes those that its own 64 rows
-chose, every row hidden from what it did not choose. What a row had from its tail is where it begins.
+As in `pipeline_sm90.py`: the producer warp loads the chunks of 128 rows, and each consumer warpgroup computes those
+that its own 64 rows chose, masked for rows that did not. The running softmax starts from the row's tail.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..block_sizes import takes_gluon
+from ..dataflow import HOT_KEYS
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring, rows_of
-from ..lists.hot_chunks import LARGEST, Popular
+from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring
+from ..lists.hot_chunks import Popular
 from .tail import Tail
 
-KEYS = 64
+KEYS = HOT_KEYS
 STAGES = 4
-SHORTEST = 33  # tokens of a typical chunk
-FEWEST = 8  # choices of a row
 
 
 @gluon.jit
@@ -215,12 +214,7 @@ def _popular_hopper(
     )  # fmt: skip
 
 
-def usable(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
-    """Whether a chunk is one step of keys, and rows choose as many as the lists are made for."""
-    fits = plan.longest <= KEYS and plan.typical >= SHORTEST and plan.chunks < 2**16 - 1
-    return fits and FEWEST <= plan.top_k <= LARGEST and takes_gluon(q) and None not in (rows_of(k), rows_of(v))
-
-
+@watched("hot_chunks_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: Popular, plan: Plan, heads: range,
     tail: Tail | None, *, scale: float,

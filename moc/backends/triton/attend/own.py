@@ -1,5 +1,5 @@
-"""What rows see without choosing, their own part and what is linked, through the fastest attention at hand that returns
-its log-sum-exp: cuDNN on Hopper, on other cards FlashAttention 2 where this torch has it."""
+"""Own parts and what is linked, dense, through the fastest attention library at hand that returns its log-sum-exp:
+cuDNN on Hopper, FlashAttention 2 on other cards where this torch has it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ import torch
 from torch import Tensor
 
 from ...head_split import out_of_memory
+from .. import health
 from ..block_sizes import capability
+from ..dataflow import library_fits
 from ..device_table import Plan, Run
 from ..lib.permute import moved
 from .combine import Own
-from .own_calls import FEWEST_ROWS, Alike, alike, calls, grouped
+from .own_calls import Alike, alike, calls, grouped
 
 MOST_CALLS = 64  # of a backward pass
-_refused: set[int] = set()  # devices where it failed once
-_no_gradients: set[int] = set()  # where it failed in the backward pass
 
 
-class RefusedError(RuntimeError):
-    """The library fails here, and is left alone from now on."""
-
-
-def usable(q: Tensor, plan: Plan) -> bool:
+def usable(q: Tensor) -> bool:
+    """Whether a library takes such queries here, and has not failed yet."""
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
         return False
     there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
-    if (q.device.index or 0) in _refused or not there():
-        return False
-    return plan.group_rows >= FEWEST_ROWS
+    return health.reason(q.device, health.LIBRARY) is None and there()
 
 
 def pays(q: Tensor, plan: Plan, heads: range) -> bool:
@@ -81,15 +76,10 @@ def _taken(x: Tensor, some: Alike, tokens: Tensor) -> Tensor:
     return moved(x[None], tokens, out)[0].unflatten(1, (some.groups, -1)).transpose(0, 1)
 
 
+@health.watched(health.LIBRARY)
 def _tried(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `_attention`. Raises RefusedError where it fails."""
-    try:
-        return _attention(q, k, v, scale)
-    except RuntimeError as failure:
-        if out_of_memory(failure):
-            raise
-        _refused.add(q.device.index or 0)
-        raise RefusedError(str(failure)) from failure
+    """As `_attention`."""
+    return _attention(q, k, v, scale)
 
 
 def _by_cudnn(q: Tensor) -> bool:
@@ -113,7 +103,9 @@ def gradients(
     of all that they see. parts: heads of a sample that go together. False where somebody else has to do it."""
     h = q.shape[1]
     linked_of = [linked_beside(plan, run) for run in plan.runs()]
-    if not usable(q, plan) or (q.device.index or 0) in _no_gradients or None in linked_of:
+    if not usable(q) or not library_fits(plan.geometry) or None in linked_of:
+        return False
+    if health.reason(q.device, health.LIBRARY_GRADIENTS) is not None:
         return False
     if len(linked_of) > MOST_CALLS:
         return False
@@ -132,7 +124,7 @@ def gradients(
                 except RuntimeError as failure:
                     if out_of_memory(failure):
                         raise
-                    _no_gradients.add(q.device.index or 0)
+                    health.leave_out(q.device, health.LIBRARY_GRADIENTS, failure)
                     dk.zero_()
                     dv.zero_()
                     return False

@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from ....chunks.table import Group
+from ..dataflow import FEWEST_ROWS
 from ..device_table import Plan
 
 ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
-FEWEST_ROWS = 1024  # of a group; below, our own kernel is as fast (benchmarks/results)
 # So many stretches of rows are a call each, without a copy: eight shots are (docs/measured.md), and the processor is
 # done with them long before the GPU
 FEW = 8

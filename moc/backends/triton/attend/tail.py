@@ -1,9 +1,10 @@
-"""The pooled tail: every chunk that a row could have chosen and did not enters its softmax once, as mean key and mean
-value with the weight of its length (Sol-Attn's zeroth-order correction). Leaves one partial per row.
+"""The pooled tail: every candidate chunk that a row did not choose enters its softmax once, as one key (mean K, mean V,
+weight log of its length; Sol-Attn's zeroth-order correction). Writes one partial per row.
 
-Chunk-major, chosen chunks are let in as well and `gather.py` takes each off again where it was chosen: looking at the
-bits of every score costs more. A summary weighs no more than the tokens that it stands for (exp is convex), so nothing
-large cancels. Tile-major, the bits mask them, of every row or, for shared lists, of the first row of a tile.
+Chunk-major, chosen chunks are included too and `gather.py` subtracts each where it was chosen: masking by the bits of
+every score costs more. A pooled key weighs no more than the tokens that it stands for (exp is convex), so nothing large
+cancels. Query-major, chosen chunks are masked by their bits, of every row or, with shared lists, of a block's first
+row.
 """
 
 from __future__ import annotations
@@ -15,14 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config, takes_gluon
+from ..block_sizes import Config
 from ..device_table import Plan, Tiles
 from ..lib.sortable import bounds, closed, own_of_rows
-
-try:
-    from . import tail_sm90
-except ImportError:  # a Triton without Gluon
-    hopper_tail = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -101,16 +97,19 @@ def _tail(
 
 def tail_of(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool, mask: str,
+    *, scale: float, config: Config, precision: str, causal: bool, mask: str, by: str | None = "tail",
 ) -> Tail:  # fmt: skip
     """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
 
     mask: chosen chunks are left out by the bits of every "row", by those of the first row of a "tile", or by "none".
+    by: the file whose kernel does it.
     """
     _, h, n, d = q.shape
     out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
     lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
-    if tail_sm90 is not None and takes_gluon(q):
+    if by == "tail_sm90":
+        from . import tail_sm90
+
         tail_sm90.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
         return Tail(out, lse)
     _tail[(tiles.count * len(heads),)](

@@ -1,4 +1,5 @@
-"""`tail.py` for Hopper, in Gluon: as in `pipeline_sm90.py`, with rows as they stand and summaries of chunks as keys."""
+"""`tail.py` for Hopper, in Gluon: as in `pipeline_sm90.py`, with rows in order and pooled keys and values as the
+keys."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..device_table import STEP, Plan
+from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
@@ -214,6 +216,7 @@ def _tail_hopper(
     )  # fmt: skip
 
 
+@watched("tail_sm90")
 def tail(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
     *, scale: float, causal: bool, mask: str,

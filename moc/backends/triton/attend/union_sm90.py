@@ -1,7 +1,7 @@
-"""Tiles of rows that share their lists (`lists="union"`) for Hopper, in Gluon.
+"""Query blocks whose rows share a list (`lists="union"`) for Hopper, in Gluon.
 
-As in `pipeline_sm90.py`; here the two warpgroups are neighbouring query tiles, which list much the same. Steps that
-only one of them listed the other skips (`union.Steps`).
+As in `pipeline_sm90.py`; here the two consumer warpgroups are neighbouring query blocks, whose lists overlap mostly.
+Steps that only one of them listed the other skips (`unions.Steps`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..block_sizes import takes_gluon
 from ..device_table import Blocks, Plan, Tiles
+from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (  # fmt: skip
@@ -31,7 +31,6 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
     pass_by,
     products,
     ring,
-    rows_of,
     softmax,
 )
 from ..lists.unions import UnionLists, steps_of
@@ -213,10 +212,7 @@ def _union_hopper(
     )  # fmt: skip
 
 
-def usable(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    return takes_gluon(q) and rows_of(k) is not None and rows_of(v) is not None
-
-
+@watched("union_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, blocks: Blocks, lists: UnionLists,
     heads: range, tail: Tail | None, *, scale: float,

@@ -1,4 +1,4 @@
-"""A few heads at a time, so that lists and partials fit the workspace."""
+"""A few heads at a time, so that lists and partials fit into the workspace."""
 
 from __future__ import annotations
 

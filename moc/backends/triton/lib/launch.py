@@ -1,4 +1,4 @@
-"""Where and how wide kernels are launched."""
+"""Where kernels are launched, and on how many multiprocessors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many (query, key) pairs of every frame were chosen: what a trace wants, without a mask of rows and chunks."""
+"""How many (query, key) pairs of every frame were chosen, for a trace, without a mask of rows x chunks."""
 
 from __future__ import annotations
 

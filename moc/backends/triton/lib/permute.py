@@ -1,10 +1,12 @@
-"""Rows moved from one order to another: torch's index_select reaches half the speed of memory here."""
+"""Rows permuted into another order: torch's index_select reaches half the memory bandwidth here."""
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .launch import on_its_device
 
@@ -34,3 +36,22 @@ def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
         D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4,
     )  # fmt: skip
     return out
+
+
+class Move(torch.autograd.Function):
+    """x [B, H, N, D] with its rows in another order, and their gradients back in the first one."""
+
+    @staticmethod
+    def forward(ctx, x, index, inverse, like=None):
+        """like: whose order in memory the rows take."""
+        ctx.inverse = inverse
+        plain = like is None or like.stride(-1) != 1
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if plain else torch.empty_like(like)
+        return moved(x, index, out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        back = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)
+        return moved(grad, ctx.inverse, back), None, None, None

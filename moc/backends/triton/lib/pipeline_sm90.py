@@ -1,9 +1,8 @@
-"""What the kernels for Hopper share: a warp fetches blocks of keys and values into a ring, two warpgroups of 64 rows
-each compute, and a program takes many tiles.
+"""What the kernels for Hopper share: warp-specialised, persistent programs. A producer warp loads K/V blocks by TMA
+into a circular shared-memory buffer (full and empty mbarriers); two consumer warpgroups of 64 rows each compute.
 
-Both warpgroups read the same block, so that the L2 cache is asked half as often as with tiles of 64 rows, and one's
-softmax runs beside the other's products. Within a warpgroup the scores of the next step are on their way while the
-values of the last one are added up.
+Both consumers read the same block, so the L2 cache is read half as often as with 64-row blocks, and one's softmax
+overlaps the other's products. Within a consumer the next Q K^T is issued before the last P V is waited for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Descriptors of every chunk: one program reads a few chunks of one head once."""
+"""Descriptors of every chunk (mean or min-max pooling): one program reads a few chunks of one head once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the kernels share: keys that sort like scores, the k-th largest of a row, one step of a running softmax."""
+"""Device functions of several stages: integer keys that sort like scores, the k-th largest of a row, one softmax
+step."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Turn the choice of every row into lists of rows per chunk, in time linear in the choices, without asking the host.
+"""CSR: the selection transposed, for every chunk the rows that chose it. Linear in the choices, without a host sync.
 
-Among few chunks a choice is bits (`csr_from_bits.py`). Among many it is the chunks of every row, slot by slot, from
-`stream` -> how many rows chose a chunk before this one did -> places. A chunk has many counters, because additions to
-one address wait for each other: one for every frame of rows, which is what a trace wants to know, or several where
-frames are few. Rows take their numbers by atomic additions, so that the order inside a list differs from run to run. It
-shows nowhere: what a row gets from a chunk does not depend on its neighbours in the list, and it is stored by row and
-slot.
+Among few chunks the selection is a mask (`csr_from_bits.py`). Among many it is indices, slot by slot: histogram, scan,
+scatter. A chunk has many counters, since atomic additions to one address serialise: one for every frame of rows, which
+is what a trace counts, or several where frames are few. Rows get their numbers by atomic additions, so the order within
+a list differs from run to run. No output depends on it: what a row gets from a chunk does not depend on its neighbours
+in the list, and it is stored by row and slot.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Choice:
         return self.pair.shape
 
     def bits(self, plan: Plan) -> Tensor:
-        """[heads, W, N]: who watches wants them, the engine does not."""
+        """[heads, W, N], for whoever records the selection; the kernels do not need them."""
         sel = self.pair.new_zeros(len(self.pair), plan.words, plan.length)
         _every_slot(_set, self, sel, plan.length, plan.words)
         return sel

@@ -1,8 +1,8 @@
-"""Lists of rows per chunk from bits, for up to some hundred chunks: no additions that wait for each other.
+"""CSR from a selection mask, for up to some hundred chunks, without atomics.
 
-32 rows and 32 chunks are a square of bits. Turned over, what 32 rows say of a chunk is one number: its ones are rows,
-and those below a row's bit say how many of the 32 come before it. So a chunk has one counter for 32 rows, and all that
-a pair costs is an entry. The order inside a list is that of the rows.
+A 32 x 32 bit block of the mask (rows x chunks) is transposed with five butterfly shuffles. Then one word holds the 32
+rows that chose a chunk: its popcount is the chunk's counter, and the popcount below a row's bit the row's place. Rows
+of a list are in order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Chunks that many neighbouring rows chose: a tile of rows meets them at once, instead of every row by itself.
+"""Hot chunks, those that many neighbouring rows chose: a query block attends to them once, instead of every row by
+itself.
 
-Chunk by chunk (`gather.py`) a partial per row and choice is written and read again. Where ENOUGH of 64 rows chose a
-chunk it costs less to let all of them meet it and to hide it from those that did not choose it (`hot_chunks_sm90.py`).
-Which chunks those are is looked up among the choices of a few rows of the tile: one that many chose is missed now and
-then, which costs time and changes no result. What is left of the choices goes the usual way.
+The gather kernels write and read a partial per row and slot. Where ENOUGH of 64 rows chose a chunk it costs less to let
+all of them attend to it and mask those that did not choose it (`hot_chunks_sm90.py`). Hot chunks are found among the
+choices of a few rows of the block; one is missed now and then, which costs time and changes no result. All other
+choices stay in the CSR.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ MOST = 64  # chunks of a tile of 64 rows
 ENOUGH = 16  # rows that chose a chunk
 LOOKED_AT = 128  # choices of a tile among which popular chunks are looked for
 AT_ONCE = 12  # programs of a multiprocessor that look for them
-LARGEST = 64  # most choices of a row
 
 
 @dataclass(frozen=True)

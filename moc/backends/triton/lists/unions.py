@@ -1,6 +1,6 @@
-"""Tile-major lists: for every tile of query rows the pieces of the chunks that any of its rows chose.
+"""Query-major lists: for every query block the pieces of the chunks that any of its rows chose.
 
-With every piece come two words, one bit a row, so that each row still sees exactly what it chose itself.
+With every piece come two mask words, one bit a row, so that each row sees exactly what it chose itself.
 """
 
 from __future__ import annotations

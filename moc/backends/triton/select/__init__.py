@@ -1,4 +1,4 @@
-"""Which chunks the rows choose, as bits: the k best, or as another rule says."""
+"""Stage 1, selection: which chunks every row chooses, as a mask (bits) or as indices."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import Tensor
 from ....chunks.table import ChunkTable
 from ....config import RoutingConfig
 from ....routing.rules import k_of_heads
-from ..block_sizes import scores_in_registers
+from ..dataflow import Arch, topk_by
 from ..device_table import Plan, plan_for, plan_of
 from ..lib.head_ranges import within
 from .topk_registers import route
-from .topk_stream import few, stream
+from .topk_stream import stream
 from .topp_threshold import rule_bits
 
-IN_REGISTERS = 256  # chunks whose scores `route` holds at once
 ROUND = 8  # places of a row, above 32 of them powers of two: few kernels have to be made
 
 
@@ -31,29 +30,28 @@ def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Plan:
 
 def choose(
     q: Tensor, pair: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, heads: range,
-    *, scale: float, **how,
+    *, by: str, arch: Arch, scale: float, **how,
 ) -> Plan:  # fmt: skip
     """Write the choice of some heads of the flattened batch into sel [heads, W, N]. q [B, H, N, D].
 
-    how: as `route` takes it. Returns a plan with places for the longest list: the same plan after "top-k", else one of
-    whose size the device is asked.
+    by: the file that finds the k best of this plan. how: as `route` takes it.
+    Returns a plan with places for the longest list: the same plan after "top-k", else one of whose size the device is
+    asked.
     """
     if routing.rule.startswith("top-k"):
         for some, its in _by_k(heads, plan, routing, q):
             part = sel[within(some, heads)]
             if its.top_k:
-                best = stream if streamed(q, its) else route
-                best(queries(q, some), pair, shots, part, its, some, **how)
+                file = by if its is plan else topk_by(its.geometry, arch)
+                if file == "topk_registers":
+                    route(queries(q, some), pair, shots, part, its, some, **how)
+                else:
+                    stream(queries(q, some), pair, shots, part, its, some, by=file, **how)
             else:
                 part.zero_()
     if routing.rule == "top-k":
         return plan
     return longest(rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan)
-
-
-def streamed(q: Tensor, plan: Plan) -> bool:
-    """Whether the k best are found by `stream`, not by `route`."""
-    return plan.chunks > IN_REGISTERS or not scores_in_registers(q) or few(q, plan)
 
 
 def longest(count: Tensor, plan: Plan) -> Plan:

@@ -1,4 +1,4 @@
-"""What torch chooses for the kernels: by rules that have none; and it changes the choice by drop-off and drop-in."""
+"""Selection in torch for the kernels: rules and descriptors that have no kernel, and drop-off and drop-in."""
 
 from __future__ import annotations
 

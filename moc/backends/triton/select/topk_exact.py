@@ -1,4 +1,5 @@
-"""The k best of a few rows by counting: nothing is kept from pass to pass but an interval, so it is always right."""
+"""Exact top-k of a few rows by bisection and counting: only an interval is kept from pass to pass, so it never
+overflows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The k best of every row among the scores that `topk_filter_sm90.py` wrote down, in Gluon."""
+"""Exact top-k of every row among the scores that survived `topk_filter_sm90.py`, in Gluon."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Top-k of every row among many chunks for Hopper, in Gluon: what stands out is written down, and of that the best.
+"""Top-k of every row among many chunks for Hopper, in Gluon: a threshold filter, then an exact top-k over its
+survivors.
 
-`topk_stream.py` keeps the best of every group in registers and compares a score seven times. Here a row first meets a
-sample of the chunks, and guesses a level that somewhat more than k of all chunks reach. Then it meets them all: a score
-above the level is written to memory with its place, which takes one comparison a score. Of what was written
-`topk_filter_finish_sm90.py` takes the k best. They are the k best of all where at least k were written, and none for
-want of room; the other rows are dealt again, as in `topk_stream.py`.
+`topk_stream.py` keeps the best of every bucket in registers, at seven comparisons a score. Here the scores of a sample
+of the chunks give a threshold that somewhat more than k of all chunks exceed. A second pass over all chunks compacts
+the scores above it to memory, with their places, at one comparison a score; `topk_filter_finish_sm90.py` takes the k
+best of these. They are the k best of all where at least k survived and none was dropped for want of slots; other rows
+are retried through the buckets of `topk_stream.py`.
 
-As in `pipeline_sm90.py` a warp fetches what the warpgroups share, here descriptors. There are three of these, so that
-some have products on their way while another writes.
+As in `pipeline_sm90.py` a producer warp loads what the consumer warpgroups share, here descriptors. There are three
+consumers, so that some have products in flight while another writes.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ..dataflow import FILTER_CHUNKS, PASS
 from ..device_table import Plan
+from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
 from .topk_filter_finish_sm90 import SLOTS, WRITTEN, take_best
 
-CHUNKS = 64  # of a pass
+CHUNKS = PASS
 STAGES = 4
 TURN = CHUNKS // 2 - 5
 WORKSPACE = 3 * 2**29  # bytes written
 BOTH = 192  # rows of a tile: three warpgroups
-MOST = 40  # chunks of a row that it pays for: more are written for more, and threads run out of slots
-LEAST = 385  # chunks among which it pays; `topk_registers_sm90.py` takes fewer
 SHARE = 5  # one chunk of so many is in the sample, at least
 
 closed, open_to = gluon.jit(sortable.closed.fn), gluon.jit(sortable.open_to.fn)
@@ -256,17 +257,14 @@ class Sample:
     range: Tensor  # [passes, 3]: first chunk, last one + 1, highest shot
     passes: int  # of the sample; 0: there are too few chunks for one
     turns: int  # passes of all chunks
-    rank: int  # how manieth best group has the level
-
-
-def usable(plan: Plan) -> bool:
-    return plan.chunks >= LEAST and plan.top_k <= MOST and sample_of(plan).passes > 0
+    rank: int  # of the score used as threshold, among the bucket maxima
 
 
 def level_rank(top_k: int, share: float) -> int:
-    """The how manieth best group of the sample, a `share` of all chunks, has the level.
+    """Rank, among the maxima of the sample's buckets, of the score used as the filter's threshold. share: of all
+    chunks, that the sample holds.
 
-    More than k chunks should reach it, by 2.3 times what their number strays when chunks are in no order.
+    More than k chunks should exceed it: by 2.3 standard deviations of their number when chunks are in random order.
     """
     stray = 2.3 * math.sqrt((1 - share) / share)
     wanted = ((stray + math.sqrt(stray**2 + 4 * top_k)) / 2) ** 2 * share  # of the sample
@@ -278,7 +276,7 @@ def sample_of(plan: Plan) -> Sample:
     frame apart do not always meet the same thread."""
     if plan.sample is None:
         free = np.array([i for i, c in enumerate(plan.table.chunks) if c.routable and not c.linked])
-        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= LEAST else 0
+        passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= FILTER_CHUNKS else 0
         chunk = free[np.arange(passes * CHUNKS) * len(free) // (passes * CHUNKS)].reshape(passes, CHUNKS)
         shot = np.array([c.shot for c in plan.table.chunks])[chunk].max(1)
         turns = -(-plan.chunks // CHUNKS)
@@ -299,6 +297,7 @@ def slots(threads: int, device: torch.device) -> Tensor:
     return space[skip : skip + threads * SLOTS]
 
 
+@watched("topk_filter_sm90")
 def sift(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,

@@ -1,4 +1,5 @@
-"""Top-k of every row among at most 256 chunks: all scores of a tile of rows stay in registers, only bits leave."""
+"""Register top-k, among at most 256 chunks: all scores of a query block stay in registers, and only a mask is
+written."""
 
 from __future__ import annotations
 

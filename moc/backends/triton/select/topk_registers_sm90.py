@@ -1,8 +1,8 @@
-"""Top-k of every row among few chunks for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
+"""Register top-k for Hopper, in Gluon: all scores of 64 rows stay in a warpgroup's registers.
 
-As in `pipeline_sm90.py` a warp fetches what the warpgroups share, here descriptors. What a warp does with the scores of
-its 16 rows is in `topk_registers_sm90_ptx.py`. Rows whose k best it cannot tell, for equal scores at the border, are
-listed.
+As in `pipeline_sm90.py` a producer warp loads what the warpgroups share, here descriptors. What a warp does with the
+scores of its 16 rows is in `topk_registers_sm90_ptx.py`. Rows with equal scores at the border are left to the exact
+top-k.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ..dataflow import PASS, REGISTERS_PASSES
 from ..device_table import Plan
+from ..health import watched
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
 from .topk_filter_sm90 import fetch, halves, quarters, scores, take_queries
 from .topk_registers_sm90_ptx import choosing
 
-CHUNKS = 64  # of a pass
-MOST = 6  # passes: scores and all else then fit into 240 registers
+CHUNKS = PASS
+MOST = REGISTERS_PASSES
 STAGES = 4
 
 CHOOSING = tuple(choosing(p) for p in range(1, MOST + 1))
@@ -123,10 +125,7 @@ def _few_hopper(
         )  # fmt: skip
 
 
-def usable(plan: Plan) -> bool:
-    return CHUNKS < plan.chunks <= MOST * CHUNKS
-
-
+@watched("topk_registers_sm90")
 def choose(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, level: Tensor, left_row: Tensor, left: Tensor,
     plan: Plan, heads: range, *, split: bool, causal: bool,

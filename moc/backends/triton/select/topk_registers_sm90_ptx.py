@@ -1,10 +1,10 @@
 """PTX of `topk_registers_sm90.py`: a thread and its three neighbours find the k best scores of two rows in their
 registers.
 
-All is done by each warp for itself, without waiting for others. A row's threshold t lies somewhere below its k-th best
-score and not below the next. It is searched by counting what is above a guess: at first where it would be were scores
-normal, then where the line between two counts meets k. Once a count is off by NEAR at most the scores in between are
-passed one by one, which takes as long as counting and always arrives.
+Every warp works by itself, without barriers. A row's threshold t lies below its k-th best score and not below the next.
+It is searched by counting the scores above a guess: first the quantile of a normal distribution, then interpolation
+between two counts (regula falsi). Once a count is off by at most NEAR, the scores in between are passed one by one,
+which takes as long as counting and always terminates.
 """
 
 from __future__ import annotations

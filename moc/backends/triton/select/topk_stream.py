@@ -1,11 +1,11 @@
-"""Top-k of every row among any number of chunks, in one pass over the descriptors; scores are never stored.
+"""Bucketed top-k, among any number of chunks, in one pass over the descriptors; scores are never stored.
 
-A row's chunks are dealt into G groups, and a group keeps its R best in registers. The k best of the row are among
-the G*R kept unless one group holds more than R of them. Rows for which that could be are listed and dealt anew, other
-neighbours in a group and twice the places; what is left is dealt a third time. The very few for which it could be
-even then go to `_repair`: it finds the threshold by counting, pass by pass, and is always right. On Hopper the first
-deal has a kernel of its own (`hopper_stream`), or many chunks are sifted instead (`hopper_sift`), or few ones chosen in
-registers (`hopper_few`), after which only `_repair` follows.
+A row's chunks are hashed into G buckets, and a bucket keeps its R best in registers. The k best of the row are among
+the G*R kept unless one bucket holds more than R of them. Rows for which that may be are queued and retried, at most
+twice, with another hash and twice the entries. The few that are left go to the exact top-k (`topk_exact.py`), which is
+always right. On Hopper the first pass has a kernel of its own (`topk_stream_sm90.py`), or the threshold filter takes
+its place (`topk_filter_sm90.py`), or, among few chunks, the register top-k (`topk_registers_sm90.py`), after which only
+the exact top-k follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config, takes_gluon
+from ..block_sizes import Config
 from ..device_table import Plan
 from ..lib.launch import processors
 from ..lib.sortable import bounds, closed, open_to, own_of_rows, pair_columns, signed
@@ -23,15 +23,8 @@ from ..lists.csr import Choice
 from .topk_exact import _repair
 from .topk_stream_heap import bits, mark, settle, taken
 
-try:
-    from . import topk_filter_sm90, topk_registers_sm90, topk_stream_sm90
-except ImportError:  # a Triton without Gluon
-    hopper_stream = None  # type: ignore[assignment]
-
 PLACES = 4  # a group keeps at first; twice as many when rows are dealt again
 ROUNDS = 2  # of dealing again
-FEW = True  # on Hopper, among few chunks, in place of all deals
-SIFT = True  # on Hopper, among many chunks, in place of the first deal
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "share"])
@@ -113,20 +106,16 @@ def _deal(
             mark(b_4, b_5, b_6, b_7, b_from, p_slot, 4, o_g, o_n[:, None], p_sel, N, turn, G, LOW, BITS)
 
 
-def few(x: Tensor, plan: Plan) -> bool:
-    """Whether a choice among so few chunks is made in registers: it is bits, and no row is dealt again."""
-    return FEW and topk_stream_sm90 is not None and takes_gluon(x) and topk_registers_sm90.usable(plan)
-
-
 def stream(
     queries: Tensor, pair: Tensor, keep: Tensor | None, into: Tensor | Choice, plan: Plan, heads: range,
-    *, split: bool, causal: bool, precision: str, config: Config,
+    *, split: bool, causal: bool, precision: str, config: Config, by: str = "topk_stream",
 ) -> None:  # fmt: skip
-    """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice."""
+    """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice.
+    by: the file whose kernel makes the first deal."""
     n, d = plan.length, pair.shape[-1]
     rows, groups = config.rows, config.keys
     turns, tiles = -(-plan.chunks // groups), -(-n // rows)
-    in_registers = isinstance(into, Tensor) and few(queries, plan)
+    in_registers = by == "topk_registers_sm90"
     if isinstance(into, Tensor):
         out = (into if in_registers else into.zero_()), into, into
     else:
@@ -144,17 +133,22 @@ def stream(
     low = max(64, triton.next_power_of_2(turns + 1)) - 1  # one kernel for all common lengths
     first = PLACES if plan.top_k <= groups // 2 else 2 * PLACES
     rounds = ROUNDS
+    args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
     if in_registers:
+        from . import topk_registers_sm90
+
         topk_registers_sm90.choose(
             queries, pair, keep, out[0], level, listed[0], waiting[0], plan, heads, split=split, causal=causal
         )
         rounds = 0
-    elif topk_stream_sm90 is not None and first == PLACES and takes_gluon(queries):
-        args = queries, pair, keep, *out, level, listed[0], waiting[0], plan, heads
-        if SIFT and topk_filter_sm90.usable(plan):
-            topk_filter_sm90.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
-        else:
-            topk_stream_sm90.deal(*args, split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"])
+    elif by == "topk_filter_sm90":
+        from . import topk_filter_sm90
+
+        topk_filter_sm90.sift(*args, split=split, causal=causal, as_bits=how["BITS"])
+    elif by == "topk_stream_sm90":
+        from . import topk_stream_sm90
+
+        topk_stream_sm90.deal(*args, split=split, causal=causal, turn=groups // 2 - 5, low=low, as_bits=how["BITS"])
     else:
         _deal[(tiles * len(heads),)](
             *inputs, plan.passes(groups), *out, level, listed[0], waiting[0], listed[0], waiting[0],

@@ -1,6 +1,6 @@
-"""What the groups of `stream` keep of a row: up to eight tensors [rows, groups] of numbers, larger ones first.
+"""What the buckets of `topk_stream.py` keep of a row: up to eight tensors [rows, buckets], sorted, largest first.
 
-A number is a score whose low bits name the pass that the chunk came in, so it stands for the chunk too; -inf: nothing.
+An entry is a score whose low bits name the pass that the chunk came in, so it stands for the chunk too; -inf: empty.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`topk_stream.py`'s first deal for Hopper, in Gluon: products of one pass run beside the comparisons of the one
+"""The first pass of `topk_stream.py` for Hopper, in Gluon: products of one pass overlap the comparisons of the one
 before.
 
-As in `pipeline_sm90.py` a warp fetches what two warpgroups share, here the descriptors of G chunks at a time.
+As in `pipeline_sm90.py` a producer warp loads what two consumer warpgroups share, here the descriptors of G chunks at a
+time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..device_table import Plan
+from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, candidates, described, own_chunks, products, ring
@@ -202,6 +204,7 @@ def turned(pair: Tensor, turns: int, turn: int) -> Tensor:
     return pair.index_select(1, index.clamp(max=pair.shape[1] - 1))
 
 
+@watched("topk_stream_sm90")
 def deal(
     q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,

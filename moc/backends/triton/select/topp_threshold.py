@@ -1,8 +1,8 @@
-"""What rules other than the k best choose among any number of chunks: scores are made anew in every pass.
+"""Rules other than top-k, among any number of chunks; scores are recomputed in every pass.
 
-threshold   one pass for mean and spread of a row, one that writes
-top-p       one pass for the softmax, then the level whose chunks hold the share is closed in on, a quarter of the way a
-            pass; what is left between two levels then, chunks of nearly one score, wins from the lowest chunk on
+threshold   one pass for mean and standard deviation of a row's scores, one that writes the mask
+top-p       one pass for the softmax, passes that each narrow the interval of the score above which the share lies to
+            a quarter, and one that writes; within the last interval the lower chunks win
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`lists="union"`: a row takes what any row of its query tile chose or owns, if it may choose that at all."""
+"""`lists="union"`: a row takes what any row of its query block chose or owns, where it may choose that at all."""
 
 from __future__ import annotations
 

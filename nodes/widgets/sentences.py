@@ -1,0 +1,56 @@
+"""What can be chosen by name, in sentences: every preset, rule, descriptor, tail ... says beside its definition what it
+is, and tooltips, the help page and docs/routing.md are put together from that (`tests/tools/tables.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...moc.config import DESCRIPTORS, LISTS, NAMED, OWN, REFERENCES, RULES, STATIC, TAILS
+
+ABOUT = {
+    "own": "What every token sees without choosing it.",
+    "descriptor": "What a chunk is judged by.",
+    "tail": "What becomes of chunks that are not chosen.",
+    "memory": "What all others always see of every shot, whatever the routing chooses.",
+    "references": "Reference images or clips inside the sequence.",
+    "rule": "How many chunks are enough.",
+    "lists": "Which chunks neighbouring tokens read.",
+}
+MORE = {
+    "own": "With frame, window adds neighbouring frames.",
+    "memory": "memory_tokens says how many tokens are the first.",
+    "rule": "With all but top-k choosing takes longer; MoC Probe can say whether they pay.",
+}
+
+
+def choices_of(name: str) -> Mapping[str, str]:
+    """(choice: sentence) of an input, in the order of its combo box."""
+    if name == "rule":
+        return {rule: entry.sentence for rule, entry in RULES.items()}
+    if name == "descriptor":
+        return {descriptor: entry.sentence for descriptor, entry in DESCRIPTORS.items()}
+    plain = {"own": OWN, "tail": TAILS, "memory": STATIC, "references": REFERENCES, "lists": LISTS}
+    return plain[name]
+
+
+def tell_choices(name: str) -> str:
+    """A tooltip."""
+    told = (f"{choice}: {sentence}." for choice, sentence in choices_of(name).items())
+    return " ".join(filter(None, (ABOUT[name], *told, MORE.get(name))))
+
+
+def tell_presets() -> str:
+    """A tooltip."""
+    told = (f"{name}: {preset.sees}; {preset.use}." for name, preset in NAMED.items())
+    return " ".join(("What every token sees.", *told))
+
+
+def tell_probed() -> str:
+    """A tooltip: what the probe compares besides top-k by the usual descriptors."""
+    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed]
+    rules = [name for name, rule in RULES.items() if rule.probed]
+    return f"{_and(descriptors)} as descriptor and {_and(rules)} as rule"
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
