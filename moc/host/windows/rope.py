@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ...windows.turn import Rotation
-from ..adapters import class_of, wan
+from ..adapters import class_of
 
 
 def missing(model) -> str | None:
@@ -93,9 +93,11 @@ def _ltx(model, args: list, kwargs: dict, frames: int) -> Rotation:
     return Rotation(between[..., 0, 0], between[..., 1, 0], halves)
 
 
+WAN = ("WanModel", "VaceWanModel", "CameraWanModel", "HumoWanModel", "WanModel_S2V", "AnimateWanModel")
+WAN += ("SCAILWanModel", "SCAIL2WanModel", "CausalWanModel")
 LTX = ("LTXVModel", "LTXAVModel")
 ROWS: dict[str, Callable] = {
-    **dict.fromkeys(wan.CLASSES, _wan),
+    **dict.fromkeys(WAN, _wan),
     "WanDancerModel": _dancer,
     "HunyuanVideo": _hunyuan,
     "Kandinsky5": _kandinsky,
