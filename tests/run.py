@@ -2,8 +2,9 @@
 
 Makes the private environment first (a few minutes, once), then runs each part in it and sums up. Without names,
 every part runs. `fast` is for while you work, under two minutes on two cores: lint, js, and what of unit is not marked
-slow (Triton's interpreter, processes of their own). kernels interprets and compiles kernels. Node.js and Chromium come from package registries, once (MOC_CHROMIUM names another browser). The
-environment is the demo's; MOC_DEMO_HOME moves it.
+slow (Triton's interpreter, processes of their own). kernels interprets and compiles kernels. Node.js and Chromium come
+from package registries, once (MOC_CHROMIUM names another browser). The environment is the demo's; MOC_DEMO_HOME moves
+it.
 """
 
 from __future__ import annotations
