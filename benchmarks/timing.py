@@ -33,7 +33,6 @@ STAGES = {  # kernel name -> stage; the first that fits
     "_few": "routing",
     "_best": "routing",
     "_share": "routing",
-    "_split": "routing",
     "_move": "token order",
     "_repair": "routing (repair)",
     "_unpack": "lists",

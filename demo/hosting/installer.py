@@ -8,6 +8,7 @@ complete and taken away before anything in it changes, so an interrupted install
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -20,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.hosting import bare_pip, torch_parts
 from demo.hosting.common import HostError, reason_in, say, tail
+from demo.hosting.sandbox import torch_parts
 
 FREE_GIB = 4.0  # with a CPU torch 2.4 GiB stay on the disk, and pip unpacks some of it twice
 TOOLS = (
@@ -131,15 +132,12 @@ class Installer:
 
     def make_venv(self) -> None:
         """Always a new one: what an interrupted pip left behind cannot be told from what it finished."""
+        if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu keep it in a package of its own
+            raise HostError("This Python makes no virtual environments: install python3-venv, and try again.")
         if self.venv.exists():
             say("removing an environment that is incomplete or out of date")
             shutil.rmtree(self.venv)
-        command = [sys.executable, "-m", "venv", str(self.venv)]
-        if bare_pip.pip_is_bundled():
-            self.run("make a virtual environment", command)
-        else:
-            self.run("make a virtual environment", [*command, "--without-pip"])
-            bare_pip.install(self.python)
+        self.run("make a virtual environment", [sys.executable, "-m", "venv", str(self.venv)])
 
     def unpack(self, version: str) -> None:
         archive, loading = ARCHIVES[version], self.home / f"loading-{version}"

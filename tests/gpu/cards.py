@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from moc.backends.triton import block_sizes, health
+from moc.backends.triton import arch, block_sizes, health
 from moc.backends.triton.attend import own
 
 CARDS = {
@@ -33,6 +33,6 @@ def pretend(card: str | None) -> None:
     if card is not None:
         number = card.removeprefix("sm_")
         os.environ["TRITON_OVERRIDE_ARCH"] = f"sm{number}"
-        block_sizes.capability = own.capability = lambda device: (int(number[:-1]), int(number[-1]))
+        block_sizes.capability = own.capability = arch.capability = lambda device: (int(number[:-1]), int(number[-1]))
         for variant in health.HOPPER:
             health.leave_out(torch.device("cuda", 0), variant, f"as on {card}")

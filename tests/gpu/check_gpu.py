@@ -16,6 +16,7 @@ from torch import Tensor
 from moc.backends import reference
 from moc.backends.triton import autograd, forward
 from moc.backends.triton.attend import own
+from moc.backends.triton.dataflow import Wants, library_fits
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select import first_plan
@@ -173,21 +174,22 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     theirs, ours = Choice(), Choice()
     reference.attend(q, k, v, table, routing, scale=scale, training=noisy, record=theirs)
     forward.run(
-        q, k, v, table, routing, scale, ours, engine=which, training=noisy
+        q, k, v, table, routing, scale, ours, wants=Wants(kind=which), training=noisy
     )  # row by row, which is not how it runs otherwise
     first_plan(table, routing, q).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
     if device == "cuda" and not noisy and routing.rule == "top-k":
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
-    out = forward.run(q, k, v, table, routing, scale, counted, engine=which, training=noisy)
+    out = forward.run(q, k, v, table, routing, scale, counted, wants=Wants(kind=which), training=noisy)
     poison(q)
     workspace = head_ranges.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
-    if not own.usable(q, first_plan(table, routing, q)) or own.capability(q.device) == (9, 0):
+    library = own.usable(q) and library_fits(first_plan(table, routing, q).geometry)
+    if not library or own.capability(q.device) == (9, 0):
         head_ranges.WORKSPACE = 1
     try:
-        again = forward.run(q, k, v, table, routing, scale, engine=which, training=noisy)
+        again = forward.run(q, k, v, table, routing, scale, wants=Wants(kind=which), training=noisy)
     finally:
         head_ranges.WORKSPACE = workspace
     if device == "cuda":
@@ -217,7 +219,7 @@ def check_gradients(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Gradients by q, k, v of the first head, against autograd in float32 and in the inputs' precision."""
     kept = forward.Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], device=q.device))
-    out = forward.run(q, k, v, table, routing, scale, engine=which, keep=kept, training=True)
+    out = forward.run(q, k, v, table, routing, scale, wants=Wants(kind=which), keep=kept, training=True)
     grad = torch.randn_like(out)
     ours = autograd.gradients(q, k, v, out, grad, kept, plan_of(table, routing, q.device), routing, scale)
     everything, first = torch.arange(q.shape[2], device=q.device), (slice(1), slice(1))

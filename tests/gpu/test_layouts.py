@@ -1,4 +1,4 @@
-"""Is the GPU engine right? Odd layouts against the reference, in every precision, by both engines (`check_gpu.py`)."""
+"""Is the GPU engine right? Odd layouts against the reference, in every precision, both ways (`check_gpu.py`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from moc.backends.triton.dataflow import CHUNK_MAJOR, QUERY_MAJOR
 from tests.gpu.check_gpu import CASES, check, good
 from tests.gpu.check_more import BESIDE, MEMORY, beside_others, check_beside, check_device, check_eager, check_memory
 
@@ -22,7 +23,7 @@ def no_debugging_left():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("which", ["chunks", "tiles"])
+@pytest.mark.parametrize("which", [CHUNK_MAJOR, QUERY_MAJOR])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("name", CASES)
 def test_a_layout_is_attended_and_learned_from_as_the_reference_does(name, dtype, which, device, seed, noted):

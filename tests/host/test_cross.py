@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import comfy.context_windows
@@ -149,32 +148,6 @@ def test_together_with_moc(moc_last):
         patched = read_by_shot(patched)
     assert apart(sample(patched, texts), wanted) < 1e-5
     assert trace.routed and not trace.dense
-
-
-@pytest.mark.parametrize("moc_last", [True, False], ids=["MoC after", "MoC before"])
-def test_beside_moc_the_model_is_asked_once_in_a_pass_and_nothing_stays(moc_last, monkeypatch):
-    asked, wan = [], ADAPTERS["WanModel"]
-    counted = replace(wan, sequence=lambda *args: asked.append(args) or wan.sequence(*args))
-    monkeypatch.setitem(ADAPTERS, "WanModel", counted)
-    model = tiny.load()
-    patched = routed(read_by_shot(model), shots=SHOTS)[0] if moc_last else read_by_shot(routed(model, shots=SHOTS)[0])
-    sample(patched, join_captions(captions(), SHOTS), cfg=3.0, steps=2)
-    assert len(asked) == 4  # two prompts, two steps
-    assert "moc_" not in str(patched.model_options) and "moc_" not in str(model.model_options)
-
-
-@pytest.mark.parametrize("moc_last", [True, False], ids=["MoC after", "MoC before"])
-def test_captions_together_as_long_as_the_video_do_not_keep_moc_from_it(moc_last):
-    """The text is made longer for the captions, and MoC knows of it, whoever comes first."""
-    model, texts = tiny.load(), join_captions(captions((20, 30, 30)), SHOTS)  # 80 tokens, as the video has
-    wanted = sample(read_by_shot(model), texts)
-    if moc_last:
-        patched, trace = routed(read_by_shot(model), everything(), SHOTS)
-    else:
-        patched, trace = routed(model, everything(), SHOTS)
-        patched = read_by_shot(patched)
-    assert apart(sample(patched, texts), wanted) < 1e-5
-    assert trace.routed == 6 and not trace.dense
 
 
 def test_a_second_model_that_does_not_tell_captions_apart_is_refused_before_sampling():

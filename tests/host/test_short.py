@@ -21,8 +21,8 @@ TOKENS = 5 * 4 * 4
 def asked(monkeypatch) -> list[tuple[int, ...]]:
     """As if this were a GPU on which routing never pays; the shapes that were asked about."""
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(override.break_even, "applies", lambda device: True)
-    monkeypatch.setattr(override.break_even, "pays", lambda q, table, routing: bool(shapes.append(tuple(q.shape))))
+    monkeypatch.setattr(override.cost_model, "applies", lambda device: True)
+    monkeypatch.setattr(override.cost_model, "pays", lambda q, table, routing: bool(shapes.append(tuple(q.shape))))
     monkeypatch.setattr(override.triton, "supports", lambda *_: None)
     return shapes
 
@@ -45,7 +45,7 @@ def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypa
 
 
 def test_what_pays_is_routed(asked, monkeypatch):
-    monkeypatch.setattr(override.break_even, "pays", lambda *_: True)
+    monkeypatch.setattr(override.cost_model, "pays", lambda *_: True)
     patched, trace = routed(tiny.load())
     tiny.sample(patched)
     assert trace.routed == STEPS * BLOCKS and not trace.dense
@@ -73,7 +73,7 @@ def test_training_routes_all_the_same(asked, model):  # noqa: F811 - the fixture
 
 
 def test_a_cpu_is_never_asked(monkeypatch):
-    monkeypatch.setattr(override.break_even, "pays", lambda *_: pytest.fail("there is nothing to ask"))
+    monkeypatch.setattr(override.cost_model, "pays", lambda *_: pytest.fail("there is nothing to ask"))
     patched, trace = routed(tiny.load())
     tiny.sample(patched)
     assert trace.routed == STEPS * BLOCKS

@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -162,6 +163,12 @@ def test_a_process_that_hangs_is_ended_whether_or_not_its_own_watchdog_does_it(w
 PAPER = Case("a", (4, 8, 8), 2, RoutingConfig(top_k=1, own="chunk"), 1, 1)
 
 
+def time_a_few_calls(monkeypatch):
+    """What is timed here is not read."""
+    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
+    monkeypatch.setattr(attention, "cost", partial(timing.cost, seconds=0.0))
+
+
 def pretended_fa3(q, k, v, q_descale=None, k_descale=None, v_descale=None):
     """[B, N, H, D] in and out, as FlashAttention 3 takes it, with a factor for every head."""
     q, k, v = (x.float().transpose(1, 2) for x in (q, k, v))
@@ -180,7 +187,7 @@ def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_st
     kitchen = SimpleNamespace(sol_attn_is_available=lambda: True, sol_attn=pretended_sol)
     monkeypatch.setitem(sys.modules, "comfy_kitchen", kitchen)
     monkeypatch.setitem(sys.modules, peers.FA3_MODULES[0], SimpleNamespace(flash_attn_func=pretended_fa3))
-    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
+    time_a_few_calls(monkeypatch)
     found = attention.run(replace(PAPER, grid=(2, 16, 16), dim=128), device="cpu")
     measured = ("moc", "dense", "fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
     assert all(found[f"{name}_{what}"] > 0 for name in measured for what in ("ms", "row_ms"))
@@ -196,7 +203,7 @@ def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_st
 def test_a_case_says_which_peers_are_not_installed_or_cannot_run(monkeypatch):
     for name in ("comfy_kitchen", *peers.FA3_MODULES):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(timing, "for_seconds", lambda seconds, ms: 2)
+    time_a_few_calls(monkeypatch)
     said = "\n".join(attention.lines(attention.run(PAPER, device="cpu")))
     assert "fa3: FlashAttention 3 is not installed" in said and "sol_attn: comfy-kitchen is not installed" in said
 

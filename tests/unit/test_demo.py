@@ -1,5 +1,9 @@
 """The demo's dense run is its MoC run without MoC, and nothing else."""
 
+import pytest
+
+from demo.hosting.common import HostError
+from demo.hosting.installer import Installer
 from demo.run import Clock, is_link, prefixed, without_moc
 from demo.server import Progress
 
@@ -38,3 +42,12 @@ def test_sampling_is_timed_from_the_steps_that_were_seen(monkeypatch, capsys):
         clock(Progress("4", "KSampler", step, 3, 0.0))
     assert clock.seconds == 6.0
     assert "step 3/3" in capsys.readouterr().out
+
+
+def test_a_python_that_makes_no_environments_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("demo.hosting.installer.importlib.util.find_spec", lambda name: None)
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    with pytest.raises(HostError, match="install python3-venv"):
+        Installer(tmp_path).make_venv()
+    assert venv.exists(), "nothing is taken away before"

@@ -106,7 +106,7 @@ def test_a_page_loaded_anew_is_told_what_each_node_showed(server, told):
     [
         ("/moc/heatmap/no-such-trace", 404, "run the workflow again"),
         ("/moc/npz/..%2F..%2Fetc", 404, "run the workflow again"),
-        ("/moc/heatmap/{trace}?view=film", 400, "view is one of frames, shots, chunks"),
+        ("/moc/heatmap/{trace}?view=film", 400, "view is one of frames, chunks, shots"),
         ("/moc/heatmap/{trace}?block=one", 400, "block is a whole number"),
         ("/moc/heatmap/{trace}?head=1000000", 400, "head is a whole number"),
         ("/moc/heatmap/{trace}?head=7", 400, "this model has heads 0 to 1"),

@@ -10,11 +10,10 @@ from aiohttp import web
 
 from ...errors import MoCError
 from ...trace.export import MOST_LINES, npz, of_heatmap
-from ...trace.heatmap import Collected, pick
+from ...trace.heatmap import VIEWS, Collected, pick
 from ...trace.trace import Trace
 from . import push
 
-VIEWS = ("frames", "shots", "chunks")
 NUMBER = re.compile(r"-?\d{1,5}")
 NAME = re.compile(r"[0-9A-Za-z:_-]{0,64}")
 GONE = "This run is no longer in memory: run the workflow again."

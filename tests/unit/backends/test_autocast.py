@@ -38,6 +38,7 @@ def test_a_device_that_knows_no_autocast_needs_none():
         pass
 
 
+@pytest.mark.slow
 def test_kernels_keep_the_outer_loops_digits_under_autocast():
     """Else a forward pass without gradients, and the one that autograd repeats, would read other shots."""
     pytest.importorskip("triton", reason="Triton is not installed")

@@ -25,10 +25,11 @@ from moc.backends.triton.dataflow import (
     usual_kind,
 )
 from moc.backends.triton.device_table import plan_of
-from moc.backends.triton.health import HOPPER
+from moc.backends.triton.health import HOPPER, leave_out
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
+from tests.tools.cases import OnGpu
 
 CARDS = {
     "Ampere": Arch((8, 0), library=True),
@@ -53,6 +54,7 @@ TABLE = {
     ("large pictures", WITH_TMA): (CHUNK_MAJOR, "topk_registers_sm90", False, "subtract", "gather_sm90", True),
     ("large pictures", ("B200",)): (CHUNK_MAJOR, "topk_stream", True, "subtract", "gather", True),
 }
+HEADS = {"gather_sm90", "hot_chunks_sm90", "union_sm90"}  # copy k and v as they lie
 HOPPER_CARD = CARDS["Hopper"]
 TOP_K = RoutingConfig()
 LARGE = Geometry(chunks=1000, free=1000, top_k=20, longest=64, typical=60.0, group_rows=1500.0)
@@ -189,3 +191,39 @@ def test_the_second_call_of_a_kind_is_a_look_up():
     for _ in range(1000):
         choose_dataflow(LARGE, TOP_K, HOPPER_CARD)
     assert process_time() - start < 0.05  # 50 microseconds each, tenfold what it takes
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """arch_of, as on a Hopper whose Triton knows the kernels."""
+    pytest.importorskip("triton.experimental.gluon", reason="this Triton has no Gluon")
+    from moc.backends.triton import arch, block_sizes, health
+    from moc.backends.triton.attend import own
+    from moc.backends.triton.lib import gluon_compat
+
+    for module in (arch, block_sizes, own):
+        monkeypatch.setattr(module, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(gluon_compat, "tested", True)
+    monkeypatch.setattr(health, "_reasons", {})
+    return arch.arch_of
+
+
+def on_gpu(*shape: int, dtype=torch.float16) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=dtype).as_subclass(OnGpu)
+
+
+@pytest.mark.parametrize("variant", HOPPER)
+def test_what_failed_on_a_device_is_not_asked_there_again(hopper, variant):
+    x = on_gpu(1, 2, 64, 64)
+    assert hopper(x, x, x) == Arch((9, 0), frozenset(HOPPER), hopper(x, x, x).library)
+    leave_out(x.device, variant, "ptxas failed")
+    assert hopper(x, x, x).hopper == frozenset(HOPPER) - {variant}
+
+
+def test_kernels_for_hopper_take_what_they_are_made_for(hopper):
+    x = on_gpu(1, 2, 64, 64)
+    for other in (on_gpu(1, 2, 64, 64, dtype=torch.float32), on_gpu(1, 2, 64, 80)):
+        assert hopper(other, other, other).hopper == frozenset()
+    odd = on_gpu(1, 2, 64, 65)[..., :64]  # rows of 130 bytes, which the copy engine does not take
+    assert hopper(x, odd, x).hopper == hopper(x, x, odd).hopper == frozenset(HOPPER) - HEADS
+    assert hopper(torch.zeros(1, 2, 64, 64), x, x).hopper == frozenset()

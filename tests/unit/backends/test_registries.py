@@ -2,6 +2,7 @@
 works on all of them, or is refused."""
 
 from dataclasses import fields
+from functools import cache
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ BUDGETS = {
 }
 COUNTS = {"none": 0, "some": 2, "all": 99, "a density that is none": 0}
 needs_triton = pytest.mark.skipif(triton._triton_missing() is not None, reason="Triton is not installed")
-EVERY = [*(name for name in BACKENDS if name != "triton"), pytest.param("triton", marks=needs_triton)]
+WITH_TRITON = pytest.param("triton", marks=[needs_triton, pytest.mark.slow])
+EVERY = [*(name for name in BACKENDS if name != "triton"), WITH_TRITON]
 
 
 class Choice:
@@ -51,26 +53,34 @@ def budgets():
     return [(rule, name) for rule in RULES for name in BUDGETS if name == "none" or "top_k" in RULES[rule].parameters]
 
 
+@cache
+def expected_of(routing, budget):
+    """By the brute force, once for all backends."""
+    table = build_table(LAYOUT, STARTS, routing)
+    arrays = [x.numpy() for x in qkv(LAYOUT, batch=1, dim=16)]
+    out, _ = brute.attend(*arrays, LAYOUT, STARTS, routing, 0.25, tiles_of(table), [COUNTS[budget]] * 2)
+    return torch.from_numpy(out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", LISTS)
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("descriptor", DESCRIPTORS)
 @pytest.mark.parametrize(("rule", "budget"), budgets())
-def test_every_backend_computes_every_setting(rule, descriptor, tail, lists, budget):
+@pytest.mark.parametrize("backend", EVERY)
+def test_a_backend_computes_every_setting(backend, rule, descriptor, tail, lists, budget):
     settings = {"top_p": 0.6, "beta": 0.3, **SHAPE, **BUDGETS[budget]}
     routing = RoutingConfig(rule=rule, descriptor=descriptor, tail=tail, lists=lists, **settings)
     table = build_table(LAYOUT, STARTS, routing)
     assert table.top_k(routing) == COUNTS[budget]
     q, k, v = qkv(LAYOUT, batch=1, dim=16)
-    arrays = [x.numpy() for x in (q, k, v)]
-    expected, _ = brute.attend(*arrays, LAYOUT, STARTS, routing, 0.25, tiles_of(table), [COUNTS[budget]] * 2)
-    expected = torch.from_numpy(expected)
-    for backend in BACKENDS:
-        if backend != "triton":
-            out, _ = run(backend, q, k, v, table, routing, scale=0.25)
-            torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-11)
-        elif triton._triton_missing() is None:
-            out, _ = run(backend, *(x.float() for x in (q, k, v)), table, routing, scale=0.25)
-            torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-5 if q.device.type == "cpu" else 5e-3)
+    if backend == "triton":
+        out, _ = run(backend, *(x.float() for x in (q, k, v)), table, routing, scale=0.25)
+        tolerance = {"rtol": 0, "atol": 2e-5 if q.device.type == "cpu" else 5e-3}
+    else:
+        out, _ = run(backend, q, k, v, table, routing, scale=0.25)
+        tolerance = {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(out.double(), expected_of(routing, budget), **tolerance)
 
 
 @pytest.mark.parametrize("budget", ["none", "a density that is none"])

@@ -1,4 +1,4 @@
-"""Two to four processes with gloo attend what one attends, bit for bit.
+"""Four processes with gloo attend what one attends, bit for bit; so do two of them, and one.
 
 Some heads at a time, in one process as in many: on a CPU torch rounds products of all heads otherwise than of a part of
 them, by a bit.
@@ -33,6 +33,10 @@ ROUTINGS = {
     "the outer loop": replace(TAILED, shots_kept=1),
 }
 HEADS, DIM, BATCH = 8, 8, 2
+RANKS = (4, 2, 1)
+JOBS = {name: (Routed(LAYOUT, STARTS, routing, HEADS), 2) for name, routing in ROUTINGS.items()}
+JOBS["one group of heads"] = (Routed(LAYOUT, STARTS, TAILED, HEADS), 1)
+JOBS["a group for every head"] = (Routed(LAYOUT, STARTS, TAILED, HEADS), 99)
 
 
 def qkv(length):
@@ -40,17 +44,21 @@ def qkv(length):
     return [torch.randn(BATCH, length, HEADS, DIM, generator=generator) for _ in range(3)]
 
 
-def run_rank(rank, ranks, file, jobs, results):
+def run_rank(rank, file, jobs, results):
+    """Every job with all ranks, then with the first two and with the first alone: starting a process costs more."""
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
-        for name, (routed, groups) in jobs.items():
-            length = routed.layout.length
-            n = -(-length // ranks)
-            padded = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, ranks * n - length), value=9.0) for x in qkv(length)]
-            own = [x[:, rank * n : (rank + 1) * n] for x in padded]
-            out = ulysses_attention(*own, routed, length=length, groups=groups)
-            results.put((name, rank, out.numpy()))
+        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=RANKS[0])
+        for ranks in RANKS:
+            some = dist.new_group(range(ranks))
+            for name, (routed, groups) in jobs.items() if rank < ranks else ():
+                length = routed.layout.length
+                n = -(-length // ranks)
+                filling = (0, 0, 0, 0, 0, ranks * n - length)
+                padded = [torch.nn.functional.pad(x, filling, value=9.0) for x in qkv(length)]
+                own = [x[:, rank * n : (rank + 1) * n] for x in padded]
+                out = ulysses_attention(*own, routed, length=length, group=some, groups=groups)
+                results.put(((ranks, name), rank, out.numpy()))
     except Exception:
         results.put((None, rank, traceback.format_exc()))
         raise
@@ -59,23 +67,26 @@ def run_rank(rank, ranks, file, jobs, results):
             dist.destroy_process_group()
 
 
-def on_ranks(ranks, jobs, folder):
-    """name -> output [B, N (and filling), H, D] of all ranks together."""
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """(ranks, name of a job) -> output [B, N (and filling), H, D] of all ranks together."""
     context = mp.get_context("spawn")
-    results = context.Queue()
-    started = [
-        context.Process(target=run_rank, args=(rank, ranks, folder / "meet", jobs, results)) for rank in range(ranks)
-    ]
+    results, file = context.Queue(), tmp_path_factory.mktemp("ranks") / "meet"
+    started = [context.Process(target=run_rank, args=(rank, file, JOBS, results)) for rank in range(RANKS[0])]
     for process in started:
         process.start()
     found = {}
-    for _ in range(ranks * len(jobs)):
-        name, rank, out = results.get(timeout=300)
-        assert name is not None, out
-        found[name, rank] = torch.from_numpy(out)
+    for _ in range(sum(RANKS) * len(JOBS)):
+        job, rank, out = results.get(timeout=300)
+        assert job is not None, out
+        found[job, rank] = torch.from_numpy(out)
     for process in started:
         process.join(60)
-    return {name: torch.cat([found[name, rank] for rank in range(ranks)], 1) for name in jobs}
+    return {
+        (ranks, name): torch.cat([found[(ranks, name), rank] for rank in range(ranks)], 1)
+        for ranks in RANKS
+        for name in JOBS
+    }
 
 
 def groups_of(ranks, groups):
@@ -89,19 +100,18 @@ def groups_of(ranks, groups):
     ]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_rule_gives_the_bits_of_one_process(ranks, tmp_path):
-    jobs = {name: (Routed(LAYOUT, STARTS, routing, HEADS), 2) for name, routing in ROUTINGS.items()}
-    jobs["one group of heads"] = (Routed(LAYOUT, STARTS, TAILED, HEADS), 1)
-    jobs["a group for every head"] = (Routed(LAYOUT, STARTS, TAILED, HEADS), 99)
-    together = on_ranks(ranks, jobs, tmp_path)
-    for name, (routed, groups) in jobs.items():
-        q, k, v = (x.transpose(1, 2) for x in qkv(LAYOUT.length))
-        alone = torch.cat([routed(q[:, some], k[:, some], v[:, some], some) for some in groups_of(ranks, groups)], 1)
-        assert torch.equal(together[name][:, : LAYOUT.length], alone.transpose(1, 2)), name
-        whole = moc_attention(q, k, v, build_table(LAYOUT, STARTS, routed.routing), routed.routing)
-        torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
-        assert not together[name][:, LAYOUT.length :].any(), f"{name}: filling comes back as zeros"
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", JOBS)
+def test_a_rule_gives_the_bits_of_one_process(together, name, ranks):
+    routed, groups = JOBS[name]
+    q, k, v = (x.transpose(1, 2) for x in qkv(LAYOUT.length))
+    alone = torch.cat([routed(q[:, some], k[:, some], v[:, some], some) for some in groups_of(ranks, groups)], 1)
+    found = together[ranks, name]
+    assert torch.equal(found[:, : LAYOUT.length], alone.transpose(1, 2))
+    whole = moc_attention(q, k, v, build_table(LAYOUT, STARTS, routed.routing), routed.routing)
+    torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
+    assert not found[:, LAYOUT.length :].any(), "filling comes back as zeros"
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_numbers_that_do():

@@ -131,7 +131,7 @@ def soon():
         raise AssertionError("reading grows faster than its text")
 
     before = signal.signal(signal.SIGVTALRM, give_up)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 4)  # of the processor, whatever else the machine does
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2)  # of the processor, whatever else the machine does
     yield
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     signal.signal(signal.SIGVTALRM, before)
@@ -145,4 +145,4 @@ def soon():
 @pytest.mark.parametrize("tail", ["", "]"])
 def test_a_prompt_of_a_book_s_length_is_read_piece_by_piece(head, piece, tail, soon):
     with suppress(MoCError):
-        read_prompt(head + piece * (300_000 // len(piece)) + tail)
+        read_prompt(head + piece * (100_000 // len(piece)) + tail)

@@ -303,7 +303,7 @@ def sift(
     left_row: Tensor, left: Tensor, plan: Plan, heads: range,
     *, split: bool, causal: bool, as_bits: bool,
 ) -> None:  # fmt: skip
-    """As `hopper_stream.deal`."""
+    """As `topk_stream_sm90.deal`."""
     n, d = plan.length, pair.shape[-1]
     tiles, sample = -(-n // BOTH), sample_of(plan)
     some = max(1, min(len(heads), WORKSPACE // (n * 32 * SLOTS)))

@@ -1,5 +1,8 @@
 """torch, torchvision and torchaudio for ComfyUI, with or without a GPU.
 
+For machines that reach one package index and no other, like build servers and sandboxes; where PyTorch's own index can
+be reached, all three come from there and nothing below has work to do.
+
 ComfyUI imports all three. On Linux the package index may hand out a CPU build of torch but only CUDA builds of the
 other two, whose compiled parts then do not load. Neither is needed for what runs here, so two repairs suffice, and
 each is made only where the import is seen to fail: torchvision gets the names of two operators it annotates, and
@@ -12,10 +15,10 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from demo.hosting.bare_pip import reachable
 from demo.hosting.common import HostError, say, tail
 
 TORCH = "torch==2.13.0"
@@ -76,6 +79,14 @@ def install(pip: Pip) -> None:
 def wants_cpu_index() -> bool:
     """Without a GPU the default build for Linux would bring several GB of CUDA libraries along for nothing."""
     return sys.platform == "linux" and not any(map(os.path.exists, GPU_SIGNS)) and reachable(CPU_INDEX + "/torch/")
+
+
+def reachable(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a constant of ours, https
+            return bool(answer.read())
+    except (OSError, ValueError):
+        return False
 
 
 def make_importable(python: Path) -> None:
