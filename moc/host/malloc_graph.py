@@ -6,7 +6,9 @@ chunks, counts of the trace, routed steps among dense ones.
 
 Its recorder also runs Python within an allocation, to log. Garbage that is collected there and holds a tensor waits for
 ever for torch's allocator, which the allocation itself has locked. Compiling kernels leaves thousands of objects in
-cycles, so that a first call of MoC would set it off (docs/aimdo-report.md).
+cycles, so that a first call of MoC would set it off, in our allocations or in the model's next one; and a copy of a
+model that is no longer wanted is a cycle with its wrappers (docs/aimdo-report.md). So a run begins with a collection,
+and none happens within a forward pass.
 """
 
 from __future__ import annotations

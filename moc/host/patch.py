@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from ..trace.trace import Trace
 from . import captions
 from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward
+from .malloc_graph import uncollected
 from .session import Session, session_of
 from .state import KEY, RUN, Patch, Run
 
@@ -70,6 +72,7 @@ def _around_run(patch: Patch) -> Callable:
         captions.check(guider.model_patcher, guider.conds)
         percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
         patch.start(sigmas.tolist(), lambda percent: float(percent_to_sigma(percent)))
+        gc.collect()  # while nothing allocates: see malloc_graph.py
         run = _start_run(patch, guider.model_patcher, sigmas.tolist(), session_of(guider, noise, kwargs))
         guider.model_options.setdefault("transformer_options", {})[RUN] = run
         try:
@@ -97,7 +100,8 @@ def _around_run(patch: Patch) -> Callable:
 def _around_forward(patch: Patch) -> Callable:
     def diffusion_model(executor, *args, **kwargs):
         forward, args, kwargs = begin_forward(patch, executor.class_obj, args, kwargs)
-        out = executor(*args, **kwargs)
+        with uncollected():
+            out = executor(*args, **kwargs)
         end_forward(forward)
         return out
 
@@ -113,7 +117,8 @@ def _around_apply(patch: Patch) -> Callable:
         if adapter is None or not adapter.outer:
             return executor(*args, **kwargs)
         forward, args, kwargs = begin_forward(patch, model, args, kwargs)
-        out = executor(*args, **kwargs)
+        with uncollected():
+            out = executor(*args, **kwargs)
         end_forward(forward)
         return out
 

@@ -153,3 +153,31 @@ def test_no_garbage_is_found_anywhere_in_a_film_while_a_host_is_paused(monkeypat
         patched = apply_moc(model, TWO_SHOTS, little(), Trace())
     tiny.sample(patched)
     assert seen and not any(seen) and gc.isenabled()
+
+
+def test_the_models_own_allocations_in_a_pass_collect_nothing_either(monkeypatch):
+    seen = []
+    patched = apply_moc(tiny.load("t2v"), TWO_SHOTS, little(), Trace())
+    block = patched.model.diffusion_model.blocks[0]
+    hook = block.register_forward_pre_hook(lambda *_: seen.append(gc.isenabled()))
+    try:
+        tiny.sample(patched)
+    finally:
+        hook.remove()
+    assert seen and not any(seen) and gc.isenabled()
+
+
+def test_a_run_begins_without_the_garbage_of_the_settings_before():
+    """Old enough that the collector would come by in the middle of the next run."""
+    found = []
+    patched = apply_moc(tiny.load("t2v"), TWO_SHOTS, little(), Trace())
+    gc.collect()
+    left = weakref.ref(Loop())
+    block = patched.model.diffusion_model.blocks[0]
+    hook = block.register_forward_pre_hook(lambda *_: found.append(left()))
+    gc.disable()
+    try:
+        tiny.sample(patched)
+    finally:
+        hook.remove()
+    assert found and not any(found)
