@@ -16,11 +16,11 @@ from moc.backends.triton.lib import pair_counts, permute, pool
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
 
-BF16 = {"q", "k", "v", "x", "mean", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
-FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
+BF16 = {"q", "k", "v", "x", "mean", "out", "desc", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+FP32 = {"lse", "own_lse", "tail_lse", "weight", "threshold", "total", "delta"}
 FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
-            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps",
+            "head", "most", "num_blocks", "rotation", "share", "work", "enough", "first_head", "lists", "steps",
             "segment", "pieces", "parts"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
@@ -28,7 +28,7 @@ HEAD = dict(D=128, DP=128, PRECISION="tf32")
 
 def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
     """name -> (kernel, constants, how)."""
-    router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
+    router = dict(D=128, DP=128, PRECISION="tf32x3", SIGNED=True, CAUSAL=True, SHOT_MASK=False)
     deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
     rule = router | dict(BM=c.router.rows, G=c.router.keys, PASSES=topp_threshold.PASSES)
     again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
@@ -43,12 +43,16 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         return parts | dict(BM=of.rows, BN=of.keys, CS=of.keys, K=16, STAGES=of.stages) | more, of
 
     return {
-        "route": (topk_registers._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
-        "threshold": (topp_threshold._ruled, rule | dict(TOP_P=False, MORE=False), c.router),
-        "top-p": (topp_threshold._ruled, rule | dict(TOP_P=True, MORE=True), c.router),
-        "deal": (topk_stream._deal, deal | dict(R=4, AGAIN=False), c.router),
-        "deal again": (topk_stream._deal, deal | dict(R=8, AGAIN=True), again),
-        "repair": (topk_exact._repair, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
+        "route": (
+            topk_registers.moc_select_registers,
+            router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False),
+            Config(0, 0, 4, 1),
+        ),
+        "threshold": (topp_threshold.moc_select_topp_threshold, rule | dict(TOP_P=False, MORE=False), c.router),
+        "top-p": (topp_threshold.moc_select_topp_threshold, rule | dict(TOP_P=True, MORE=True), c.router),
+        "deal": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False), c.router),
+        "deal again": (topk_stream.moc_select_stream, deal | dict(R=8, RETRY=True), again),
+        "repair": (topk_exact.moc_select_exact, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
         "routed, long": (gather._routed, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
         "routed, short": (gather._routed, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
         "routed, one step": (gather._routed_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
@@ -80,7 +84,11 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
             for name in ("REST", "RANGE", "EXACT")
         },
         "pool, halfway": (pool._pool, pooled | dict(RANGE=True, HALFWAY=True), Config(0, 0, 2, 1)),
-        "shared lists": (union_mask._share, dict(BM=64, CAUSAL=True, KEEP=True), Config(0, 0, 2, 1)),
+        "shared lists": (
+            union_mask.moc_select_union_mask,
+            dict(BM=64, CAUSAL=True, SHOT_MASK=True),
+            Config(0, 0, 2, 1),
+        ),
         "union": (unions._union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
         "union of words": (unions._union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
         "choices of bits": (csr_from_bits._unpack, dict(K=16, BR=64), Config(0, 0, 1, 1)),
@@ -92,8 +100,8 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
             dict(BR=pair_counts.ROWS, IN_A_ROW=False, JOINED=True),
             Config(0, 0, 1, 1),
         ),
-        "repair, bits": (topk_exact._repair, repaired | dict(BITS=True), Config(0, 0, 4, c.router.stages)),
-        "deal, bits": (topk_stream._deal, deal | dict(R=4, AGAIN=False, BITS=True), c.router),
+        "repair, bits": (topk_exact.moc_select_exact, repaired | dict(BITS=True), Config(0, 0, 4, c.router.stages)),
+        "deal, bits": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False, BITS=True), c.router),
         "counts": (pair_counts._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
     }
 
@@ -103,7 +111,7 @@ def compiled(kernel, constants: dict, how: Config, architecture: int):
     integers = (
         INTEGERS
         | ({"first"} if kernel in (csr._place, csr_from_bits._place) else set())
-        | ({"k"} if "pair" in kernel.arg_names else set())
+        | ({"k"} if "desc" in kernel.arg_names else set())
     )
 
     def kind(name: str) -> str:

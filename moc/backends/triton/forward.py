@@ -29,7 +29,7 @@ from .lists.hot_chunks import Popular, count_popular, popular_of
 from .select import choose, first_plan, queries
 from .select.by_torch import chosen, disturbed, unpack
 from .select.topk_stream import stream
-from .select.union_mask import share_lists
+from .select.union_mask import union_masks
 
 
 @dataclass
@@ -58,7 +58,7 @@ def run(
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    means = pool(k, plan, pair=routing.descriptor)
+    means = pool(k, plan, desc=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
@@ -66,7 +66,7 @@ def run(
         q, k, v, out, plan, flow, routing.causal, union, scale, precision, configs_of(q), summary, keep and keep.lse
     )
     how: dict[str, Any] = dict(
-        split=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
+        signs=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
         config=job.configs.router,
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
@@ -75,7 +75,7 @@ def run(
     for heads in [every] if whole else split(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
             choice = new_choice(len(heads), plan)
-            stream(queries(q, heads), means["pair"], shots, choice, plan, heads, by=flow.selection, **how)
+            stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
             hot = popular_of(choice, plan) if flow.hot else None
             if hot is None:
                 ranked(choice)
@@ -87,7 +87,7 @@ def run(
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if routing.rule in RULES:
             by = dict(by=flow.selection, arch=arch)
-            plan = choose(q, means["pair"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
+            plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
             plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
         if noise:
@@ -98,7 +98,7 @@ def run(
             # partials of one head, some of whose rows choose very many, find no room
             job.flow = flow = as_query_major(flow)
         if union:
-            share_lists(sel, shots, plan, heads, causal=routing.causal)
+            union_masks(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
             keep.choices.append((heads, Bits.of_plan(sel, plan)))

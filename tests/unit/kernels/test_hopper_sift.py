@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 hopper_sift = pytest.importorskip("moc.backends.triton.select.topk_filter_sm90", reason="this Triton has no Gluon")
 
 from moc.backends.triton.device_table import plan_of
-from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, WRITTEN
+from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, SURVIVORS
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
@@ -35,7 +35,7 @@ def test_nearly_all_rows_write_enough_and_not_too_much(top_k: int, frames: int) 
     level = best_of_groups.topk(sample.rank, dim=1).values[:, -1:]
     written = (scores > level).sum(1)
     assert (written < top_k).float().mean() < 0.03
-    assert (written > 4 * WRITTEN).float().mean() < 0.01
+    assert (written > 4 * SURVIVORS).float().mean() < 0.01
 
 
 def test_a_sample_is_of_chunks_that_may_be_chosen_spread_over_the_film() -> None:
@@ -58,7 +58,7 @@ def test_the_ranges_of_a_sample_hold_its_chunks_and_shots() -> None:
 def test_every_pass_takes_its_own_chunks_once() -> None:
     _, p = plan(20, 20)
     sample, size = hopper_sift.sample_of(p), hopper_sift.CHUNKS
-    passes = sample.index[len(sample.chunk) :].view(sample.turns, size)
+    passes = sample.index[len(sample.chunk) :].view(sample.num_blocks, size)
     for number, taken in enumerate(passes[:-1]):
         assert sorted(taken.tolist()) == list(range(number * size, number * size + size))
 

@@ -47,15 +47,15 @@ def own_chunks(row, o_n, m_n, N, C):
 
 @gluon.jit
 def candidates(
-    b_s, o_c, low, high, free, b_first, b_last, b_shot, own_from, own_to, shot, chunk, p_keep, C, S,
-    CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    b_s, o_c, low, high, free, b_first, b_last, b_shot, own_from, own_to, shot, chunk, p_shot_mask, C, S,
+    CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     """Scores of the chunks o_c, all of them in [low, high), -inf where a row may not choose. free: see `closed`."""
-    if KEEP or closed(free, low, high, own_from, own_to, shot, CAUSAL):
+    if SHOT_MASK or closed(free, low, high, own_from, own_to, shot, CAUSAL):
         b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
         b_s = gl.where(b_own, float("-inf"), b_s)
-        if KEEP or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
-            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+        if SHOT_MASK or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
+            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
             b_s = gl.where(b_cand, b_s, float("-inf"))
     return b_s
 

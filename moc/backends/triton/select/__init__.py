@@ -29,7 +29,7 @@ def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Plan:
 
 
 def choose(
-    q: Tensor, pair: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, heads: range,
+    q: Tensor, desc: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, heads: range,
     *, by: str, arch: Arch, scale: float, **how,
 ) -> Plan:  # fmt: skip
     """Write the choice of some heads of the flattened batch into sel [heads, W, N]. q [B, H, N, D].
@@ -44,14 +44,14 @@ def choose(
             if its.top_k:
                 file = by if its is plan else topk_by(its.geometry, arch)
                 if file == "topk_registers":
-                    route(queries(q, some), pair, shots, part, its, some, **how)
+                    route(queries(q, some), desc, shots, part, its, some, **how)
                 else:
-                    stream(queries(q, some), pair, shots, part, its, some, by=file, **how)
+                    stream(queries(q, some), desc, shots, part, its, some, by=file, **how)
             else:
                 part.zero_()
     if routing.rule == "top-k":
         return plan
-    return longest(rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan)
+    return longest(rule_bits(queries(q, heads), desc, shots, sel, plan, heads, routing, scale=scale, **how), plan)
 
 
 def longest(count: Tensor, plan: Plan) -> Plan:

@@ -67,12 +67,12 @@ def _write(
     choice: Callable[[slice, Tensor], Tensor],
 ) -> Plan:  # fmt: skip
     """Fill sel [B*H, W, N], some rows at a time. choice: (rows, what they may choose) -> their choice [B, H, R, C]."""
-    keep = None if shots is None else shots.bool().unflatten(0, heads)
+    shot_mask = None if shots is None else shots.bool().unflatten(0, heads)
     most = torch.zeros((), dtype=torch.int64, device=sel.device)
     step = max(64, BLOCK_ELEMENTS // (len(sel) * plan.chunks))
     for low in range(0, plan.length, step):
         rows = slice(low, min(low + step, plan.length))
-        open_to = narrow(candidates(plan.table, routing, rows, sel.device)[1], keep, plan.table, rows)
+        open_to = narrow(candidates(plan.table, routing, rows, sel.device)[1], shot_mask, plan.table, rows)
         picked = choice(rows, open_to)
         most = torch.maximum(most, picked.sum(-1).max())
         sel[:, :, rows] = pack(picked.flatten(0, 1))
