@@ -16,7 +16,7 @@ from moc.backends.triton.lib import pair_counts, permute, pool
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
 
-BF16 = {"q", "k", "v", "x", "mean", "out", "desc", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+BF16 = {"q", "k", "v", "x", "mean", "out", "desc", "mean_k", "mean_v", "part", "own", "tail", "grad"}
 FP32 = {"lse", "own_lse", "tail_lse", "weight", "threshold", "total", "delta"}
 FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
@@ -72,12 +72,16 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
         "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
         "gradients by summaries": (backward._of_summaries, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
         "gradients by rows that skip": (backward._of_skipping_rows, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
-        "popular chunks": (hot_chunks._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
-        "what is left": (hot_chunks._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
-        "places": (csr._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
-        "counts of bits": (csr_from_bits._tally, dict(BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
-        "places of bits": (csr_from_bits._place, dict(K=16, BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
-        "tiles of lists": (csr._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
+        "popular chunks": (hot_chunks.moc_lists_hot_find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
+        "what is left": (hot_chunks.moc_lists_hot_rest, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
+        "places": (csr.moc_lists_scatter, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "counts of bits": (csr_from_bits.moc_lists_bits_histogram, dict(BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
+        "places of bits": (
+            csr_from_bits.moc_lists_bits_scatter,
+            dict(K=16, BS=csr_from_bits.SQUARES),
+            Config(0, 0, 1, 1),
+        ),
+        "tiles of lists": (csr.moc_lists_tiles, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
         "order": (permute._move, dict(D=128, DP=128, BR=32), Config(0, 0, 4, 1)),
         **{
             f"pool, {name}": (pool._pool, pooled | {name: True}, Config(0, 0, 4, 1))
@@ -89,11 +93,11 @@ def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
             dict(BM=64, CAUSAL=True, SHOT_MASK=True),
             Config(0, 0, 2, 1),
         ),
-        "union": (unions._union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
-        "union of words": (unions._union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
-        "choices of bits": (csr_from_bits._unpack, dict(K=16, BR=64), Config(0, 0, 1, 1)),
-        "ranks": (csr._rank, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
-        "bits of choices": (csr._set, dict(K=32, B=1024), Config(0, 0, 4, 1)),
+        "union": (unions.moc_lists_union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
+        "union of words": (unions.moc_lists_union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
+        "choices of bits": (csr_from_bits.moc_lists_bits_to_indices, dict(K=16, BR=64), Config(0, 0, 1, 1)),
+        "ranks": (csr.moc_lists_histogram, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
+        "bits of choices": (csr.moc_lists_set_bits, dict(K=32, B=1024), Config(0, 0, 4, 1)),
         "deltas": (backward._delta, dict(D=128, DP=128, BM=64), Config(0, 0, 4, 1)),
         "counts of frames": (
             pair_counts._count_frames,
@@ -110,7 +114,7 @@ def compiled(kernel, constants: dict, how: Config, architecture: int):
     """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
     integers = (
         INTEGERS
-        | ({"first"} if kernel in (csr._place, csr_from_bits._place) else set())
+        | ({"first"} if kernel in (csr.moc_lists_scatter, csr_from_bits.moc_lists_bits_scatter) else set())
         | ({"k"} if "desc" in kernel.arg_names else set())
     )
 
@@ -123,7 +127,7 @@ def compiled(kernel, constants: dict, how: Config, architecture: int):
             return "fp32"
         if name == "place":
             return "*i8"
-        pairs_of_choices = name in ("pair", "pairs", "part") and kernel.__module__.endswith(
+        pairs_of_choices = name in ("pairs", "part") and kernel.__module__.endswith(
             ("csr", "csr_from_bits", "hot_chunks", "pair_counts")
         )
         if name in BF16 and not pairs_of_choices:

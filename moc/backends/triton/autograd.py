@@ -22,8 +22,8 @@ from .forward import Kept, precision_of, run
 from .lib.head_ranges import split
 from .lib.launch import on_its_device
 from .lib.pool import pool
-from .lists.csr import Choice, listed
-from .lists.csr_from_bits import Bits
+from .lists.csr import SelectionIndices, listed
+from .lists.csr_from_bits import SelectionMask
 
 SEGMENT = 512  # rows that a program takes for some keys
 
@@ -133,7 +133,7 @@ class _Backward:
             self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
         )  # fmt: skip
 
-    def chosen(self, heads: range, choice: Choice | Bits) -> None:
+    def chosen(self, heads: range, choice: SelectionIndices | SelectionMask) -> None:
         plan, none = self.plan, self.plan.chunk
         _, h, n, _ = self.q.shape
         dq, dk, dv = self.sums[:3]

@@ -15,25 +15,25 @@ from .attend.tail import Tail
 from .device_table import Plan, Run
 from .job import Job
 from .lib.head_ranges import _joined, parts, split, within
-from .lists.csr import Choice, Listed, RowLists, choice_of, counters, listed
-from .lists.csr_from_bits import Bits
-from .lists.hot_chunks import Popular, popular_of
+from .lists.csr import ChunkCSR, Listed, SelectionIndices, counters, indices_of, listed
+from .lists.csr_from_bits import SelectionMask
+from .lists.hot_chunks import HotChunks, hot_chunks_of
 
 
 def attend_bits(job: Job, sel: Tensor, heads: range) -> None:
     """sel [heads, W, N]: what the rows chose, as bits."""
     plan = job.plan
     for some, part in parts(heads, bytes_of_choice(plan)):
-        bits = Bits.of_plan(sel[part], plan)
+        bits = SelectionMask.of_plan(sel[part], plan)
         if job.flow.hot:
-            choice = choice_of(bits, plan)
-            hot = popular_of(choice, plan)
+            choice = indices_of(bits, plan)
+            hot = hot_chunks_of(choice, plan)
             attend(job, None, lists_of(job, choice), some, hot)
         else:
             attend(job, bits.sel, lists_of(job, bits) if plan.top_k else None, some)
 
 
-def lists_of(job: Job, choice: Choice | Bits) -> Listed:
+def lists_of(job: Job, choice: SelectionIndices | SelectionMask) -> Listed:
     if job.flow.attend == "gather_sm90":
         from .lib.pipeline_sm90 import BOTH
 
@@ -42,7 +42,7 @@ def lists_of(job: Job, choice: Choice | Bits) -> Listed:
     return listed(choice, job.plan, config.rows * config.tiles)
 
 
-def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: Popular | None = None) -> None:
+def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: HotChunks | None = None) -> None:
     """sel: bits, which a masked tail wants. lists: None where none is chosen; without what is in `hot`.
 
     Partials of a row and slot take up most room, so they are of fewer heads at a time than those of a row.
@@ -68,7 +68,7 @@ def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot
         del tail, owned
 
 
-def _gather(job: Job, lists: RowLists, heads: range, taken: tuple[Tensor, Tensor] | None) -> Slots:
+def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor] | None) -> Slots:
     q, plan, scale = job.q, job.plan, job.scale * LOG2E
     slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
     if job.flow.attend == "gather_sm90":

@@ -23,9 +23,9 @@ from .lib.head_ranges import WORKSPACE, split
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
-from .lists.csr import Choice, new_choice, ranked
-from .lists.csr_from_bits import Bits
-from .lists.hot_chunks import Popular, count_popular, popular_of
+from .lists.csr import SelectionIndices, histogram, new_indices
+from .lists.csr_from_bits import SelectionMask
+from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
 from .select import choose, first_plan, queries
 from .select.by_torch import chosen, disturbed, unpack
 from .select.topk_stream import stream
@@ -37,7 +37,7 @@ class Kept:
     """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
 
     lse: Tensor
-    choices: list[tuple[range, Choice | Bits]] = field(default_factory=list)
+    choices: list[tuple[range, SelectionIndices | SelectionMask]] = field(default_factory=list)
 
 
 @on_its_device
@@ -74,11 +74,11 @@ def run(
     whole = noise or routing.rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
-            choice = new_choice(len(heads), plan)
+            choice = new_indices(len(heads), plan)
             stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
-            hot = popular_of(choice, plan) if flow.hot else None
+            hot = hot_chunks_of(choice, plan) if flow.hot else None
             if hot is None:
-                ranked(choice)
+                histogram(choice)
             seen.choice(choice, heads, hot)
             if keep is not None:
                 keep.choices.append((heads, choice))
@@ -101,7 +101,7 @@ def run(
             union_masks(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
-            keep.choices.append((heads, Bits.of_plan(sel, plan)))
+            keep.choices.append((heads, SelectionMask.of_plan(sel, plan)))
         (query_major.attend if flow.kind == QUERY_MAJOR else chunk_major.attend_bits)(job, sel, heads)
     seen.done()
     return out
@@ -116,11 +116,11 @@ class _Seen:
         self.row_by_row = record is not None and self.pairs is None
         self.kept: list[Tensor] = []
 
-    def choice(self, choice: Choice, heads: range, popular: Popular | None) -> None:
+    def choice(self, choice: SelectionIndices, heads: range, popular: HotChunks | None) -> None:
         if self.pairs is not None:
             count_choices(choice.count, self.plan, heads, *self.pairs)
             if popular is not None:
-                count_popular(popular, choice, self.plan, heads, *self.pairs)
+                count_hot_chunks(popular, choice, self.plan, heads, *self.pairs)
         elif self.row_by_row:
             self.kept.append(choice.bits(self.plan))
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lists import csr_from_bits
-from moc.backends.triton.lists.csr import choice_of, listed
+from moc.backends.triton.lists.csr import indices_of, listed
 from moc.backends.triton.select.by_torch import pack
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
@@ -36,7 +36,7 @@ def test_every_pair_is_listed_once(kind: str) -> None:
     plan = plan_of(table, RoutingConfig(top_k=len(table.chunks), own="chunk"), torch.device(DEVICE))
     chosen = chosen_by(kind, 2, plan.length, plan.chunks)
     places = plan.chunks
-    bits = csr_from_bits.Bits(pack(chosen.to(DEVICE)).contiguous(), plan.chunks, places)
+    bits = csr_from_bits.SelectionMask(pack(chosen.to(DEVICE)).contiguous(), plan.chunks, places)
     lists = listed(bits, plan, rows=7)
     for heads in (slice(0, 1), slice(1, 2)):  # placed for some heads at a time
         some = lists.of(heads)
@@ -61,7 +61,7 @@ def test_rows_are_unpacked_in_the_order_of_their_chunks() -> None:
     plan = plan_of(table, RoutingConfig(top_k=20), torch.device(DEVICE))
     chosen = torch.zeros(2, plan.length, plan.chunks, dtype=torch.bool)
     chosen.scatter_(2, torch.rand(chosen.shape).topk(20).indices, True)
-    choice = choice_of(csr_from_bits.Bits.of_plan(pack(chosen.to(DEVICE)).contiguous(), plan), plan)
-    assert torch.equal(choice.pair.cpu() >> 16, chosen.nonzero()[:, 2].view(2, -1, 20).int())
+    choice = indices_of(csr_from_bits.SelectionMask.of_plan(pack(chosen.to(DEVICE)).contiguous(), plan), plan)
+    assert torch.equal(choice.indices.cpu() >> 16, chosen.nonzero()[:, 2].view(2, -1, 20).int())
     assert (choice.number == 20).all()
     assert torch.equal(choice.bits(plan).cpu(), pack(chosen))

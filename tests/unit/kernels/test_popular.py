@@ -17,7 +17,7 @@ from moc.backends.triton.attend.tail import Tail
 from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, choose_dataflow
 from moc.backends.triton.device_table import plan_of
 from moc.backends.triton.lists import hot_chunks
-from moc.backends.triton.lists.csr import new_choice
+from moc.backends.triton.lists.csr import new_indices
 from moc.chunks.build import build_table
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
@@ -28,7 +28,7 @@ LAYOUT = TokenLayout(200, (2, 10, 10))  # one tile of 128 rows, one with 72
 ROUTING = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail="pooled")
 
 
-def listed(found: hot_chunks.Popular, plan) -> torch.Tensor:
+def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
     """Which rows chose which popular chunk [heads, N, C]."""
     out = torch.zeros(len(found.count), plan.length, plan.chunks, dtype=torch.bool)
     for head, tile in torch.cartesian_prod(*map(torch.arange, found.count.shape)).tolist():
@@ -47,21 +47,21 @@ def test_every_choice_is_either_popular_or_left(top_k: int) -> None:
     table = build_table(LAYOUT, (0,), ROUTING)
     plan = plan_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
     torch.manual_seed(top_k)
-    choice = new_choice(2, plan)
+    choice = new_indices(2, plan)
     liking = torch.rand(2, 1, plan.chunks) ** 3 + 0.5 * torch.rand(2, plan.length, plan.chunks)
     chunks = liking.topk(top_k).indices
-    choice.pair.copy_(chunks << 16)
+    choice.indices.copy_(chunks << 16)
     choice.number.copy_(torch.randint(top_k // 2, top_k + 1, (2, plan.length)))
     chosen = torch.zeros(2, plan.length, plan.chunks, dtype=torch.bool)
     in_use = torch.arange(top_k) < choice.number.cpu()[..., None]
     chosen.scatter_(2, chunks, in_use)
 
-    found = hot_chunks.popular_of(choice, plan)
+    found = hot_chunks.hot_chunks_of(choice, plan)
     together = listed(found, plan)
     left = torch.zeros_like(chosen)
     in_use = torch.arange(top_k) < choice.number.cpu()[..., None]
-    left.scatter_(2, (choice.pair.cpu() >> 16).long() * in_use, in_use)  # unused slots may repeat chunk 0
-    left[..., 0] = ((choice.pair.cpu() >> 16 == 0) & in_use).any(-1)
+    left.scatter_(2, (choice.indices.cpu() >> 16).long() * in_use, in_use)  # unused slots may repeat chunk 0
+    left[..., 0] = ((choice.indices.cpu() >> 16 == 0) & in_use).any(-1)
     assert torch.equal(together | left, chosen)
     assert not (together & left).any()
     assert left.sum() == choice.number.sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..block_sizes import Config
 from ..device_table import Plan
 from ..lib.sortable import attend_step
-from ..lists.csr import RowLists
+from ..lists.csr import ChunkCSR
 from .combine import Slots
 
 
@@ -167,7 +167,7 @@ def _routed_short(
 
 
 def routed(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: Plan, heads: range,
     slots: Slots, *, scale: float, config: Config, precision: str,
 ) -> None:  # fmt: skip
     """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""

@@ -31,7 +31,7 @@ from ..lib.pipeline_sm90 import (  # fmt: skip
     ring,
     softmax,
 )
-from ..lists.csr import RowLists
+from ..lists.csr import ChunkCSR
 from . import gather as plain
 from .combine import Slots
 
@@ -239,7 +239,7 @@ def _routed_hopper(
 
 @watched("gather_sm90")
 def routed(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: Plan, heads: range,
     slots: Slots, *, scale: float,
 ) -> None:  # fmt: skip
     """As `routed.routed`; lists of BOTH rows."""

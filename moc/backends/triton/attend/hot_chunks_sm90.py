@@ -23,7 +23,7 @@ from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring
-from ..lists.hot_chunks import Popular
+from ..lists.hot_chunks import HotChunks
 from .tail import Tail
 
 KEYS = HOT_KEYS
@@ -216,7 +216,8 @@ def _popular_hopper(
 
 @watched("hot_chunks_sm90")
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: Popular, plan: Plan, heads: range,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: Plan,
+    heads: range,
     tail: Tail | None, *, scale: float,
 ) -> Tail:  # fmt: skip
     """A partial per row over what it chose of the popular chunks, with its tail (which is overwritten), from which the

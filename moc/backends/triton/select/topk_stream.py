@@ -19,7 +19,7 @@ from ..block_sizes import Config
 from ..device_table import Plan
 from ..lib.launch import processors
 from ..lib.sortable import bounds, closed, open_to, own_of_rows, pair_columns, signed
-from ..lists.csr import Choice
+from ..lists.csr import SelectionIndices
 from .topk_exact import moc_select_exact
 from .topk_stream_heap import bits, emit, finish, taken
 
@@ -109,7 +109,7 @@ def moc_select_stream(
 
 
 def stream(
-    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, into: Tensor | Choice, plan: Plan, heads: range,
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, into: Tensor | SelectionIndices, plan: Plan, heads: range,
     *, signs: bool, causal: bool, precision: str, config: Config, by: str = "topk_stream",
 ) -> None:  # fmt: skip
     """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice.
@@ -121,7 +121,7 @@ def stream(
     if isinstance(into, Tensor):
         out = (into if in_registers else into.zero_()), into, into
     else:
-        out = into.pair, into.pair, into.number
+        out = into.indices, into.indices, into.number
     retry_rows = out[0].new_empty(RETRIES + 1, len(heads), n)
     retry_count = out[0].new_zeros(RETRIES + 1, len(heads))
     threshold = torch.empty(len(heads), n, dtype=torch.float32, device=queries.device)
