@@ -24,14 +24,16 @@ INDICES = ("chunk", "row", "shot_mask", "passes", "sel", "pairs", "number", "ove
            "some", "tile_first", "tile_stop", "border")  # fmt: skip
 RING = dict(D=128, BN=128, STAGES=2)
 KERNELS = {
-    "routed": (gather_sm90._routed_hopper, RING | dict(K=5, TAIL=False), {}),
-    "routed, short chunks and tail": (gather_sm90._routed_hopper, RING | dict(K=32, BN=64, STAGES=4, TAIL=True), {}),
-    "routed, head dim 64": (gather_sm90._routed_hopper, RING | dict(K=4, D=64, TAIL=False), {}),
-    "tail": (tail_sm90._tail_hopper, RING | dict(STAGES=3, CAUSAL=True, MASK="row"), {}),
-    "tail, rows alike": (tail_sm90._tail_hopper, RING | dict(STAGES=3, CAUSAL=False, MASK="tile"), {}),
-    "popular": (hot_chunks_sm90._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=True), {"tiles": "i32"}),
-    "popular, no tail": (hot_chunks_sm90._popular_hopper, RING | dict(BN=64, STAGES=4, TAIL=False), {"tiles": "i32"}),
-    "union": (union_sm90._union_hopper, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),
+    "routed": (gather_sm90.moc_attend_gather_sm90, RING | dict(K=5, TAIL=False), {}),
+    "routed, short chunks and tail": (gather_sm90.moc_attend_gather_sm90, RING | dict(K=32, BN=64, STAGES=4,
+        TAIL=True), {}),
+    "routed, head dim 64": (gather_sm90.moc_attend_gather_sm90, RING | dict(K=4, D=64, TAIL=False), {}),
+    "tail": (tail_sm90.moc_attend_tail_sm90, RING | dict(STAGES=3, CAUSAL=True, MASK="row"), {}),
+    "tail, rows alike": (tail_sm90.moc_attend_tail_sm90, RING | dict(STAGES=3, CAUSAL=False, MASK="tile"), {}),
+    "popular": (hot_chunks_sm90.moc_attend_hot_chunks_sm90, RING | dict(BN=64, STAGES=4, TAIL=True), {"tiles": "i32"}),
+    "popular, no tail": (hot_chunks_sm90.moc_attend_hot_chunks_sm90, RING | dict(BN=64, STAGES=4, TAIL=False),
+        {"tiles": "i32"}),
+    "union": (union_sm90.moc_attend_union_sm90, RING | dict(STAGES=3, CS=64, TAIL=True), {"tiles": "i32"}),
     "stream": (
         topk_stream_sm90.moc_select_stream_sm90,
         dict(D=128, G=64, LOW=63, STAGES=3, BITS=False, SIGNED=True, CAUSAL=False, SHOT_MASK=False), {"tiles": "i32"},
@@ -58,7 +60,7 @@ KERNELS = {
 def compiled(kernel, constants: dict, types: dict) -> dict[str, str]:
     """ "ptx" and "ttgir" for sm_90."""
     types = TYPES | {name: "*i32" for name in INDICES} | types
-    if kernel is tail_sm90._tail_hopper:
+    if kernel is tail_sm90.moc_attend_tail_sm90:
         types["tiles"] = "i32"
     rows = {"k_desc": constants.get("BN"), "v_desc": constants.get("BN"), "desc_tma": constants.get("G"),
             "mk_desc": 16, "mv_desc": 16, "k_piece": constants.get("CS"), "v_piece": constants.get("CS")}  # fmt: skip

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
 from .attend import own
-from .attend.backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
+from .attend.backward import moc_bwd_delta, moc_bwd_kv, moc_bwd_q, moc_bwd_tail_kv, moc_bwd_tail_q
 from .attend.block import LOG2E
 from .block_sizes import Config, configs_of
 from .device_table import Plan, plan_of
@@ -102,7 +102,7 @@ class _Backward:
 
     def delta_of_rows(self) -> None:
         b, h, n, d = self.q.shape
-        _delta[(-(-n // 64), b * h)](
+        moc_bwd_delta[(-(-n // 64), b * h)](
             self.out, self.grad, self.delta, *self.out.stride()[:3], *self.grad.stride()[:3], h, n,
             D=d, DP=max(16, triton.next_power_of_2(d)), BM=64, num_warps=4,
         )  # fmt: skip
@@ -120,7 +120,7 @@ class _Backward:
             how = self._how(self.config.of_rows)
             tiles = plan.tiles(how["BM"], which)
             if tiles.count:
-                _of_rows[(tiles.count, b * h)](
+                moc_bwd_q[(tiles.count, b * h)](
                     *inputs, plan.chunk, none, none, none, tiles.first, tiles.stop, tiles.span, tiles.ranges,
                     *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, **how,
                 )  # fmt: skip
@@ -128,7 +128,7 @@ class _Backward:
         items = seen_items(plan, SEGMENT, how["BN"], all_rows=not done)
         if not items.shape[1]:
             return
-        _of_keys[(items.shape[1], b * h)](
+        moc_bwd_kv[(items.shape[1], b * h)](
             *inputs, dk, dv, plan.chunk, none, none, none, items, *self.strides, *sizes, items.shape[1],
             self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
         )  # fmt: skip
@@ -146,12 +146,12 @@ class _Backward:
         keys = _keys(self.config.of_keys, plan.longest)
         alone = plan.longest <= keys
         how = self._how(self.config.of_keys, keys, 1 if alone else None)
-        _of_keys[(lists.most, -(-plan.longest // keys))](
+        moc_bwd_kv[(lists.most, -(-plan.longest // keys))](
             *inputs, dk, dv, *lists_of, none, *rest, ROWS_TOO=alone, **of_lists, **how
         )
         if not alone:
             how = self._how(self.config.of_rows)
-            _of_rows[(lists.most, -(-SEGMENT // how["BM"]))](
+            moc_bwd_q[(lists.most, -(-SEGMENT // how["BM"]))](
                 *inputs, *lists_of, none, none, none, none, *rest, **of_lists, **how
             )
         if self.means:
@@ -168,12 +168,12 @@ class _Backward:
         sizes = h, n, plan.chunks, plan.words, heads.start
         how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.chunks), 1)
         segment = 4 * SEGMENT
-        _of_summaries[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
+        moc_bwd_tail_kv[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
             *inputs, dmean_k, dmean_v, *geometry, *strides, *sizes, segment, self.scale * LOG2E, self.scale,
             CAUSAL=self.routing.causal, **how,
         )  # fmt: skip
         how = self._how(self.config.of_rows)
-        _of_skipping_rows[(-(-n // how["BM"]), len(heads))](
+        moc_bwd_tail_q[(-(-n // how["BM"]), len(heads))](
             *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale, CAUSAL=self.routing.causal, **how
         )
 

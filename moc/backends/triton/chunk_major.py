@@ -9,7 +9,7 @@ from torch import Tensor
 from .attend import own
 from .attend.block import LOG2E
 from .attend.combine import Own, Slots, new_slots
-from .attend.gather import routed
+from .attend.gather import gather_chunks
 from .attend.own_calls import ROW_PARTIALS
 from .attend.tail import Tail
 from .device_table import Plan, Run
@@ -74,10 +74,10 @@ def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor
     if job.flow.attend == "gather_sm90":
         from .attend import gather_sm90
 
-        gather_sm90.routed(q, job.k, job.v, taken, lists, plan, heads, slots, scale=scale)
+        gather_sm90.gather_chunks(q, job.k, job.v, taken, lists, plan, heads, slots, scale=scale)
     else:
         config = job.configs.chunks_of(plan.longest, plan.typical)
-        routed(
+        gather_chunks(
             q, job.k, job.v, taken, lists, plan, heads, slots,
             scale=scale, config=config, precision=job.precision,
         )  # fmt: skip

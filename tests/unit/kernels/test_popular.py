@@ -147,7 +147,7 @@ def test_the_tail_is_told_which_words_hold_nothing(words: int) -> None:
     sel = torch.randint(1, 2**31, (2, words, 150), dtype=torch.int32, device=DEVICE)
     sel *= torch.rand(sel.shape, device=DEVICE) < 0.01
     some = torch.full((2, 3, 8), -1, dtype=torch.int8, device=DEVICE)
-    tail_sm90._any[(3, 2)](sel, some, 150, words, 8, BW=4)
+    tail_sm90.moc_attend_tail_any[(3, 2)](sel, some, 150, words, 8, BW=4)
     want = torch.zeros_like(some)
     for tile in range(3):
         want[:, tile, :words] = (sel[:, :, tile * 64 : tile * 64 + 64] != 0).any(-1)

@@ -31,7 +31,7 @@ STAGES = 4
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width,
     bh_first, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def _chose(low, high, o_r):
 
 
 @gluon.jit
-def _take_off(
+def _subtract(
     q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, i_bh, b_acc, b_m, b_l, scale, C,
     GROUP: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
@@ -97,7 +97,7 @@ def _take_off(
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, full, empty, m_smem, mean_k, mean_v, weight, entry, count,
     out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
@@ -172,7 +172,7 @@ def _rows(
                 mbarrier.arrive(empty.index(stage))
                 i += 1
             if TAIL:
-                b_acc, b_l = _take_off(
+                b_acc, b_l = _subtract(
                     q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, bh_first + i_local, b_acc, b_m, b_l, scale, C,
                     GROUP, D,
                 )  # fmt: skip
@@ -187,7 +187,7 @@ def _rows(
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles"])
-def _popular_hopper(
+def moc_attend_hot_chunks_sm90(
     q, k_desc, v_desc, mean_k, mean_v, weight, entry, count, out, lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, tiles, work, width, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
@@ -202,11 +202,11 @@ def _popular_hopper(
     m_1 = gl.allocate_shared_memory(dtype, [2, 16, D], m_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, full, empty, m_0, mean_k, mean_v, weight, entry, count,
+            (_consumer, (0, q, q_smem.index(0), k_smem, v_smem, full, empty, m_0, mean_k, mean_v, weight, entry, count,
                      out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, full, empty, m_1, mean_k, mean_v, weight, entry, count,
+            (_consumer, (1, q, q_smem.index(1), k_smem, v_smem, full, empty, m_1, mean_k, mean_v, weight, entry, count,
                      out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_fetch, (k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H,
+            (_producer, (k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H,
                       tiles, work, width, bh_first, STAGES)),
         ],
         [4, 1],
@@ -229,7 +229,7 @@ def attend(
     blocks, steps = described_heads(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)
-    _popular_hopper[(min(processors(q), work),)](
+    moc_attend_hot_chunks_sm90[(min(processors(q), work),)](
         q, *blocks, *(summary or (q, q)), plan.weight, popular.entry, popular.count, tail.out, tail.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, tiles, work, popular.entry.shape[2], heads.start, scale,
         D=d, BN=KEYS, TAIL=summary is not None, STAGES=STAGES, num_warps=4,

@@ -40,7 +40,7 @@ closed = gluon.jit(sortable.closed.fn)
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, keys, values, C, tiles, work, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -106,7 +106,7 @@ def _weights(
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, keys, values, tile_first, tile_stop, sel, some, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
@@ -178,7 +178,7 @@ def _rows(
 
 
 @triton.jit(do_not_specialize=["words", "W"])
-def _any(sel, some, N, W, words, BW: tl.constexpr):
+def moc_attend_tail_any(sel, some, N, W, words, BW: tl.constexpr):
     """Whether 64 rows chose any of 32 chunks [heads, T, words], from bits [heads, W, N]."""
     i_t, i_h = tl.program_id(0), tl.program_id(1)
     o_n = i_t * 64 + tl.arange(0, 64)
@@ -191,7 +191,7 @@ def _any(sel, some, N, W, words, BW: tl.constexpr):
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles"])
-def _tail_hopper(
+def moc_attend_tail_sm90(
     q, k_desc, v_desc, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse,
     s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
@@ -202,13 +202,13 @@ def _tail_hopper(
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+            (_consumer, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
                      weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_rows, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+            (_consumer, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
                      weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_fetch, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
+            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
                       BN, STAGES)),
         ],
         [4, 1],
@@ -230,11 +230,11 @@ def tail(
     if mask == "row":
         some = torch.empty(len(heads), 2 * tiles.count, -(-plan.chunks // KEYS), 4, dtype=torch.int8, device=q.device)
         words = some.shape[2] * 4
-        _any[(2 * tiles.count, len(heads))](
+        moc_attend_tail_any[(2 * tiles.count, len(heads))](
             sel, some, n, plan.words, words, BW=triton.next_power_of_2(min(words, 64)), num_warps=4
         )
         some = some.view(torch.int32)
-    _tail_hopper[(min(processors(q), work),)](
+    moc_attend_tail_sm90[(min(processors(q), work),)](
         q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse,
         *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,

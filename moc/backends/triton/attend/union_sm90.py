@@ -47,7 +47,7 @@ def _pieces(desc, p_start, o_row, o_col, full, to, step, BN: gl.constexpr, CS: g
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, k_piece, v_piece, keys, values,
     span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first,
     BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
@@ -105,7 +105,7 @@ def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layo
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, keys, values, first, stop, span, block,
     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, most, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
@@ -187,7 +187,7 @@ def _rows(
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "most"])
-def _union_hopper(
+def moc_attend_union_sm90(
     q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, step, count, out, tail, tail_lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, most, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
@@ -198,13 +198,13 @@ def _union_hopper(
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
+            (_consumer, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_rows, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
+            (_consumer, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_fetch, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
+            (_producer, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
                       start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first, BN, CS, STAGES)),
         ],
         [4, 1],
@@ -223,7 +223,7 @@ def attend(
     sources, steps = described_heads(k, v, KEYS, lists.pieces.size)
     work = tiles.count * len(heads)
     listed = steps_of(lists, KEYS // lists.pieces.size)
-    _union_hopper[(min(processors(q), work),)](
+    moc_attend_union_sm90[(min(processors(q), work),)](
         q, *sources, tiles.first, tiles.stop, blocks.span, blocks.block, listed.start, listed.seen, listed.number, out,
         *((tail.out, tail.lse) if tail else (q, q)), *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count,
         work, listed.most, heads.start, scale,
