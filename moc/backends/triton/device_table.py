@@ -80,7 +80,7 @@ STEP = 128  # summaries that `tail` takes at a time, at most
 
 
 @dataclass(eq=False)
-class Plan:
+class DeviceTable:
     """What the kernels need of a table and a routing on one device."""
 
     table: ChunkTable
@@ -310,12 +310,12 @@ class Plan:
 _lock = threading.Lock()
 
 
-def plan_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
+def device_table_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> DeviceTable:
     """The plan of a table with places for as many choices as the k best make."""
-    return plan_for(table, table.top_k(routing), device)
+    return device_table_for(table, table.top_k(routing), device)
 
 
-def plan_for(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
+def device_table_for(table: ChunkTable, top_k: int, device: torch.device) -> DeviceTable:
     """The same for a number of choices; made once per device and number, and kept with the table."""
     key = top_k, str(device)
     with _lock, torch.inference_mode(False):
@@ -324,7 +324,7 @@ def plan_for(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
         return table.plans[key]
 
 
-def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
+def _make(table: ChunkTable, top_k: int, device: torch.device) -> DeviceTable:
     chunks = table.chunks
     free = [c.routable and not c.linked for c in chunks]
     size = np.array([g.stop - g.start for g in table.groups])
@@ -340,7 +340,7 @@ def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
     top_k = min(top_k, sum(free))
     longest = max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0)
     group_rows = float(np.mean(routed_rows)) if routed_rows else 0.0
-    plan = Plan(
+    plan = DeviceTable(
         table=table,
         device=device,
         top_k=top_k,

@@ -15,11 +15,11 @@ from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
 from . import RULES, chunk_major, query_major
 from .arch import arch_of
-from .block_sizes import configs_of
+from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
-from .device_table import Plan
+from .device_table import DeviceTable
 from .job import Job
-from .lib.head_ranges import WORKSPACE, split
+from .lib.head_ranges import WORKSPACE, split_heads
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
@@ -33,7 +33,7 @@ from .select.union_mask import union_masks
 
 
 @dataclass
-class Kept:
+class SavedForBackward:
     """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
 
     lse: Tensor
@@ -43,7 +43,8 @@ class Kept:
 @on_its_device
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: Kept | None = None, training: bool = False,
+    *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: SavedForBackward | None = None,
+    training: bool = False,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D].
 
@@ -52,7 +53,7 @@ def run(
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = first_plan(table, routing, q)
-    seen = _Seen(record, plan, q.shape[:2])
+    seen = _SelectionRecorder(record, plan, q.shape[:2])
     noise = training and bool(routing.drop_off or routing.drop_in)
     arch = arch_of(q, k, v)
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
@@ -63,7 +64,7 @@ def run(
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
     job = Job(
-        q, k, v, out, plan, flow, routing.causal, union, scale, precision, configs_of(q), summary, keep and keep.lse
+        q, k, v, out, plan, flow, routing.causal, union, scale, precision, block_sizes_of(q), summary, keep and keep.lse
     )
     how: dict[str, Any] = dict(
         signs=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
@@ -72,7 +73,7 @@ def run(
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
     whole = noise or routing.rule != "top-k"  # what heads choose is asked of all of them at once
-    for heads in [every] if whole else split(every, chunk_major.bytes_of_choice(plan, flow.direct)):
+    for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
             choice = new_indices(len(heads), plan)
             stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
@@ -107,10 +108,10 @@ def run(
     return out
 
 
-class _Seen:
+class _SelectionRecorder:
     """Hands what was chosen to who wants to know: counted by frame and chunk, or row by row."""
 
-    def __init__(self, record, plan: Plan, heads: tuple[int, ...]) -> None:
+    def __init__(self, record, plan: DeviceTable, heads: tuple[int, ...]) -> None:
         self.record, self.plan, self.heads = record, plan, heads
         self.pairs = record.frame_pairs(heads[1]) if hasattr(record, "frame_pairs") else None
         self.row_by_row = record is not None and self.pairs is None
@@ -151,7 +152,7 @@ def _careful(precision: str) -> str:
     return "tf32x3" if precision == "tf32" else precision
 
 
-def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Tensor | None:
+def _kept_shots(q: Tensor, k: Tensor, plan: DeviceTable, routing: RoutingConfig) -> Tensor | None:
     """`routing.kept_shots` from pooled chunks: [B*H, S, S] bytes."""
     if routing.shots_kept is None:
         return None
@@ -168,7 +169,7 @@ def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Ten
     return ((order.argsort(dim=-1) < routing.shots_kept) & allowed | own).to(torch.uint8).contiguous()
 
 
-def _record(record, sel: Tensor, plan: Plan, heads: tuple[int, ...]) -> None:
+def _record(record, sel: Tensor, plan: DeviceTable, heads: tuple[int, ...]) -> None:
     """Hand the choice over in blocks of rows."""
     step = max(64, 2**28 // (plan.words * 32 * len(sel)))
     for low in range(0, plan.length, step):

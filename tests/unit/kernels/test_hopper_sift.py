@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 hopper_sift = pytest.importorskip("moc.backends.triton.select.topk_filter_sm90", reason="this Triton has no Gluon")
 
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, SURVIVORS
 from moc.chunks.build import build_table
 from moc.chunks.layout import Span, TokenLayout
@@ -20,7 +20,7 @@ def plan(frames: int, top_k: int, text: int = 0):
     spans = (Span("text", 0, text),) if text else ()
     layout = TokenLayout(text + frames * 24 * 34, (frames, 24, 34), text, spans)
     table = build_table(layout, (0, frames // 2), routing)
-    return table, plan_of(table, routing, torch.device("cpu"))
+    return table, device_table_of(table, routing, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("top_k", [4, 20, 32, 40])

@@ -15,7 +15,7 @@ from moc.backends.triton import forward
 from moc.backends.triton.attend import tail_sm90
 from moc.backends.triton.attend.tail import Tail
 from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, choose_dataflow
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import hot_chunks
 from moc.backends.triton.lists.csr import new_indices
 from moc.chunks.build import build_table
@@ -45,7 +45,7 @@ def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
 @pytest.mark.parametrize("top_k", [3, 9, 20])
 def test_every_choice_is_either_popular_or_left(top_k: int) -> None:
     table = build_table(LAYOUT, (0,), ROUTING)
-    plan = plan_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
+    plan = device_table_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
     torch.manual_seed(top_k)
     choice = new_indices(2, plan)
     liking = torch.rand(2, 1, plan.chunks) ** 3 + 0.5 * torch.rand(2, plan.length, plan.chunks)
@@ -106,7 +106,7 @@ def together(monkeypatch: pytest.MonkeyPatch):
 
 def flow(table, routing: RoutingConfig, hot: bool = True) -> Dataflow:
     wants = Wants(kind=CHUNK_MAJOR, selection="topk_stream")
-    plan = plan_of(table, routing, torch.device(DEVICE))
+    plan = device_table_of(table, routing, torch.device(DEVICE))
     return replace(choose_dataflow(plan.geometry, routing, Arch(), wants), hot=hot)
 
 

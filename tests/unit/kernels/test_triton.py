@@ -19,7 +19,7 @@ from moc.backends.triton import BACKEND, chunk_major, dataflow, forward, health
 from moc.backends.triton.arch import arch_of
 from moc.backends.triton.attend import own, own_calls
 from moc.backends.triton.dataflow import CHUNK_MAJOR, FEWEST_ROWS, QUERY_MAJOR, Wants, choose_dataflow
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
 from moc.backends.triton.lib.permute import Move
@@ -163,7 +163,9 @@ def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
 
 def test_counters_of_a_very_long_film_count_as_workspace() -> None:
     short, long = (TokenLayout(f * 48, (f, 6, 8)) for f in (8, 400))
-    plans = [plan_of(build_table(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu")) for x in (short, long)]
+    plans = [
+        device_table_of(build_table(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu")) for x in (short, long)
+    ]
     size = [chunk_major.bytes_of_choice(p, slots=True) for p in plans]
     assert size[0] < 8 * plans[0].chunks * 100 and size[1] >= 8 * plans[1].chunks * 400 > 4 * 2 * plans[1].length
 
@@ -171,8 +173,11 @@ def test_counters_of_a_very_long_film_count_as_workspace() -> None:
 def test_a_table_goes_with_all_that_was_made_of_it() -> None:
     """Every run brings tables of its own: kept for ever they would fill the GPU."""
     table = build_table(PLAIN, (0, 2), R(top_k=1, own="frame"))
-    both_plans = plan_of(table, R(top_k=1), torch.device(DEVICE)), plan_of(table, R(top_k=2), torch.device(DEVICE))
-    assert plan_of(table, R(top_k=1, causal=True), torch.device(DEVICE)) is both_plans[0] is not both_plans[1]
+    both_plans = (
+        device_table_of(table, R(top_k=1), torch.device(DEVICE)),
+        device_table_of(table, R(top_k=2), torch.device(DEVICE)),
+    )
+    assert device_table_of(table, R(top_k=1, causal=True), torch.device(DEVICE)) is both_plans[0] is not both_plans[1]
     gone = weakref.ref(table), weakref.ref(both_plans[0])
     del table, both_plans
     gc.collect()
@@ -219,7 +224,7 @@ def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int
     monkeypatch.setattr("moc.backends.triton.device_table.FRAME_PART", 67)
     monkeypatch.setattr("moc.backends.triton.lib.pair_counts.ROWS", 16)
     layout = TokenLayout(307, (3, 10, 10), 7, (Span("text", 0, 7),))
-    plan = plan_of(build_table(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
+    plan = device_table_of(build_table(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
     assert plan.frame_parts().in_a_row == (tile[0] == 1)
     sel = torch.randint(-(2**31), 2**31, (4, plan.words, 307), dtype=torch.int32, device=DEVICE)
     chosen = unpack(sel, plan.chunks, slice(None)).float() * plan.chunk[1]
@@ -318,7 +323,7 @@ def test_eighty_uneven_shots_are_a_few_calls_of_the_library() -> None:
     cuts = sorted(random.Random(0).sample(range(1, 115), 79))
     layout = TokenLayout(115 * 1560 + 512, (115, 30, 52), 512, (Span("text", 0, 512),))
     routing = R(top_k=5, chunk_tokens=1280, causal=True)
-    plan = plan_of(build_table(layout, (0, *cuts), routing), routing, torch.device("cpu"))
+    plan = device_table_of(build_table(layout, (0, *cuts), routing), routing, torch.device("cpu"))
     heads = own_calls.heads_at_once(24, layout.length, 128)
     assert heads == 4 and len(plan.runs()) > 30
     assert 0 < own_calls.calls(plan, heads, 128) <= 8
@@ -329,7 +334,7 @@ def test_what_is_linked_is_not_copied_for_many_shots_at_once() -> None:
     """Forty shots that all see the first frame of each: keys for all of them would be twenty times the sequence."""
     starts = tuple(3 * i // 2 for i in range(40))
     routing = R(top_k=1, own="shot", static="first frame")
-    plan = plan_of(build_table(TokenLayout(60 * 16, (60, 4, 4)), starts, routing), routing, torch.device("cpu"))
+    plan = device_table_of(build_table(TokenLayout(60 * 16, (60, 4, 4)), starts, routing), routing, torch.device("cpu"))
     assert all(len(some.seen) <= max(2 * plan.length, some.keys) for some in own_calls.alike(plan))
     assert sum(len(some.seen) for some in own_calls.alike(plan)) > 10 * plan.length
     rows = torch.cat([some.rows for some in own_calls.alike(plan)])
@@ -343,7 +348,7 @@ def test_shots_that_all_differ_are_left_to_our_own_kernel() -> None:
         frames, starts = sum(lengths), tuple(itertools.accumulate(lengths, initial=0))[:-1]
         routing = R(top_k=5, own="shot")
         table = build_table(TokenLayout(frames * 64, (frames, 8, 8)), starts, routing)
-        plan = plan_of(table, routing, torch.device("cpu"))
+        plan = device_table_of(table, routing, torch.device("cpu"))
         assert plan.group_rows >= FEWEST_ROWS and len({g.stop - g.start for g in table.groups}) == shots
         heads = own_calls.heads_at_once(24, table.length, 128)
         found = own_calls.calls(plan, heads, 128)

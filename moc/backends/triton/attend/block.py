@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan, Tiles
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable, Tiles
 from ..lib.sortable import attend_step
 from ..lists.unions import UnionLists
 from .combine import Own, Slots, _add, _slot
@@ -126,8 +126,8 @@ def moc_attend_block(
 
 
 def attend_tiles(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
+    *, scale: float, config: BlockSize, precision: str,
     ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Tail | None = None,
     slots: Slots | None = None, own: Own | None = None, total: Tensor | None = None,
 ) -> None:  # fmt: skip

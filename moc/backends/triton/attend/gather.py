@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import attend_step
 from ..lists.csr import ChunkCSR
 from .combine import Slots
@@ -168,8 +168,9 @@ def moc_attend_gather_short(
 
 
 def gather_chunks(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: Plan, heads: range,
-    slots: Slots, *, scale: float, config: Config, precision: str,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
+    heads: range,
+    slots: Slots, *, scale: float, config: BlockSize, precision: str,
 ) -> None:  # fmt: skip
     """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
     _, h, n, d = q.shape

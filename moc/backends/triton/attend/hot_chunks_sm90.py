@@ -18,11 +18,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..dataflow import HOT_KEYS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring
+from ..lib.pipeline_sm90 import ROWS, mma_layout, pipeline, row_layout, tma_descriptors
 from ..lists.hot_chunks import HotChunks
 from .tail import Tail
 
@@ -61,9 +61,9 @@ def _subtract(
     GROUP: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
     """Take the summaries of what a row chose off again, sixteen chunks at a time, as `routed._without` does."""
-    by_row: gl.constexpr = by_rows(D)
-    o_layout: gl.constexpr = products(D)
-    x_layout: gl.constexpr = products(16)
+    by_row: gl.constexpr = row_layout(D)
+    o_layout: gl.constexpr = mma_layout(D)
+    x_layout: gl.constexpr = mma_layout(16)
     rows: gl.constexpr = gl.SliceLayout(1, x_layout)
     o_r = gl.arange(0, ROWS, rows)[:, None]
     o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
@@ -103,9 +103,9 @@ def _consumer(
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -193,7 +193,7 @@ def moc_attend_hot_chunks_sm90(
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    k_smem, full, empty = ring(k_desc, STAGES)
+    k_smem, full, empty = pipeline(k_desc, STAGES)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
@@ -216,7 +216,7 @@ def moc_attend_hot_chunks_sm90(
 
 @watched("hot_chunks_sm90")
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: Plan,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: DeviceTable,
     heads: range,
     tail: Tail | None, *, scale: float,
 ) -> Tail:  # fmt: skip
@@ -226,7 +226,7 @@ def attend(
     assert (summary is None) == (tail is None)
     if tail is None:
         tail = Tail(q.new_empty(len(heads), n, d), q.new_empty(len(heads), n, dtype=torch.float32))
-    blocks, steps = described_heads(k, v, KEYS)
+    blocks, steps = tma_descriptors(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)
     moc_attend_hot_chunks_sm90[(min(processors(q), work),)](

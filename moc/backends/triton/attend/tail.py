@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan, Tiles
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable, Tiles
 from ..lib.sortable import bounds, closed, own_of_rows
 
 
@@ -96,8 +96,8 @@ def moc_attend_tail(
 
 
 def tail_of(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool, mask: str, by: str | None = "tail",
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
+    *, scale: float, config: BlockSize, precision: str, causal: bool, mask: str, by: str | None = "tail",
 ) -> Tail:  # fmt: skip
     """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
 

@@ -14,23 +14,23 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..device_table import STEP, Plan
+from ..device_table import STEP, DeviceTable
 from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import (  # fmt: skip
+from ..lib.pipeline_sm90 import (
     BOTH,
     ROWS,
     added,
-    by_rows,
-    described,
     first_scores,
     last_values,
+    mma_layout,
     next_scores,
     own_chunks,
-    products,
-    ring,
+    pipeline,
+    row_layout,
+    tma_descriptor,
 )
 
 KEYS = STEP
@@ -112,9 +112,9 @@ def _consumer(
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -197,7 +197,7 @@ def moc_attend_tail_sm90(
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
+    keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
@@ -218,12 +218,12 @@ def moc_attend_tail_sm90(
 
 @watched("tail_sm90")
 def tail(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, out: Tensor, lse: Tensor,
     *, scale: float, causal: bool, mask: str,
 ) -> None:  # fmt: skip
     """As `tail.tail_of`, into out [heads, N, D], lse [heads, N]. mask "tile": by the bits of the first of 64 rows."""
     _, h, n, d = q.shape
-    blocks = [described(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
+    blocks = [tma_descriptor(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
     tiles = plan.tiles(BOTH, "routed" if mask == "tile" else "all")
     work = tiles.count * len(heads)
     some = plan.chunk

@@ -14,24 +14,24 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..device_table import Blocks, Plan, Tiles
+from ..device_table import Blocks, DeviceTable, Tiles
 from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import (  # fmt: skip
+from ..lib.pipeline_sm90 import (
     BOTH,
     KEYS,
     ROWS,
     added,
-    by_rows,
-    described_heads,
     first_scores,
     last_values,
+    mma_layout,
     next_scores,
     pass_by,
-    products,
-    ring,
+    pipeline,
+    row_layout,
     softmax,
+    tma_descriptors,
 )
 from ..lists.unions import UnionLists, steps_of
 from .tail import Tail
@@ -111,9 +111,9 @@ def _consumer(
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     rows: gl.constexpr = gl.SliceLayout(1, by_row)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -193,7 +193,7 @@ def moc_attend_union_sm90(
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
+    keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
@@ -214,13 +214,13 @@ def moc_attend_union_sm90(
 
 @watched("union_sm90")
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, blocks: Blocks, lists: UnionLists,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, blocks: Blocks, lists: UnionLists,
     heads: range, tail: Tail | None, *, scale: float,
 ) -> None:  # fmt: skip
     """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
     units."""
     _, h, n, d = q.shape
-    sources, steps = described_heads(k, v, KEYS, lists.pieces.size)
+    sources, steps = tma_descriptors(k, v, KEYS, lists.pieces.size)
     work = tiles.count * len(heads)
     listed = steps_of(lists, KEYS // lists.pieces.size)
     moc_attend_union_sm90[(min(processors(q), work),)](

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ....routing.scores import describe
 from .. import DESCRIPTORS as FUSED
-from ..device_table import Plan
+from ..device_table import DeviceTable
 
 
 @triton.jit
-def _pool(
+def moc_pool(
     x, chunk, mean, desc, exact,
     s_b, s_h, s_n, H, C,
     D: tl.constexpr, DP: tl.constexpr, BL: tl.constexpr, CHUNKS: tl.constexpr,
@@ -58,7 +58,7 @@ def _pool(
             tl.store(exact + o, b_mean, mask=m_d)
 
 
-def pool(x: Tensor, plan: Plan, *, desc: str | None = None, exact: bool = False) -> dict[str, Tensor]:
+def pool(x: Tensor, plan: DeviceTable, *, desc: str | None = None, exact: bool = False) -> dict[str, Tensor]:
     """x [B, H, N, D] -> tensors per chunk.
 
     mean   [B*H, C, D] in x's dtype
@@ -78,18 +78,18 @@ def pool(x: Tensor, plan: Plan, *, desc: str | None = None, exact: bool = False)
     unused = out["mean"]
     small = plan.typical <= 64
     at_once = 4 if small else 1
-    _pool[(-(-c // at_once), b * h)](
+    moc_pool[(-(-c // at_once), b * h)](
         x, plan.chunk, unused, out.get("desc", unused), out.get("exact", unused), *x.stride()[:3], h, c,
         D=d, DP=max(16, triton.next_power_of_2(d)), BL=16 if small else 32, CHUNKS=at_once,
         REST=fused == "mean", RANGE=fused in ("minmax", "mean+max+min"), HALFWAY=fused == "mean+max+min", EXACT=exact,
         num_warps=2 if small else 4,
     )  # fmt: skip
     if desc and not fused:
-        out["desc"] = _pair(x, plan, desc)
+        out["desc"] = _desc_by_torch(x, plan, desc)
     return out
 
 
-def _pair(x: Tensor, plan: Plan, descriptor: str) -> Tensor:
+def _desc_by_torch(x: Tensor, plan: DeviceTable, descriptor: str) -> Tensor:
     """[B*H, C, 2, D] of a descriptor that the kernel does not make."""
     made = describe(x, plan.table, descriptor)
     first = made.high.to(x.dtype)

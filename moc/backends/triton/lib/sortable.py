@@ -109,7 +109,7 @@ def signed(b_q, o_k, DP: tl.constexpr, SIGNED: tl.constexpr):
 
 @triton.jit
 def own_of_rows(row, o_n, m_n, N, C):
-    """Of rows [M]: their own chunks' first and last + 1, and their shot. row [3, N] of `Plan`."""
+    """Of rows [M]: their own chunks' first and last + 1, and their shot. row [3, N] of `DeviceTable`."""
     b_first = tl.load(row + o_n, mask=m_n, other=0)
     b_last = tl.load(row + N + o_n, mask=m_n, other=C)
     return b_first, b_last, tl.load(row + 2 * N + o_n, mask=m_n, other=-1)

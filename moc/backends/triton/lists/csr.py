@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from .csr_from_bits import SelectionMask
 
 EACH = 4  # rows that a counter is for, were all chunks alike: more wait for each other
@@ -41,7 +41,7 @@ class SelectionIndices:
         """Heads, rows, places of a row."""
         return self.indices.shape
 
-    def bits(self, plan: Plan) -> Tensor:
+    def bits(self, plan: DeviceTable) -> Tensor:
         """[heads, W, N], for whoever records the selection; the kernels do not need them."""
         sel = self.indices.new_zeros(len(self.indices), plan.words, plan.length)
         _every_slot(moc_lists_set_bits, self, sel, plan.length, plan.words)
@@ -60,14 +60,14 @@ class SelectionIndices:
         return entry, choice.number
 
 
-def counters(plan: Plan) -> tuple[int, int]:
+def counters(plan: DeviceTable) -> tuple[int, int]:
     """(frames, counters that a chunk has for each of them) of a choice that is written slot by slot."""
     _, frames, most = plan.row_frames()
     rows = plan.length * plan.top_k // plan.chunks
     return frames, triton.next_power_of_2(max(min(-(-rows // (frames * EACH)), MOST_TURNS), -(-most // RANKS)))
 
 
-def new_indices(heads: int, plan: Plan) -> SelectionIndices:
+def new_indices(heads: int, plan: DeviceTable) -> SelectionIndices:
     indices = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
     number = indices.new_empty(heads, plan.length)
     return SelectionIndices(
@@ -187,7 +187,7 @@ def histogram(choice: SelectionIndices) -> SelectionIndices:
     return choice
 
 
-def indices_of(bits: SelectionMask, plan: Plan) -> SelectionIndices:
+def indices_of(bits: SelectionMask, plan: DeviceTable) -> SelectionIndices:
     """Slot by slot, not `histogram`."""
     out = new_indices(len(bits.sel), plan)
     bits.unpack(out.indices, out.number)
@@ -199,7 +199,7 @@ def _most(pairs: int, lists: int, rows: int) -> int:
     return pairs // rows + lists
 
 
-def listed(choice: SelectionIndices | SelectionMask, plan: Plan, rows: int) -> Listed:
+def listed(choice: SelectionIndices | SelectionMask, plan: DeviceTable, rows: int) -> Listed:
     """For every (head, chunk) the rows that chose it, in tiles of at most `rows`. The choice is `histogram`."""
     count = choice.counted()
     heads, chunks, counters = count.shape

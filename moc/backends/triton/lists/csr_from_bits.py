@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib.sortable import ones
 
 SQUARE = 32
@@ -108,7 +108,7 @@ class SelectionMask:
     places: int
 
     @staticmethod
-    def of_plan(sel: Tensor, plan: Plan) -> SelectionMask:
+    def of_plan(sel: Tensor, plan: DeviceTable) -> SelectionMask:
         return SelectionMask(sel, plan.chunks, plan.top_k)
 
     def of(self, heads: slice) -> SelectionMask:
@@ -119,7 +119,7 @@ class SelectionMask:
         """Heads, rows, places of a row."""
         return self.sel.shape[0], self.sel.shape[2], self.places
 
-    def bits(self, plan: Plan) -> Tensor:
+    def bits(self, plan: DeviceTable) -> Tensor:
         return self.sel
 
     def counted(self) -> Tensor:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib.launch import processors
 from ..lib.sortable import ones
 from .csr import SelectionIndices, counter
@@ -215,7 +215,7 @@ def moc_lists_hot_count(
         i_f = tl.min(tl.where(b_f > i_f, b_f, F), 0)
 
 
-def hot_chunks_of(choice: SelectionIndices, plan: Plan) -> HotChunks:
+def hot_chunks_of(choice: SelectionIndices, plan: DeviceTable) -> HotChunks:
     """Popular chunks, which leave the choice. What stays is `histogram`."""
     heads, n, k = choice.indices.shape
     tiles, places = -(-n // 128), max(8, triton.next_power_of_2(k))
@@ -244,7 +244,7 @@ def hot_chunks_of(choice: SelectionIndices, plan: Plan) -> HotChunks:
 
 
 def count_hot_chunks(
-    popular: HotChunks, choice: SelectionIndices, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None
+    popular: HotChunks, choice: SelectionIndices, plan: DeviceTable, heads: range, pairs: Tensor, column: Tensor | None
 ) -> None:
     """As `count.count_choices`, from what left the choice."""
     moc_lists_hot_count[(2 * popular.count.shape[1], len(heads))](

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Pieces, Plan, Tiles
+from ..device_table import DeviceTable, Pieces, Tiles
 
 RUN = 4  # steps that one query tile alone takes before the other takes its own
 
@@ -192,14 +192,14 @@ def steps_of(lists: UnionLists, pieces: int) -> Steps:
     return Steps(start, seen, number, most)
 
 
-def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
+def width_of(plan: DeviceTable, pieces: Pieces, rows: int, all_: bool) -> int:
     """Pieces that a list may have to hold: no host knows how alike rows choose, so the most there can be."""
     per_chunk = -(-plan.longest // pieces.size)
     return max(1, pieces.count if all_ else min(pieces.count, rows * plan.top_k * per_chunk))
 
 
 def union_lists(
-    sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool, pairs: bool = False
+    sel: Tensor, plan: DeviceTable, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool, pairs: bool = False
 ) -> UnionLists:
     """sel [heads, W, N] -> lists of at most `width` pieces per tile, made of its first `rows` rows; with `own`, a row's
     own chunks count as chosen.

@@ -7,7 +7,7 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib import sortable
 
 SLOTS = 64  # for the scores of a row that a thread writes, four threads to a row
@@ -112,7 +112,7 @@ def moc_select_filter_finish_sm90(
 def finish_topk(
     written: Tensor, count: Tensor, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
     overflow_rows: Tensor,
-    overflow_count: Tensor, plan: Plan, *, groups: int, rotation: int, as_bits: bool,
+    overflow_count: Tensor, plan: DeviceTable, *, groups: int, rotation: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """written, as [heads, N, 4, SLOTS]: score and place among passes of `groups` chunks; count [heads, N, 4]; level
     [heads, N]. Into what `stream` makes of some heads."""

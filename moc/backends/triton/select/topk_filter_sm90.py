@@ -29,12 +29,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..dataflow import FILTER_CHUNKS, PASS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
+from ..lib.pipeline_sm90 import ROWS, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
 from .topk_filter_finish_sm90 import SLOTS, SURVIVORS, finish_topk
 
 CHUNKS = PASS
@@ -88,7 +88,7 @@ WRITING, OPERANDS = (gl.constexpr(x) for x in _writing())
 def halves(b, N: gl.constexpr):
     """[64, 2 * N] -> left and right [64, N], as matrix products are laid out."""
     b_left, b_right = b.reshape([64, 2, N]).permute((0, 2, 1)).split()
-    layout: gl.constexpr = products(N)
+    layout: gl.constexpr = mma_layout(N)
     overflow_count = gl.convert_layout(b_left, layout, assert_trivial=True)
     return overflow_count, gl.convert_layout(b_right, layout, assert_trivial=True)
 
@@ -132,7 +132,7 @@ def producer(
 @gluon.jit
 def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SIGNED: gl.constexpr):
     """64 query rows from `first` on, twice side by side, or their positive and their negative parts."""
-    by_row: gl.constexpr = by_rows(D)
+    by_row: gl.constexpr = row_layout(D)
     o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
     o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
     b_q = gl.load(p_q + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :], mask=(o_r < N)[:, None], other=0.0)
@@ -167,8 +167,8 @@ def _consumer(
     D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    layout: gl.constexpr = products(G)
-    eight: gl.constexpr = products(8)
+    layout: gl.constexpr = mma_layout(G)
+    eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
     o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
@@ -226,7 +226,7 @@ def moc_select_filter_sm90(
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = desc_tma.dtype
-    blocks = ring(desc_tma, STAGES, 3)
+    blocks = pipeline(desc_tma, STAGES, 3)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [3, ROWS, 2 * D], q_layout)
     rules = chunk, row, shot_mask, free
@@ -274,7 +274,7 @@ def threshold_rank(top_k: int, share: float) -> int:
     return max(1, round(CHUNKS * (1 - math.exp(-wanted / CHUNKS))))  # groups with one of them at least
 
 
-def sample_of(plan: Plan) -> Sample:
+def sample_of(plan: DeviceTable) -> Sample:
     """Chunks that anybody may choose, equally far apart; then all chunks, turned from pass to pass so that those one
     frame apart do not always meet the same thread."""
     if plan.sample is None:
@@ -303,7 +303,7 @@ def slots(threads: int, device: torch.device) -> Tensor:
 @watched("topk_filter_sm90")
 def filter_topk(
     q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
-    overflow_rows: Tensor, overflow_count: Tensor, plan: Plan, heads: range,
+    overflow_rows: Tensor, overflow_count: Tensor, plan: DeviceTable, heads: range,
     *, signs: bool, causal: bool, as_bits: bool,
 ) -> None:  # fmt: skip
     """As `topk_stream_sm90.deal`."""
@@ -316,7 +316,7 @@ def filter_topk(
         part = slice(first, min(first + some, len(heads)))
         work = tiles * (part.stop - first)
         flat = desc[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
-        block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
+        block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
         moc_select_filter_sm90[(min(processors(q), work),)](
             q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask, plan.passes(CHUNKS),
             sample.chunk,

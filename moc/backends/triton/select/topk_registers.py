@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import least_chosen, least_of_few, open_to, own_of_rows, pair_columns, signed
 
 LARGEST_FIRST = 8  # choices up to which taking the largest again and again is faster than a search
@@ -68,12 +68,12 @@ def moc_select_registers(
 
 
 def route(
-    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, signs: bool, causal: bool, precision: str, config: Config,
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: DeviceTable, heads: range,
+    *, signs: bool, causal: bool, precision: str, config: BlockSize,
 ) -> None:  # fmt: skip
     """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
 
-    queries [heads, N, D]; with `split` their positive and negative parts meet different descriptors.
+    queries [heads, N, D]; with `split_heads` their positive and negative parts meet different descriptors.
     Bit c % 32 of word c // 32 says that the row chose chunk c.
     """
     n, d = plan.length, desc.shape[-1]

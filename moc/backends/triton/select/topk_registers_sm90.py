@@ -12,10 +12,10 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ..dataflow import PASS, REGISTERS_PASSES
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
+from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, tma_descriptor
 from .topk_filter_sm90 import halves, producer, quarters, scores, take_queries
 from .topk_registers_sm90_ptx import choosing
 
@@ -42,8 +42,8 @@ def _consumer(
     D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    layout: gl.constexpr = products(G)
-    eight: gl.constexpr = products(8)
+    layout: gl.constexpr = mma_layout(G)
+    eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     rows_8: gl.constexpr = gl.SliceLayout(1, eight)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
@@ -95,7 +95,7 @@ def moc_select_registers_sm90(
     D: gl.constexpr, G: gl.constexpr, GROUPS: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    blocks = ring(desc_tma, STAGES, GROUPS)
+    blocks = pipeline(desc_tma, STAGES, GROUPS)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], desc_tma.dtype)
     q_smem = gl.allocate_shared_memory(desc_tma.dtype, [GROUPS, ROWS, 2 * D], q_layout)
     rules = chunk, row, shot_mask, free
@@ -136,7 +136,7 @@ def moc_select_registers_sm90(
 def choose(
     q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, threshold: Tensor, overflow_rows: Tensor,
     overflow_count: Tensor,
-    plan: Plan, heads: range, *, signs: bool, causal: bool,
+    plan: DeviceTable, heads: range, *, signs: bool, causal: bool,
 ) -> None:  # fmt: skip
     """Bits sel [heads, W, N] of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
     n, d, passes = plan.length, desc.shape[-1], -(-plan.chunks // CHUNKS)
@@ -144,7 +144,7 @@ def choose(
     tiles = -(-n // (groups * 64))
     work = tiles * len(heads)
     # the last pass of a head reaches into the next one: those chunks are shut
-    block = described(desc.flatten(2), [desc.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
+    block = tma_descriptor(desc.flatten(2), [desc.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
     moc_select_registers_sm90[(min(processors(q), work),)](
         q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(CHUNKS), sel, threshold,
         overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,

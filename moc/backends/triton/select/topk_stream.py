@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.launch import processors
 from ..lib.sortable import bounds, closed, open_to, own_of_rows, pair_columns, signed
 from ..lists.csr import SelectionIndices
@@ -109,8 +109,9 @@ def moc_select_stream(
 
 
 def stream(
-    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, into: Tensor | SelectionIndices, plan: Plan, heads: range,
-    *, signs: bool, causal: bool, precision: str, config: Config, by: str = "topk_stream",
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, into: Tensor | SelectionIndices, plan: DeviceTable,
+    heads: range,
+    *, signs: bool, causal: bool, precision: str, config: BlockSize, by: str = "topk_stream",
 ) -> None:  # fmt: skip
     """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice.
     by: the file whose kernel makes the first deal."""

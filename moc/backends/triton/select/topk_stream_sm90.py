@@ -19,11 +19,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, candidates, described, own_chunks, products, ring
+from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
 from . import topk_stream_heap
 
 STAGES = 3
@@ -101,8 +101,8 @@ def _consumer(
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
     BITS: gl.constexpr, SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    by_row: gl.constexpr = by_rows(D)
-    layout: gl.constexpr = products(G)
+    by_row: gl.constexpr = row_layout(D)
+    layout: gl.constexpr = mma_layout(G)
     by_group: gl.constexpr = gl.BlockedLayout([1, G // 4], [8, 4], [4, 1], [1, 0])  # in which sums run along a row
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
@@ -182,7 +182,7 @@ def moc_select_stream_sm90(
     BITS: gl.constexpr, SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    high, full, empty = ring(desc_tma, STAGES)
+    high, full, empty = pipeline(desc_tma, STAGES)
     low = gl.allocate_shared_memory(dtype, [STAGES, G, D], desc_tma.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [4, ROWS, D], q_layout)
@@ -216,7 +216,7 @@ def rotated(desc: Tensor, num_blocks: int, rotation: int) -> Tensor:
 @watched("topk_stream_sm90")
 def select(
     q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
-    overflow_rows: Tensor, overflow_count: Tensor, plan: Plan, heads: range,
+    overflow_rows: Tensor, overflow_count: Tensor, plan: DeviceTable, heads: range,
     *, signs: bool, causal: bool, rotation: int, low: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """The first deal of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
@@ -224,7 +224,7 @@ def select(
     num_blocks, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
     work = tiles * len(heads)
     flat = rotated(desc[heads.start : heads.stop], num_blocks, rotation)
-    block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
+    block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
     moc_select_stream_sm90[(min(processors(q), work),)](
         q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(GROUPS), sel,
         pairs, number, threshold, overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,

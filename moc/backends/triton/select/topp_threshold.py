@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ....config import RoutingConfig
 from ..attend.block import LOG2E
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import ones, open_to, own_of_rows, pair_columns, signed
 
 PASSES = 10
@@ -156,9 +156,9 @@ def moc_select_topp_threshold(
 
 
 def rule_bits(
-    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: Plan, heads: range,
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: DeviceTable, heads: range,
     routing: RoutingConfig,
-    *, scale: float, signs: bool, causal: bool, precision: str, config: Config,
+    *, scale: float, signs: bool, causal: bool, precision: str, config: BlockSize,
 ) -> Tensor:  # fmt: skip
     """As `route`, by threshold or by share. With "top-k or top-p" the k best are in sel already. scale: of q . k in the
     softmax. -> how many chunks a row chose [heads, N]."""

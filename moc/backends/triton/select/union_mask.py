@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....chunks.table import TILE_ROWS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib.sortable import bounds, closed, open_to, own_of_rows
 
 
@@ -43,7 +43,7 @@ def moc_select_union_mask(
         p_sel += N
 
 
-def union_masks(sel: Tensor, shot_mask: Tensor | None, plan: Plan, heads: range, *, causal: bool) -> None:
+def union_masks(sel: Tensor, shot_mask: Tensor | None, plan: DeviceTable, heads: range, *, causal: bool) -> None:
     """Change sel [heads, W, N] in place, as `routing.share` does."""
     tiles = plan.tiles(TILE_ROWS, "shared")
     moc_select_union_mask[(tiles.count * len(heads),)](
