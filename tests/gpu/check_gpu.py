@@ -20,7 +20,7 @@ from moc.backends.triton.dataflow import Wants, library_fits
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select import first_plan
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.table import TILE_ROWS, ChunkTable
 from moc.config import RoutingConfig
 from moc.routing.candidates import candidates, kept_shots, narrow
@@ -161,7 +161,7 @@ def expected(
 def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda") -> dict[str, Any]:
     layout, starts, routing, b, h, d = CASES[name]
     noisy = bool(routing.drop_off or routing.drop_in)  # as in training; then the device is asked how long lists got
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     torch.manual_seed(seed)
     n = layout.length
     # as a fused projection leaves them: strided, not contiguous

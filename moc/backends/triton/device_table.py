@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...chunks.table import ChunkTable, Group
+from ...chunks.table import ChunkTable, QueryGroup
 from ...config import RoutingConfig
 from .dataflow import Geometry
 
@@ -121,11 +121,11 @@ class DeviceTable:
     def group_rows(self) -> float:
         return self.geometry.group_rows
 
-    def own_tokens(self, group: Group) -> tuple[int, int]:
+    def own_tokens(self, group: QueryGroup) -> tuple[int, int]:
         chunks = self.table.chunks
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
-    def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
+    def ranges(self, group: QueryGroup, own: bool = True) -> list[tuple[int, int]]:
         """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
         return sorted([(a, b)] * own + self.linked_beside(a, b))

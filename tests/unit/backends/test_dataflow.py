@@ -26,7 +26,7 @@ from moc.backends.triton.dataflow import (
 )
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.health import HOPPER, leave_out
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
 from tests.tools.cases import OnGpu
@@ -63,7 +63,7 @@ SMALL = LARGE._replace(longest=16, typical=16.0)
 
 @cache
 def geometry(routing: RoutingConfig) -> Geometry:
-    table = build_table(TokenLayout(21 * 1560, (21, 30, 52)), (0, 7, 14), routing)
+    table = build_chunks(TokenLayout(21 * 1560, (21, 30, 52)), (0, 7, 14), routing)
     return device_table_of(table, routing, torch.device("cpu")).geometry
 
 

@@ -10,7 +10,7 @@ hopper_sift = pytest.importorskip("moc.backends.triton.select.topk_filter_sm90",
 
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, SURVIVORS
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 
@@ -19,7 +19,7 @@ def plan(frames: int, top_k: int, text: int = 0):
     routing = RoutingConfig(top_k=top_k, tile=(1, 4, 4), own="frame")
     spans = (Span("text", 0, text),) if text else ()
     layout = TokenLayout(text + frames * 24 * 34, (frames, 24, 34), text, spans)
-    table = build_table(layout, (0, frames // 2), routing)
+    table = build_chunks(layout, (0, frames // 2), routing)
     return table, device_table_of(table, routing, torch.device("cpu"))
 
 

@@ -18,7 +18,7 @@ from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, cho
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import hot_chunks
 from moc.backends.triton.lists.csr import new_indices
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.trace.pair_counts import Counts
@@ -44,7 +44,7 @@ def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
 
 @pytest.mark.parametrize("top_k", [3, 9, 20])
 def test_every_choice_is_either_popular_or_left(top_k: int) -> None:
-    table = build_table(LAYOUT, (0,), ROUTING)
+    table = build_chunks(LAYOUT, (0,), ROUTING)
     plan = device_table_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
     torch.manual_seed(top_k)
     choice = new_indices(2, plan)
@@ -120,7 +120,7 @@ def coherent(batch: int) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize(("tail", "batch"), [("none", 1), ("pooled", 2)])
 def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None:
     routing = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail=tail)
-    table = build_table(LAYOUT, (0,), routing)
+    table = build_chunks(LAYOUT, (0,), routing)
     q, k, v = coherent(batch)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
     got = forward.run(q, k, v, table, routing, 0.25, dataflow=flow(table, routing))
@@ -130,7 +130,7 @@ def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there tests/gpu/check_gpu.py checks the kernel itself")
 def test_a_trace_counts_popular_chunks_too(together: list) -> None:
-    table = build_table(LAYOUT, (0,), ROUTING)
+    table = build_chunks(LAYOUT, (0,), ROUTING)
     q, k, v = coherent(1)
     counts = []
     for on in (True, False):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ....chunks.table import Group
+from ....chunks.table import QueryGroup
 from ..dataflow import FEWEST_ROWS
 from ..device_table import DeviceTable
 
@@ -42,7 +42,7 @@ def alike(plan: DeviceTable) -> list[Alike]:
     """Routed rows as few dense attention calls, when their rows and keys are gathered: keys for twice the sequence at
     a time, since each group has a copy of what is linked."""
     if plan.alike is None:
-        found: dict[tuple[int, int], list[Group]] = {}
+        found: dict[tuple[int, int], list[QueryGroup]] = {}
         ranges = {g: plan.ranges(g) for g in plan.table.groups if g.routed}
         for g, seen in ranges.items():
             found.setdefault((g.stop - g.start, sum(b - a for a, b in seen)), []).append(g)
