@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import host
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
 from moc.config import RoutingConfig
@@ -43,7 +43,7 @@ class Call:
 
     def table(self, routing: RoutingConfig) -> ChunkTable:
         t, h, w = self.facts["grid"]
-        return build_table(TokenLayout(t * h * w, (t, h, w)), tuple(self.facts["starts"]), routing)
+        return build_chunks(TokenLayout(t * h * w, (t, h, w)), tuple(self.facts["starts"]), routing)
 
 
 def blocks_of(path: Path) -> list[int]:

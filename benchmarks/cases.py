@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
@@ -49,7 +49,7 @@ class Case:
         tokens = self.grid[0] * self.grid[1] * self.grid[2]
         spans = (Span("text", 0, self.text),) if self.text else ()
         layout = TokenLayout(tokens + self.text, self.grid, self.text, spans)
-        return build_table(layout, tuple(frames * s // self.shots for s in range(self.shots)), self.routing)
+        return build_chunks(layout, tuple(frames * s // self.shots for s in range(self.shots)), self.routing)
 
     def inputs(
         self, device: str = "cuda", dtype: torch.dtype = torch.bfloat16, seed: int = 0, coherent: str | None = None

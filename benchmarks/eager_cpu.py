@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import host  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.build import build_chunks  # noqa: E402
 from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
 
@@ -65,7 +65,7 @@ def measure(name: str, grid: tuple[int, int, int], shots: int, routing: RoutingC
     generator = torch.Generator().manual_seed(0)
     q, k, v = smooth(grid, generator), smooth(grid, generator), smooth(grid, generator)
     starts = tuple(i * grid[0] // shots for i in range(shots))
-    table = build_table(TokenLayout(q.shape[2], grid), starts, routing)
+    table = build_chunks(TokenLayout(q.shape[2], grid), starts, routing)
 
     def dense() -> torch.Tensor:
         return scaled_dot_product_attention(q, k, v)

@@ -34,7 +34,7 @@ BEGIN = time.perf_counter()
 
 def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Tensor, Tensor], None]:
     """Notes how alike the rows of a query tile choose and what shared lists keep: from one head and some tiles."""
-    from moc.routing.candidates import candidates, share
+    from moc.routing.candidates import candidates, union
     from moc.routing.rules import select
     from moc.routing.scores import describe, scores
 
@@ -50,7 +50,7 @@ def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Ten
         together = [float(chosen[:, :, a - rows.start : b - rows.start].any(2).sum()) for a, b in tiles]
         row["union_over_k"] = round(statistics.mean(together) / float(chosen.sum(-1).float().mean()), 2)
         if routing.lists == "union":
-            seen = share(chosen, candidate, table, rows) | mandatory
+            seen = union(chosen, candidate, table, rows) | mandatory
             row["kept"] = round(float((seen * t.lengths).sum(-1).float().mean()) / table.length, 4)
 
     return probe

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch.nn.attention import SDPBackend
 
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
@@ -36,7 +36,7 @@ class Film:
         return tuple(self.latent[0] * s // self.shots for s in range(self.shots))
 
     def table(self, routing: RoutingConfig) -> ChunkTable:
-        return build_table(TokenLayout(self.tokens, self.grid), self.starts, routing)
+        return build_chunks(TokenLayout(self.tokens, self.grid), self.starts, routing)
 
 
 @dataclass(frozen=True)

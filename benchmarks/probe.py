@@ -85,7 +85,7 @@ class Studio:
 
 def make_trial():
     from moc.attention import moc_attention
-    from moc.chunks.build import build_table
+    from moc.chunks.build import build_chunks
     from moc.probe.log import ProbeLog
 
     class Trial(ProbeLog):
@@ -99,7 +99,7 @@ def make_trial():
             video = slice(layout.video_start, layout.video_stop)
             for routing in dict.fromkeys(asked):
                 if routing not in self.tables:
-                    self.tables[routing] = build_table(layout, starts, routing)
+                    self.tables[routing] = build_chunks(layout, starts, routing)
                 out = moc_attention(*qkv, self.tables[routing], routing, scale=scale)
                 lost, size = (x[:, :, video].square().sum() for x in (out - dense, dense))
                 self.found[step, block, routing] = float(lost / size)

@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.capture import Call, blocks_of, load, open_folder
 from benchmarks.coherence import choose
 from moc.config import RoutingConfig
-from moc.routing.candidates import share
+from moc.routing.candidates import union as share
 from tests.gpu.check_gpu import expected
 
 ROWS = 768

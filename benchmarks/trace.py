@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import host, trace_gpu  # noqa: E402
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.build import build_chunks  # noqa: E402
 from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
 from moc.trace.export import MOST_LINES, of_heatmap, of_trace  # noqa: E402
@@ -71,7 +71,7 @@ class Model:
     def __init__(self, case: Case, device: str, dtype: torch.dtype) -> None:
         self.case, wide, frames = case, case.heads * case.dim, case.grid[0]
         layout = TokenLayout(frames * case.grid[1] * case.grid[2], case.grid)
-        self.table = build_table(layout, tuple(s * frames // case.shots for s in range(case.shots)), case.routing)
+        self.table = build_chunks(layout, tuple(s * frames // case.shots for s in range(case.shots)), case.routing)
         torch.manual_seed(0)
         weight = lambda *size: torch.randn(*size, device=device, dtype=dtype) * size[-1] ** -0.5  # noqa: E731
         self.x = torch.randn(1, layout.length, wide, device=device, dtype=dtype)

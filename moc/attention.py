@@ -33,7 +33,7 @@ def moc_attention(
 
     q, k, v   [B, H, N, D] in the model's own token order, any strides; routing differs per sample, head and token.
               Under autocast they may differ in precision, as they may for torch's attention
-    table     chunks of this sequence, from `build_table`
+    table     chunks of this sequence, from `build_chunks`
     backend   name of one, "auto", or the one that `registry.select` found for this call
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in

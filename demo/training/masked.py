@@ -13,7 +13,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moc.attention import moc_attention  # noqa: E402
-from moc.chunks.build import build_table  # noqa: E402
+from moc.chunks.build import build_chunks  # noqa: E402
 from moc.chunks.layout import TokenLayout  # noqa: E402
 from moc.config import RoutingConfig  # noqa: E402
 from moc.routing.candidates import candidates  # noqa: E402
@@ -31,7 +31,7 @@ class Masked:
     def __init__(self, routing, grid, starts, shared=None):
         length = grid[0] * grid[1] * grid[2]
         self.routing, self.shared = routing, shared
-        self.table = build_table(TokenLayout(length, grid), starts, routing)
+        self.table = build_chunks(TokenLayout(length, grid), starts, routing)
         self.kept, self.calls = 0.0, 0
         self.measure = False
         if shared:
@@ -84,7 +84,7 @@ class Library:
 
     def __init__(self, routing, grid, starts, training=False):
         self.routing, self.training = routing, training
-        self.table = build_table(TokenLayout(grid[0] * grid[1] * grid[2], grid), starts, routing)
+        self.table = build_chunks(TokenLayout(grid[0] * grid[1] * grid[2], grid), starts, routing)
 
     def __call__(self, q, k, v, block=0):
         with torch.autocast(q.device.type, enabled=False):

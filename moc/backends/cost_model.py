@@ -17,7 +17,7 @@ from ..config import DESCRIPTORS, RoutingConfig
 from . import triton
 from .triton.attend.own_calls import CALL, calls, heads_at_once
 from .triton.dataflow import QUERY_MAJOR, library_fits, usual_kind
-from .triton.device_table import plan_of
+from .triton.device_table import device_table_of
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
 MEASURED_ON = 132  # multiprocessors
@@ -93,7 +93,7 @@ def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
 def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, bool]:
     """(calls of an attention library for own parts of large chunks, whether our kernel stands in because they would be
     too many). q [B, H, N, D]."""
-    plan = plan_of(table, routing, torch.device("cpu"))
+    plan = device_table_of(table, routing, torch.device("cpu"))
     heads = heads_at_once(q.shape[1], q.shape[2], q.shape[3], q.element_size())
     each = calls(plan, heads, q.shape[3])
     return -(-q.shape[1] // heads) * q.shape[0] * each, not each and library_fits(plan.geometry)

@@ -7,7 +7,7 @@ import numpy as np
 from ..config import RoutingConfig
 from ..shots.cuts import shot_of
 from .layout import TokenLayout
-from .table import Chunk, ChunkTable, Group
+from .table import Chunk, ChunkTable, QueryGroup
 
 
 def tile_shape(grid: tuple[int, int, int], routing: RoutingConfig) -> tuple[int, int, int]:
@@ -41,7 +41,7 @@ def _edges(length: int, size: int) -> np.ndarray:
     return np.arange(length) * pieces // length if pieces else np.zeros(0, int)
 
 
-def build_table(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingConfig) -> ChunkTable:
+def build_chunks(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingConfig) -> ChunkTable:
     """Cut a sequence into chunks.
 
     starts   first absolute latent frame of every shot, starting with 0 (`Shots.starts`)
@@ -122,10 +122,10 @@ def build_table(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingCo
 
 def _groups(
     chunks: tuple[Chunk, ...], first: int, last: int, slab: np.ndarray, tile_frames: int, routing: RoutingConfig
-) -> tuple[Group, ...]:
+) -> tuple[QueryGroup, ...]:
     """Query groups. Rows that are not video (text, references) see everything."""
     everything = (0, len(chunks))
-    groups = [Group(c.start, c.stop, everything, routed=False) for c in chunks[:first]]
+    groups = [QueryGroup(c.start, c.stop, everything, routed=False) for c in chunks[:first]]
     shot = np.array([c.shot for c in chunks[first:last]])
     unit = {"shot": shot, "frame": slab, "chunk": np.arange(last - first)}[routing.own]
     for value in dict.fromkeys(unit.tolist()):
@@ -136,6 +136,6 @@ def _groups(
             own = np.flatnonzero(near)
         own_range = (first + int(own[0]), first + int(own[-1]) + 1)
         start, stop = chunks[first + members[0]].start, chunks[first + members[-1]].stop
-        groups.append(Group(start, stop, own_range, int(shot[members[0]])))
-    groups += [Group(c.start, c.stop, everything, routed=False) for c in chunks[last:]]
+        groups.append(QueryGroup(start, stop, own_range, int(shot[members[0]])))
+    groups += [QueryGroup(c.start, c.stop, everything, routed=False) for c in chunks[last:]]
     return tuple(groups)

@@ -36,7 +36,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Group:
+class QueryGroup:
     """Query rows [start, stop) in sorted order that share their mandatory chunks.
 
     The mandatory chunks are own = [first, last) and every linked chunk. routed is False for rows that see everything.
@@ -79,7 +79,7 @@ class ChunkTable:
     layout: TokenLayout
     starts: tuple[int, ...]
     chunks: tuple[Chunk, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[QueryGroup, ...]
     order: np.ndarray
     frames: np.ndarray  # [N] grid frame of every sorted token
     identity: bool  # sorted order is the sequence's own order: nothing has to be moved
@@ -99,7 +99,7 @@ class ChunkTable:
         lengths = [c.length for c in self.chunks if c.routable]
         return sum(lengths) / len(lengths) if lengths else 0.0
 
-    def mandatory(self, group: Group) -> list[tuple[int, int]]:
+    def mandatory(self, group: QueryGroup) -> list[tuple[int, int]]:
         """Token ranges (sorted order) that every row of the group sees, merged and rising."""
         ranges: list[tuple[int, int]] = []
         for index, chunk in enumerate(self.chunks):

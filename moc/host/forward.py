@@ -6,7 +6,7 @@ import torch
 
 from ..trace.reasons import Reason
 from .adapters import adapter_for, class_of
-from .malloc_graph import unrecorded
+from .malloc_graph import outside_malloc_graph
 from .override import attention_override
 from .session import OVERRIDE, VIDEO, options_of, video_pass, with_options
 from .state import FORWARD, RUN, Forward, Patch
@@ -65,6 +65,6 @@ def _forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict, op
 @torch.compiler.disable
 def end_forward(forward: Forward | None) -> None:
     if forward is not None and forward.recording:
-        with unrecorded():
+        with outside_malloc_graph():
             forward.run.pass_ended(forward.step)
         forward.recording = False

@@ -29,7 +29,7 @@ _was_on = False
 
 
 @contextmanager
-def unrecorded() -> Iterator[None]:
+def outside_malloc_graph() -> Iterator[None]:
     """For all that MoC allocates within a forward pass.
 
     The last reference to anything of the model's must not end inside: what was recorded can be freed only outside. So

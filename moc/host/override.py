@@ -16,7 +16,7 @@ from ..chunks.layout import TokenLayout
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
 from .adapters import Sequence
-from .malloc_graph import unrecorded
+from .malloc_graph import outside_malloc_graph
 from .probed_call import look_at
 from .state import BLOCK, FORWARD, READER, Call, Forward
 from .text_padding import Unpadded, unpad
@@ -58,7 +58,7 @@ def attention_override(
             split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
             if forward.run.patch.probe is not None:
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            with unrecorded():
+            with outside_malloc_graph():
                 selected = _worth_it(forward, call, split[0])
                 out = selected if isinstance(selected, Reason) else _video_attention(forward, call, *split, selected)
     if isinstance(out, Tensor):
@@ -169,6 +169,6 @@ def _is_training(q: Tensor) -> bool:
 
 def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
     if forward.unpadded is None or forward.unpadded[0]() is not mask:
-        with unrecorded():
+        with outside_malloc_graph():
             forward.unpadded = ref(mask), unpad(mask, layout)
     return forward.unpadded[1]

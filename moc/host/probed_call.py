@@ -12,7 +12,7 @@ from ..attention import moc_attention
 from ..chunks.table import ChunkTable
 from ..probe.log import ProbeLog
 from ..trace.reasons import Reason
-from .malloc_graph import unrecorded
+from .malloc_graph import outside_malloc_graph
 from .state import Call, Forward
 
 
@@ -29,7 +29,7 @@ def look_at(
     out, dense_seconds = _timed(dense, q.device)
     heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if joined else out
     try:
-        with unrecorded():
+        with outside_malloc_graph():
             _compare(forward, log, call, q, k, v, heads, dense_seconds)
     except Exception as error:  # a look is no reason to end somebody's sampling
         forward.reason = run.failed(error)
@@ -54,7 +54,7 @@ def _compare(
     if (forward.step, call.block) not in log.calls and call.block == 0:
         route()  # kernels are built and tuned at their first call
     routed, seconds = _timed(route, q.device)
-    kept = Kept(call.table, q.device)
+    kept = KeptPairs(call.table, q.device)
     route(kept)
     log.add(
         forward.step,
@@ -71,7 +71,7 @@ def _compare(
     patch.trace.ran_routed(forward.step, call.block, None)
 
 
-class Kept:
+class KeptPairs:
     """Counts the chosen (query, key) pairs of one call: give it to `moc_attention(record=...)`."""
 
     def __init__(self, table: ChunkTable, device: torch.device) -> None:

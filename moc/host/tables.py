@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from ..chunks.build import build_table
+from ..chunks.build import build_chunks
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
@@ -30,7 +30,7 @@ class Tables:
         key = layout, routing.geometry
         with self._lock:
             if key not in self._all:
-                self._all[key] = build_table(layout, starts, routing)
+                self._all[key] = build_chunks(layout, starts, routing)
                 self._near.pop(key, None)  # one that was dropped before
                 _drop(self._all, MOST_TOKENS)
             self._all.move_to_end(key)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import moc_attention
-from ..chunks.build import build_table
+from ..chunks.build import build_chunks
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
@@ -39,7 +39,7 @@ class Routed:
 
     @cached_property
     def table(self) -> ChunkTable:
-        return build_table(self.layout, self.starts, self.routing)
+        return build_chunks(self.layout, self.starts, self.routing)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "table"}

@@ -32,7 +32,7 @@ def choosing(routing: RoutingConfig) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class ErrorTable:
     """The probe's sums as shares. steps [S], weight [S]: how many steps of the run each stands for; blocks [B].
 
     error [S, B, O]: relative error of a block's output; work [S, B, O]; kept, mass, across [S, B, O]: shares of keys,
@@ -62,7 +62,7 @@ class Table:
     mixes: tuple[list[RoutingConfig], ...] = ()
 
 
-def tabulate(log: ProbeLog, heads: bool = False) -> Table:
+def tabulate(log: ProbeLog, heads: bool = False) -> ErrorTable:
     """Raises MoCError where the probe saw nothing. heads: with mixes that give every head its own density."""
     if not log.calls:
         raise MoCError("no attention call in the probed steps could be routed: the notes of MoC Probe say why.")
@@ -92,7 +92,7 @@ def tabulate(log: ProbeLog, heads: bool = False) -> Table:
     asked, asked_size = each(lambda c: c.error), each(lambda c: c.size)
     head_kept = each(lambda c: c.asked.kept[0] / log.tokens / c.asked.rows)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Table(
+        return ErrorTable(
             steps=steps,
             weight=weight,
             blocks=blocks,
@@ -151,7 +151,7 @@ class Advice:
     mass: float
     across: float
     rivals: tuple[tuple[RoutingConfig, float], ...]
-    table: Table
+    table: ErrorTable
 
     @property
     def routes(self) -> bool:
@@ -197,7 +197,7 @@ def advise(log: ProbeLog, target: float, scope: str = SCOPES[0], across: float =
     )
 
 
-def _plans(table: Table, aim: float, scope: str, across: float, only: np.ndarray | None = None):
+def _plans(table: ErrorTable, aim: float, scope: str, across: float, only: np.ndarray | None = None):
     """Every plan worth a comparison: (what to minimise, (first step, end, choice of every block))."""
     steps, options = len(table.steps), np.arange(table.error.shape[2]) if only is None else only
     for first in range(steps):
@@ -217,14 +217,14 @@ def _plans(table: Table, aim: float, scope: str, across: float, only: np.ndarray
                     yield (share, dense, first - stop, first, int(choice.max())), (first, stop, choice)
 
 
-def _error(table: Table, first: int, stop: int) -> np.ndarray:
+def _error(table: ErrorTable, first: int, stop: int) -> np.ndarray:
     """[B, O]: root mean square over the steps."""
     if first == stop:
         return np.zeros(table.error.shape[1:])
     return np.sqrt(np.average(table.error[first:stop] ** 2, 0, table.weight[first:stop]))
 
 
-def _share(table: Table, values: np.ndarray, first: int, stop: int, choice: np.ndarray) -> float:
+def _share(table: ErrorTable, values: np.ndarray, first: int, stop: int, choice: np.ndarray) -> float:
     """Mean over the run of values [S, B, O], 1 where it runs dense."""
     chosen = np.take_along_axis(values, np.maximum(choice, 0)[None, :, None], 2)[..., 0]
     steps = np.arange(len(table.steps))[:, None]
@@ -232,14 +232,16 @@ def _share(table: Table, values: np.ndarray, first: int, stop: int, choice: np.n
     return float(np.average(chosen.mean(1), weights=table.weight))
 
 
-def _recall(table: Table, values: np.ndarray, mass: np.ndarray, first: int, stop: int, choice: np.ndarray) -> float:
+def _recall(
+    table: ErrorTable, values: np.ndarray, mass: np.ndarray, first: int, stop: int, choice: np.ndarray
+) -> float:
     """Mean of values [S, B, O] over the routed calls, each counting by its mass [S, B]; NaN without any."""
     chosen = np.take_along_axis(values, np.maximum(choice, 0)[None, :, None], 2)[..., 0]
     weight = (mass * table.weight[:, None])[first:stop, choice >= 0]
     return float((chosen[first:stop, choice >= 0] * weight).sum() / weight.sum()) if weight.sum() > 0 else float("nan")
 
 
-def _rivals(table: Table, log: ProbeLog, aim: float, across: float) -> tuple[tuple[RoutingConfig, float], ...]:
+def _rivals(table: ErrorTable, log: ProbeLog, aim: float, across: float) -> tuple[tuple[RoutingConfig, float], ...]:
     found = []
     shapes = [(r.tile, r.chunk_tokens) for r in log.options]
     for shape in dict.fromkeys(shapes):
@@ -251,7 +253,7 @@ def _rivals(table: Table, log: ProbeLog, aim: float, across: float) -> tuple[tup
     return tuple(sorted(found, key=lambda rival: rival[1]))
 
 
-def _settings(log: ProbeLog, table: Table, first: int, stop: int, choice: np.ndarray) -> MoCSettings:
+def _settings(log: ProbeLog, table: ErrorTable, first: int, stop: int, choice: np.ndarray) -> MoCSettings:
     old = log.settings.schedule
     dense = tuple(int(b) for b, option in zip(table.blocks, choice, strict=True) if option < 0)
     if len(dense) == len(table.blocks):

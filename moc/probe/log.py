@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..chunks.build import build_table
+from ..chunks.build import build_chunks
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import DESCRIPTORS, RULES, MoCSettings, RoutingConfig
 from ..errors import MoCError
 from ..routing.descriptors import wide
 from ..shots.typed import DIGITS, shown
-from .sampled_error import Look, look, sample_rows
+from .sampled_error import SampledError, sample_rows
+from .sampled_error import sampled_error as look
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
 DENSE_ENOUGH = 0.9  # settings that keep more pairs than this are not worth a look
@@ -34,8 +35,8 @@ class Call:
     routing, chunk_share   the block's own routing, and its chunks per token
     """
 
-    look: Look
-    asked: Look
+    look: SampledError
+    asked: SampledError
     error: Tensor
     size: Tensor
     routing: RoutingConfig
@@ -112,7 +113,7 @@ class ProbeLog:
             mine, own = seen.at(0), self.settings.routing_of(block)
             table = self._tables[layout][0]
             if own != self.settings.routing:
-                table = build_table(layout, starts, own)
+                table = build_chunks(layout, starts, own)
                 mine = self._look_with(table, [own], layout, *qkv, scale)
             video = slice(layout.video_start, layout.video_stop)
             heads = zip(dense[:, :, video].unbind(1), routed[:, :, video].unbind(1), strict=True)
@@ -129,17 +130,19 @@ class ProbeLog:
             call.dense_seconds.append(seconds[0])
             call.routed_seconds.append(seconds[1])
 
-    def _look(self, tables: tuple[ChunkTable, ...], q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Look:
+    def _look(
+        self, tables: tuple[ChunkTable, ...], q: Tensor, k: Tensor, v: Tensor, scale: float | None
+    ) -> SampledError:
         parts = [
             self._look_with(table, [self.options[o] for o in family], tables[0].layout, q, k, v, scale)
             for table, family in zip(tables, filter(None, self._all), strict=True)
         ]
-        return Look.joined(parts)
+        return SampledError.joined(parts)
 
     def _look_with(
         self, table: ChunkTable, routings: list[RoutingConfig], layout: TokenLayout,
         q: Tensor, k: Tensor, v: Tensor, scale: float | None,
-    ) -> Look:  # fmt: skip
+    ) -> SampledError:  # fmt: skip
         """The same tokens whatever the chunks: those that the first table of the layout samples."""
         first = self._tables[layout][0]
         rows = sample_rows(first, self.rows_asked)
@@ -156,7 +159,7 @@ class ProbeLog:
             self._tables.clear()
         asked = self.settings.routing
         shapes = [asked, *(replace(asked, tile=tile, chunk_tokens=None) for tile in self.chunkings)]
-        tables = tuple(build_table(layout, starts, routing) for routing in shapes)
+        tables = tuple(build_chunks(layout, starts, routing) for routing in shapes)
         if not self.options:
             self._make_options(shapes, tables)
         self._tables[layout] = tuple(t for t, family in zip(tables, self._all, strict=True) if family)

@@ -26,7 +26,7 @@ GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
-class Look:
+class SampledError:
     """Sums over the batch and the sampled rows, so that looks at the same block can be added.
 
     error   [O, H]  squared distance of routed from full attention
@@ -46,10 +46,10 @@ class Look:
     abroad: Tensor
     rows: int
 
-    def __add__(self, other: Look) -> Look:
+    def __add__(self, other: SampledError) -> SampledError:
         return self._each(lambda name: getattr(self, name) + getattr(other, name))
 
-    def at(self, option: int) -> Look:
+    def at(self, option: int) -> SampledError:
         """One setting of them."""
         part = slice(option, option + 1)
         return replace(
@@ -57,7 +57,7 @@ class Look:
         )
 
     @staticmethod
-    def joined(parts: list[Look]) -> Look:
+    def joined(parts: list[SampledError]) -> SampledError:
         """Other settings on the same rows, one after the other."""
 
         def cat(name: str) -> Tensor:
@@ -65,11 +65,11 @@ class Look:
 
         return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
-    def cpu(self) -> Look:
+    def cpu(self) -> SampledError:
         return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).cpu().double()), rows=self.rows)
 
-    def _each(self, value: Callable) -> Look:
-        return Look(**{f.name: value(f.name) for f in fields(self)})
+    def _each(self, value: Callable) -> SampledError:
+        return SampledError(**{f.name: value(f.name) for f in fields(self)})
 
 
 def sample_rows(table: ChunkTable, count: int) -> Tensor:
@@ -82,7 +82,7 @@ def sample_rows(table: ChunkTable, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def look(
+def sampled_error(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -91,7 +91,7 @@ def look(
     rows: Tensor,
     *,
     scale: float | None = None,
-) -> Look:
+) -> SampledError:
     """q, k, v [B, H, N, D]; routings: settings that cut the sequence into the same chunks; rows [R]: `sample_rows`.
 
     Lists that a tile shares and training noise are left out: every row reads exactly what it chose.
@@ -106,7 +106,7 @@ def look(
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each
         widest = max(table.length, len(table.chunks) * max(q.shape[-1], 2 * len(routings), masks))
         step = max(1, BLOCK_ELEMENTS // widest)
-        total: Look | None = None
+        total: SampledError | None = None
         for some in rows.split(step):
             asked = q.index_select(-2, some)
             attended, skipped = [], []
@@ -149,7 +149,7 @@ def _compare(
     mean_v: Tensor,
     rows: Tensor,
     scale: float,
-) -> Look:
+) -> SampledError:
     """q, summary [B, H, R, D or C]; attended, skipped [B, H, O, R, C] -> how each setting does on these rows."""
     b, h, count, _ = q.shape
     t = table.tensors(q.device)
@@ -181,7 +181,7 @@ def _compare(
             )
         heads.append([torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)])
     error, size, kept, mass, across, abroad = (torch.stack(parts, -1) for parts in zip(*heads, strict=True))
-    return Look(error, size, kept, mass, across, abroad, b * count)
+    return SampledError(error, size, kept, mass, across, abroad, b * count)
 
 
 def chunk_parts(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, scale: float) -> tuple[Tensor, Tensor]:

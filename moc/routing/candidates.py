@@ -62,7 +62,7 @@ def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slic
     return candidate & (seen | (t.chunk_shot == NO_SHOT))
 
 
-def share(chosen: Tensor, candidate: Tensor, table: ChunkTable, rows: slice) -> Tensor:
+def union(chosen: Tensor, candidate: Tensor, table: ChunkTable, rows: slice) -> Tensor:
     """One list per query tile: every row takes what any row of its tile chose or owns, if it may choose that at all.
 
     chosen [B, H, R, C]; candidate broadcastable to it. The rows hold whole tiles (`ChunkTable.query_tiles`).

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...moc.config import RoutingConfig
-from ...moc.probe.advice import Advice, Table
+from ...moc.probe.advice import Advice, ErrorTable
 from ...moc.probe.log import ProbeLog
 from ..widgets.routing import tell_chunk
 from .heatmap import FAINT, INK, PAPER, SEEN, WIDTH, colours, font, scale_top
@@ -17,7 +17,7 @@ MAP_W, MAP_H, TOP = 330, 300, 150
 CURVE_TOP, CURVE_H, CURVE_LEFT, CURVE_W = 590, 360, 110, 590
 
 
-def draw_probe(log: ProbeLog, table: Table, advice: Advice) -> Image.Image:
+def draw_probe(log: ProbeLog, table: ErrorTable, advice: Advice) -> Image.Image:
     image = Image.new("RGB", (WIDTH, CURVE_TOP + CURVE_H + 90), PAPER)
     pen = ImageDraw.Draw(image)
     pen.text((30, 22), "MoC Probe: what the routing as asked would do", INK, font(36))
@@ -72,7 +72,7 @@ def _ticks(pen, labels, places, anchor: str) -> None:
         pen.text(places[i], str(labels[i]), FAINT, font(22), anchor=anchor)
 
 
-def _curves(pen, log: ProbeLog, table: Table, advice: Advice) -> None:
+def _curves(pen, log: ProbeLog, table: ErrorTable, advice: Advice) -> None:
     """Error against work, both on logarithmic scales, a line for every size of chunk with its better descriptor."""
     weight = np.broadcast_to(table.weight[:, None], table.error.shape[:2])
     error = np.sqrt(

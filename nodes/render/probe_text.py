@@ -10,7 +10,7 @@ import numpy as np
 
 from ...moc.config import RoutingConfig
 from ...moc.errors import MoCError
-from ...moc.probe.advice import SCOPES, Advice, Table
+from ...moc.probe.advice import SCOPES, Advice, ErrorTable
 from ...moc.probe.log import ProbeLog
 from ...moc.shots.typed import shown
 from ...moc.trace.reasons import Reason
@@ -31,7 +31,7 @@ def read_tiles(text: str) -> tuple[tuple[int, int, int] | None, ...]:
         raise MoCError(f"tiles is {told!r}: write sizes like 1x2x2, 1x4x4, frame, with commas between.") from None
 
 
-def tell(log: ProbeLog, trace: Trace, table: Table, advice: Advice) -> str:
+def tell(log: ProbeLog, trace: Trace, table: ErrorTable, advice: Advice) -> str:
     """The whole report."""
     steps = tell_numbers("step", table.steps.tolist())
     lines = [
@@ -56,7 +56,7 @@ def tell_nothing(log: ProbeLog, trace: Trace) -> str:
     return "\n".join([f"MoC Probe: {why}. routing is what was asked, unchanged.", *_rest(trace)])
 
 
-def _asked(log: ProbeLog, table: Table) -> list[str]:
+def _asked(log: ProbeLog, table: ErrorTable) -> list[str]:
     error = _root_mean(table.asked_error, table.weight[:, None])
     worst = np.unravel_index(table.asked_error.argmax(), table.asked_error.shape)
     sampled = _root_mean(table.asked_sampled, table.weight[:, None])
@@ -87,7 +87,7 @@ def _asked(log: ProbeLog, table: Table) -> list[str]:
     return lines
 
 
-def _advice(log: ProbeLog, table: Table, advice: Advice) -> list[str]:
+def _advice(log: ProbeLog, table: ErrorTable, advice: Advice) -> list[str]:
     lines = [f"Advice for an error of at most {_percent(advice.target)} in every routed block:"]
     if not advice.routes:
         least = np.sqrt(np.average(table.error**2, 0, table.weight)).min()
@@ -150,7 +150,7 @@ def _rest(trace: Trace) -> list[str]:
     ]
 
 
-def data(log: ProbeLog, trace: Trace, table: Table, advice: Advice, scope: str) -> dict[str, Any]:
+def data(log: ProbeLog, trace: Trace, table: ErrorTable, advice: Advice, scope: str) -> dict[str, Any]:
     """Everything as data, for a JSON file. Shares are of 1, times in seconds."""
     return {
         "report": tell(log, trace, table, advice),
@@ -207,13 +207,13 @@ def data(log: ProbeLog, trace: Trace, table: Table, advice: Advice, scope: str) 
     }
 
 
-def _head_seconds(log: ProbeLog, table: Table, step: int, block: int) -> np.ndarray:
+def _head_seconds(log: ProbeLog, table: ErrorTable, step: int, block: int) -> np.ndarray:
     """Full attention's time, shared out evenly among the heads, times the work of each."""
     call = log.calls[int(table.steps[step]), int(table.blocks[block])]
     return table.head_work[step, block] * sum(call.dense_seconds) / table.head_work.shape[-1]
 
 
-def _by_block(table: Table, option: int) -> np.ndarray:
+def _by_block(table: ErrorTable, option: int) -> np.ndarray:
     return np.sqrt(np.average(table.error[:, :, option] ** 2, 0, table.weight))
 
 

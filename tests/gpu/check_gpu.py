@@ -17,10 +17,10 @@ from moc.backends import reference
 from moc.backends.triton import autograd, forward
 from moc.backends.triton.attend import own
 from moc.backends.triton.dataflow import Wants, library_fits
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select import first_plan
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.table import TILE_ROWS, ChunkTable
 from moc.config import RoutingConfig
 from moc.routing.candidates import candidates, kept_shots, narrow
@@ -161,7 +161,7 @@ def expected(
 def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda") -> dict[str, Any]:
     layout, starts, routing, b, h, d = CASES[name]
     noisy = bool(routing.drop_off or routing.drop_in)  # as in training; then the device is asked how long lists got
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     torch.manual_seed(seed)
     n = layout.length
     # as a fused projection leaves them: strided, not contiguous
@@ -218,10 +218,10 @@ def check_gradients(
     which: str | None,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Gradients by q, k, v of the first head, against autograd in float32 and in the inputs' precision."""
-    kept = forward.Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], device=q.device))
+    kept = forward.SavedForBackward(torch.empty(q.shape[0] * q.shape[1], q.shape[2], device=q.device))
     out = forward.run(q, k, v, table, routing, scale, wants=Wants(kind=which), keep=kept, training=True)
     grad = torch.randn_like(out)
-    ours = autograd.gradients(q, k, v, out, grad, kept, plan_of(table, routing, q.device), routing, scale)
+    ours = autograd.gradients(q, k, v, out, grad, kept, device_table_of(table, routing, q.device), routing, scale)
     everything, first = torch.arange(q.shape[2], device=q.device), (slice(1), slice(1))
     found: list[list[Tensor]] = []
     for low in (False, True):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moc.attention import moc_attention
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.trace.pair_counts import Counts
@@ -51,7 +51,7 @@ MEMORY = {
 def check_memory(name: str) -> dict[str, Any]:
     """A call for which there is memory for a part of its heads: the same bits and counts, and it says so."""
     (layout, starts, routing, batch), heads = MEMORY[name], 16
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     torch.cuda.empty_cache()  # else the inputs may lie in a large piece that counts as taken
     qkv = torch.randn(batch, layout.length, 3, heads, 128, device="cuda", dtype=torch.bfloat16)
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
@@ -82,7 +82,7 @@ def check_memory(name: str) -> dict[str, Any]:
 def check_eager(name: str, device: str = "cuda") -> dict[str, Any]:
     """What takes over where not even one head finds memory: plain torch against the kernels, with poisoned memory."""
     layout, starts, routing, batch = MEMORY[name]
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     q, k, v = torch.randn(3, batch, 2, layout.length, 128, device=device, dtype=torch.bfloat16)
     want = moc_attention(q, k, v, table, routing)
     poison(q)
@@ -118,7 +118,7 @@ def beside_others(processes: int = 3) -> Iterator[dict[str, tuple[tuple, Tensor]
     calls: dict[str, tuple[tuple, Tensor]] = {}
     for name, (layout, starts, routing, batch) in BESIDE.items():
         q, k, v = torch.randn(3, batch, 8, layout.length, 128, device="cuda", dtype=torch.bfloat16)
-        call = q, k, v, build_table(layout, starts, routing), routing
+        call = q, k, v, build_chunks(layout, starts, routing), routing
         calls[name] = call, moc_attention(*call, backend="triton")
     context = multiprocessing.get_context("spawn")
     started = [context.Event() for _ in range(processes)]
@@ -149,7 +149,7 @@ def check_beside(name: str, calls: dict[str, tuple[tuple, Tensor]]) -> dict[str,
 def check_device() -> dict[str, Any]:
     """A model on the second GPU while the first is the current one: the same bits, forward and backward."""
     layout, routing = film((8, 24, 40), 64), R(top_k=3, own="frame", tail="pooled")
-    table = build_table(layout, (0, 3), routing)
+    table = build_chunks(layout, (0, 3), routing)
     torch.manual_seed(0)
     x = torch.randn(3, 1, 4, layout.length, 128, dtype=torch.bfloat16)
     found = []

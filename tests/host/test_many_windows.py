@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mixture_of_contexts.moc.chunks.build import build_table
+from mixture_of_contexts.moc.chunks.build import build_chunks
 from mixture_of_contexts.moc.chunks.layout import TokenLayout
 from mixture_of_contexts.moc.config import RoutingConfig
 from mixture_of_contexts.moc.host import tables
@@ -20,7 +20,7 @@ def window(first: int) -> TokenLayout:
 @pytest.fixture
 def built(monkeypatch):
     found: list[TokenLayout] = []
-    monkeypatch.setattr(tables, "build_table", lambda *a: found.append(a[0]) or build_table(*a))
+    monkeypatch.setattr(tables, "build_table", lambda *a: found.append(a[0]) or build_chunks(*a))
     return found
 
 

@@ -11,99 +11,115 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from moc.backends.triton.attend import backward, block, gather, tail
-from moc.backends.triton.block_sizes import HALF, Config, Configs
+from moc.backends.triton.block_sizes import HALF, BlockSize, BlockSizes
 from moc.backends.triton.lib import pair_counts, permute, pool
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
 
-BF16 = {"q", "k", "v", "x", "mean", "out", "pair", "mean_k", "mean_v", "part", "own", "tail", "grad"}
-FP32 = {"lse", "own_lse", "tail_lse", "weight", "level", "total", "delta"}
+BF16 = {"q", "k", "v", "x", "mean", "out", "desc", "mean_k", "mean_v", "part", "own", "tail", "grad"}
+FP32 = {"lse", "own_lse", "tail_lse", "weight", "threshold", "total", "delta"}
 FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
 INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
-            "head", "most", "turns", "turn", "share", "work", "enough", "first_head", "lists", "steps",
+            "head", "most", "num_blocks", "rotation", "share", "work", "enough", "first_head", "lists", "steps",
             "segment", "pieces", "parts"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
 
 
-def kernels(c: Configs) -> dict[str, tuple[object, dict, Config]]:
+def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
     """name -> (kernel, constants, how)."""
-    router = dict(D=128, DP=128, PRECISION="tf32x3", SPLIT=True, CAUSAL=True, KEEP=False)
+    router = dict(D=128, DP=128, PRECISION="tf32x3", SIGNED=True, CAUSAL=True, SHOT_MASK=False)
     deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
     rule = router | dict(BM=c.router.rows, G=c.router.keys, PASSES=topp_threshold.PASSES)
-    again = Config(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
+    again = BlockSize(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
     repaired = router | dict(BM=16, G=c.router.keys)
     pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
     parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
 
-    def rows(of: Config, **more) -> tuple[dict, Config]:
+    def rows(of: BlockSize, **more) -> tuple[dict, BlockSize]:
         return dict(BM=of.rows, STAGES=of.stages, **HEAD) | more, of
 
-    def tiles(of: Config, **more) -> tuple[dict, Config]:
+    def tiles(of: BlockSize, **more) -> tuple[dict, BlockSize]:
         return parts | dict(BM=of.rows, BN=of.keys, CS=of.keys, K=16, STAGES=of.stages) | more, of
 
     return {
-        "route": (topk_registers._route, router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False), Config(0, 0, 4, 1)),
-        "threshold": (topp_threshold._ruled, rule | dict(TOP_P=False, MORE=False), c.router),
-        "top-p": (topp_threshold._ruled, rule | dict(TOP_P=True, MORE=True), c.router),
-        "deal": (topk_stream._deal, deal | dict(R=4, AGAIN=False), c.router),
-        "deal again": (topk_stream._deal, deal | dict(R=8, AGAIN=True), again),
-        "repair": (topk_exact._repair, repaired | dict(BITS=False), Config(0, 0, 4, c.router.stages)),
-        "routed, long": (gather._routed, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
-        "routed, short": (gather._routed, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
-        "routed, one step": (gather._routed_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
-        "tile, long": (block._tile, *tiles(c.long)),
-        "tile, short": (block._tile, *tiles(c.short)),
-        "tile, lists": (block._tile, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
-        "merge": (block._tile, *tiles(c.merge, OWN=True, RANGES=False)),
-        "tail": (tail._tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
+        "route": (
+            topk_registers.moc_select_registers,
+            router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False),
+            BlockSize(0, 0, 4, 1),
+        ),
+        "threshold": (topp_threshold.moc_select_topp_threshold, rule | dict(TOP_P=False, MORE=False), c.router),
+        "top-p": (topp_threshold.moc_select_topp_threshold, rule | dict(TOP_P=True, MORE=True), c.router),
+        "deal": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False), c.router),
+        "deal again": (topk_stream.moc_select_stream, deal | dict(R=8, RETRY=True), again),
+        "repair": (topk_exact.moc_select_exact, repaired | dict(BITS=False), BlockSize(0, 0, 4, c.router.stages)),
+        "routed, long": (gather.moc_attend_gather, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
+        "routed, short": (gather.moc_attend_gather, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
+        "routed, one step": (gather.moc_attend_gather_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
+        "tile, long": (block.moc_attend_block, *tiles(c.long)),
+        "tile, short": (block.moc_attend_block, *tiles(c.short)),
+        "tile, lists": (block.moc_attend_block, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
+        "merge": (block.moc_attend_block, *tiles(c.merge, OWN=True, RANGES=False)),
+        "tail": (tail.moc_attend_tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
         "gradients by keys": (
-            backward._of_keys,
+            backward.moc_bwd_kv,
             *rows(c.of_keys, BN=c.of_keys.keys, K=5, ROWS=512, LISTED=True, ROWS_TOO=False),
         ),
         "gradients by keys and rows": (
-            backward._of_keys,
+            backward.moc_bwd_kv,
             *rows(c.of_keys, BN=c.of_keys.keys, K=32, ROWS=512, LISTED=True, ROWS_TOO=True),
         ),
-        "gradients by rows": (backward._of_rows, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
-        "gradients by summaries": (backward._of_summaries, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
-        "gradients by rows that skip": (backward._of_skipping_rows, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
-        "popular chunks": (hot_chunks._find, dict(K=32, KP=32, S=4, MOST=64), Config(0, 0, 4, 1)),
-        "what is left": (hot_chunks._leave, dict(K=32, KP=32, TURNS=4, BR=32), Config(0, 0, 4, 1)),
-        "places": (csr._place, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
-        "counts of bits": (csr_from_bits._tally, dict(BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
-        "places of bits": (csr_from_bits._place, dict(K=16, BS=csr_from_bits.SQUARES), Config(0, 0, 1, 1)),
-        "tiles of lists": (csr._cut, dict(ROWS=128, BT=256), Config(0, 0, 4, 1)),
-        "order": (permute._move, dict(D=128, DP=128, BR=32), Config(0, 0, 4, 1)),
+        "gradients by rows": (backward.moc_bwd_q, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
+        "gradients by summaries": (backward.moc_bwd_tail_kv, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
+        "gradients by rows that skip": (backward.moc_bwd_tail_q, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
+        "popular chunks": (hot_chunks.moc_lists_hot_find, dict(K=32, KP=32, S=4, MOST=64), BlockSize(0, 0, 4, 1)),
+        "what is left": (hot_chunks.moc_lists_hot_rest, dict(K=32, KP=32, TURNS=4, BR=32), BlockSize(0, 0, 4, 1)),
+        "places": (csr.moc_lists_scatter, dict(K=32, TURNS=4, B=1024), BlockSize(0, 0, 4, 1)),
+        "counts of bits": (
+            csr_from_bits.moc_lists_bits_histogram,
+            dict(BS=csr_from_bits.SQUARES),
+            BlockSize(0, 0, 1, 1),
+        ),
+        "places of bits": (
+            csr_from_bits.moc_lists_bits_scatter,
+            dict(K=16, BS=csr_from_bits.SQUARES),
+            BlockSize(0, 0, 1, 1),
+        ),
+        "tiles of lists": (csr.moc_lists_tiles, dict(ROWS=128, BT=256), BlockSize(0, 0, 4, 1)),
+        "order": (permute.moc_permute, dict(D=128, DP=128, BR=32), BlockSize(0, 0, 4, 1)),
         **{
-            f"pool, {name}": (pool._pool, pooled | {name: True}, Config(0, 0, 4, 1))
+            f"pool, {name}": (pool.moc_pool, pooled | {name: True}, BlockSize(0, 0, 4, 1))
             for name in ("REST", "RANGE", "EXACT")
         },
-        "pool, halfway": (pool._pool, pooled | dict(RANGE=True, HALFWAY=True), Config(0, 0, 2, 1)),
-        "shared lists": (union_mask._share, dict(BM=64, CAUSAL=True, KEEP=True), Config(0, 0, 2, 1)),
-        "union": (unions._union, dict(BM=64, BP=64, OWN=True, PAIRS=False), Config(0, 0, 4, 1)),
-        "union of words": (unions._union_words, dict(BM=64, OWN=True, PAIRS=False), Config(0, 0, 1, 1)),
-        "choices of bits": (csr_from_bits._unpack, dict(K=16, BR=64), Config(0, 0, 1, 1)),
-        "ranks": (csr._rank, dict(K=32, TURNS=4, B=1024), Config(0, 0, 4, 1)),
-        "bits of choices": (csr._set, dict(K=32, B=1024), Config(0, 0, 4, 1)),
-        "deltas": (backward._delta, dict(D=128, DP=128, BM=64), Config(0, 0, 4, 1)),
-        "counts of frames": (
-            pair_counts._count_frames,
-            dict(BR=pair_counts.ROWS, IN_A_ROW=False, JOINED=True),
-            Config(0, 0, 1, 1),
+        "pool, halfway": (pool.moc_pool, pooled | dict(RANGE=True, HALFWAY=True), BlockSize(0, 0, 2, 1)),
+        "shared lists": (
+            union_mask.moc_select_union_mask,
+            dict(BM=64, CAUSAL=True, SHOT_MASK=True),
+            BlockSize(0, 0, 2, 1),
         ),
-        "repair, bits": (topk_exact._repair, repaired | dict(BITS=True), Config(0, 0, 4, c.router.stages)),
-        "deal, bits": (topk_stream._deal, deal | dict(R=4, AGAIN=False, BITS=True), c.router),
-        "counts": (pair_counts._count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), Config(0, 0, 4, 1)),
+        "union": (unions.moc_lists_union, dict(BM=64, BP=64, OWN=True, PAIRS=False), BlockSize(0, 0, 4, 1)),
+        "union of words": (unions.moc_lists_union_words, dict(BM=64, OWN=True, PAIRS=False), BlockSize(0, 0, 1, 1)),
+        "choices of bits": (csr_from_bits.moc_lists_bits_to_indices, dict(K=16, BR=64), BlockSize(0, 0, 1, 1)),
+        "ranks": (csr.moc_lists_histogram, dict(K=32, TURNS=4, B=1024), BlockSize(0, 0, 4, 1)),
+        "bits of choices": (csr.moc_lists_set_bits, dict(K=32, B=1024), BlockSize(0, 0, 4, 1)),
+        "deltas": (backward.moc_bwd_delta, dict(D=128, DP=128, BM=64), BlockSize(0, 0, 4, 1)),
+        "counts of frames": (
+            pair_counts.moc_count_frames,
+            dict(BR=pair_counts.ROWS, IN_A_ROW=False, JOINED=True),
+            BlockSize(0, 0, 1, 1),
+        ),
+        "repair, bits": (topk_exact.moc_select_exact, repaired | dict(BITS=True), BlockSize(0, 0, 4, c.router.stages)),
+        "deal, bits": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False, BITS=True), c.router),
+        "counts": (pair_counts.moc_count_choices, dict(TURNS=4, BC=32, BF=32, JOINED=True), BlockSize(0, 0, 4, 1)),
     }
 
 
-def compiled(kernel, constants: dict, how: Config, architecture: int):
+def compiled(kernel, constants: dict, how: BlockSize, architecture: int):
     """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
     integers = (
         INTEGERS
-        | ({"first"} if kernel in (csr._place, csr_from_bits._place) else set())
-        | ({"k"} if "pair" in kernel.arg_names else set())
+        | ({"first"} if kernel in (csr.moc_lists_scatter, csr_from_bits.moc_lists_bits_scatter) else set())
+        | ({"k"} if "desc" in kernel.arg_names else set())
     )
 
     def kind(name: str) -> str:
@@ -115,7 +131,7 @@ def compiled(kernel, constants: dict, how: Config, architecture: int):
             return "fp32"
         if name == "place":
             return "*i8"
-        pairs_of_choices = name in ("pair", "pairs", "part") and kernel.__module__.endswith(
+        pairs_of_choices = name in ("pairs", "part") and kernel.__module__.endswith(
             ("csr", "csr_from_bits", "hot_chunks", "pair_counts")
         )
         if name in BF16 and not pairs_of_choices:

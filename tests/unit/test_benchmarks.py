@@ -19,7 +19,7 @@ from benchmarks.end_to_end_cases import DENSE, FILMS, RULES
 from benchmarks.host import watched
 from benchmarks.quality import decide, settle, sol_share
 from benchmarks.trace_gpu import spread
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
 
@@ -30,7 +30,7 @@ TILES = RoutingConfig(top_k=1, own="frame", tile=(1, 4, 4))
 
 @pytest.fixture
 def table():
-    return build_table(TokenLayout(TOKENS, GRID), (0, 2), TILES)
+    return build_chunks(TokenLayout(TOKENS, GRID), (0, 2), TILES)
 
 
 def chosen_by(table, choice) -> torch.Tensor:

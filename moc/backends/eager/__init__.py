@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...autocast import without_autocast
-from ...chunks.table import ChunkTable, Group
+from ...chunks.table import ChunkTable, QueryGroup
 from ...config import RoutingConfig
-from ...routing.candidates import candidates, kept_shots, narrow, share
+from ...routing.candidates import candidates, kept_shots, narrow, union
 from ...routing.noise import disturb
 from ...routing.rules import choose
 from ...routing.scores import chunk_means, describe, scores
@@ -73,13 +73,13 @@ def _route(
         if training:
             chosen = disturb(chosen, open_to, routing, order[rows])
         if routing.lists == "union":
-            chosen = share(chosen, open_to, table, rows)
+            chosen = union(chosen, open_to, table, rows)
         if record is not None:
             record.add(rows, chosen)
         yield Block(rows, groups, chosen, candidate & ~chosen if routing.tail == "pooled" else None)
 
 
-def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[slice, tuple[Group, ...]]]:
+def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[slice, tuple[QueryGroup, ...]]]:
     """Runs of at most `limit` neighbouring routed rows, with their groups; with `tiles`, of whole query tiles."""
     routed = [g for g in table.groups if g.routed]
     pieces = [(a, min(a + limit, g.stop)) for g in routed for a in range(g.start, g.stop, limit)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...autocast import without_autocast
-from ...chunks.table import ChunkTable, Group
+from ...chunks.table import ChunkTable, QueryGroup
 from ...routing.descriptors import wide
 from . import chunk_major, tile_major
 from .softmax import ROWS, merge, never, part_gradients, softmax_part
@@ -22,7 +22,7 @@ class Block:
     """Consecutive routed query rows. chosen [B, H, R, C]; skipped [B, H, R, C] where the tail stands in, or None."""
 
     rows: slice
-    groups: tuple[Group, ...]
+    groups: tuple[QueryGroup, ...]
     chosen: Tensor
     skipped: Tensor | None
 

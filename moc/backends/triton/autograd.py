@@ -14,16 +14,16 @@ from torch.autograd.function import once_differentiable
 from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
 from .attend import own
-from .attend.backward import _delta, _of_keys, _of_rows, _of_skipping_rows, _of_summaries
+from .attend.backward import moc_bwd_delta, moc_bwd_kv, moc_bwd_q, moc_bwd_tail_kv, moc_bwd_tail_q
 from .attend.block import LOG2E
-from .block_sizes import Config, configs_of
-from .device_table import Plan, plan_of
-from .forward import Kept, precision_of, run
-from .lib.head_ranges import split
+from .block_sizes import BlockSize, block_sizes_of
+from .device_table import DeviceTable, device_table_of
+from .forward import SavedForBackward, precision_of, run
+from .lib.head_ranges import split_heads
 from .lib.launch import on_its_device
 from .lib.pool import pool
-from .lists.csr import Choice, listed
-from .lists.csr_from_bits import Bits
+from .lists.csr import SelectionIndices, listed
+from .lists.csr_from_bits import SelectionMask
 
 SEGMENT = 512  # rows that a program takes for some keys
 
@@ -33,10 +33,10 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool):
-        kept = Kept(torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device))
+        kept = SavedForBackward(torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device))
         out = run(q, k, v, table, routing, scale, record, keep=kept, training=training)
         ctx.save_for_backward(q, k, v, out)
-        ctx.call = kept, plan_of(table, routing, q.device), routing, scale
+        ctx.call = kept, device_table_of(table, routing, q.device), routing, scale
         return out
 
     @staticmethod
@@ -48,7 +48,8 @@ class Attend(torch.autograd.Function):
 
 @on_its_device
 def gradients(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, kept: Kept, plan: Plan, routing: RoutingConfig,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, kept: SavedForBackward, plan: DeviceTable,
+    routing: RoutingConfig,
     scale: float,
 ) -> list[Tensor]:  # fmt: skip
     """dq, dk, dv like q, k, v."""
@@ -58,10 +59,10 @@ def gradients(
     call.seen()
     for heads, choice in kept.choices:
         bits = plan.words if routing.tail == "pooled" else 0
-        for some in split(heads, plan.length * 4 * (choice.size[2] + bits)):
+        for some in split_heads(heads, plan.length * 4 * (choice.size[2] + bits)):
             call.chosen(some, choice.of(slice(some.start - heads.start, some.stop - heads.start)))
     if not kept.choices and routing.tail == "pooled":
-        for some in split(range(len(kept.lse)), plan.length * 4 * plan.words):
+        for some in split_heads(range(len(kept.lse)), plan.length * 4 * plan.words):
             call.skipped(some, torch.zeros(len(some), plan.words, plan.length, dtype=torch.int32, device=q.device))
     return call.done()
 
@@ -74,7 +75,7 @@ class _Backward:
     out: Tensor
     grad: Tensor
     lse: Tensor
-    plan: Plan
+    plan: DeviceTable
     routing: RoutingConfig
     scale: float
     sums: list[Tensor] = field(init=False)  # float32 gradients by q (set by `seen`), k, v, mean keys and mean values
@@ -90,9 +91,9 @@ class _Backward:
             self.means = tuple(pool(x, self.plan)["mean"] for x in (self.k, self.v))
             self.sums += [torch.zeros(summaries, **new), torch.zeros(summaries, **new)]
         self.strides = tuple(s for x in (self.q, self.k, self.v, self.grad) for s in x.stride()[:3])
-        self.config = configs_of(self.q)
+        self.config = block_sizes_of(self.q)
 
-    def _how(self, config: Config, keys: int | None = None, stages: int | None = None) -> dict:
+    def _how(self, config: BlockSize, keys: int | None = None, stages: int | None = None) -> dict:
         d = self.q.shape[3]
         return dict(
             D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=keys or config.keys,
@@ -102,7 +103,7 @@ class _Backward:
 
     def delta_of_rows(self) -> None:
         b, h, n, d = self.q.shape
-        _delta[(-(-n // 64), b * h)](
+        moc_bwd_delta[(-(-n // 64), b * h)](
             self.out, self.grad, self.delta, *self.out.stride()[:3], *self.grad.stride()[:3], h, n,
             D=d, DP=max(16, triton.next_power_of_2(d)), BM=64, num_warps=4,
         )  # fmt: skip
@@ -114,13 +115,13 @@ class _Backward:
         dq, dk, dv = self.sums[:3]
         sizes = h, n, plan.chunks, 0, 0, 0
         inputs = self.q, self.k, self.v, self.grad, self.lse, self.delta, dq
-        some = split(range(h), 8 * n * self.q.shape[3])
+        some = split_heads(range(h), 8 * n * self.q.shape[3])
         done = own.gradients(self.q, self.k, self.v, self.out, self.grad, self.lse, plan, self.scale, dq, dk, dv, some)
         for which in ("unrouted",) if done else ("routed", "unrouted"):
             how = self._how(self.config.of_rows)
             tiles = plan.tiles(how["BM"], which)
             if tiles.count:
-                _of_rows[(tiles.count, b * h)](
+                moc_bwd_q[(tiles.count, b * h)](
                     *inputs, plan.chunk, none, none, none, tiles.first, tiles.stop, tiles.span, tiles.ranges,
                     *self.strides, *sizes, 0, self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, **how,
                 )  # fmt: skip
@@ -128,12 +129,12 @@ class _Backward:
         items = seen_items(plan, SEGMENT, how["BN"], all_rows=not done)
         if not items.shape[1]:
             return
-        _of_keys[(items.shape[1], b * h)](
+        moc_bwd_kv[(items.shape[1], b * h)](
             *inputs, dk, dv, plan.chunk, none, none, none, items, *self.strides, *sizes, items.shape[1],
             self.scale * LOG2E, self.scale, K=1, ROWS=1, LISTED=False, ROWS_TOO=False, **how,
         )  # fmt: skip
 
-    def chosen(self, heads: range, choice: Choice | Bits) -> None:
+    def chosen(self, heads: range, choice: SelectionIndices | SelectionMask) -> None:
         plan, none = self.plan, self.plan.chunk
         _, h, n, _ = self.q.shape
         dq, dk, dv = self.sums[:3]
@@ -146,12 +147,12 @@ class _Backward:
         keys = _keys(self.config.of_keys, plan.longest)
         alone = plan.longest <= keys
         how = self._how(self.config.of_keys, keys, 1 if alone else None)
-        _of_keys[(lists.most, -(-plan.longest // keys))](
+        moc_bwd_kv[(lists.most, -(-plan.longest // keys))](
             *inputs, dk, dv, *lists_of, none, *rest, ROWS_TOO=alone, **of_lists, **how
         )
         if not alone:
             how = self._how(self.config.of_rows)
-            _of_rows[(lists.most, -(-SEGMENT // how["BM"]))](
+            moc_bwd_q[(lists.most, -(-SEGMENT // how["BM"]))](
                 *inputs, *lists_of, none, none, none, none, *rest, **of_lists, **how
             )
         if self.means:
@@ -168,12 +169,12 @@ class _Backward:
         sizes = h, n, plan.chunks, plan.words, heads.start
         how = self._how(self.config.of_keys, _keys(self.config.of_keys, plan.chunks), 1)
         segment = 4 * SEGMENT
-        _of_summaries[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
+        moc_bwd_tail_kv[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
             *inputs, dmean_k, dmean_v, *geometry, *strides, *sizes, segment, self.scale * LOG2E, self.scale,
             CAUSAL=self.routing.causal, **how,
         )  # fmt: skip
         how = self._how(self.config.of_rows)
-        _of_skipping_rows[(-(-n // how["BM"]), len(heads))](
+        moc_bwd_tail_q[(-(-n // how["BM"]), len(heads))](
             *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale, CAUSAL=self.routing.causal, **how
         )
 
@@ -187,7 +188,7 @@ class _Backward:
         return [x.view(y.shape).to(y.dtype) for x, y in zip((dq, dk, dv), like, strict=True)]
 
 
-def seen_items(plan: Plan, rows: int, keys: int, all_rows: bool) -> Tensor:
+def seen_items(plan: DeviceTable, rows: int, keys: int, all_rows: bool) -> Tensor:
     """Who sees what without choosing it: [4, I] first key, keys (at most `keys`), first row, last row + 1 (at most
     `rows`). Without `all_rows` only those of groups that choose nothing."""
     if (rows, keys, all_rows) not in plan.items:
@@ -203,5 +204,5 @@ def seen_items(plan: Plan, rows: int, keys: int, all_rows: bool) -> Tensor:
     return plan.items[rows, keys, all_rows]
 
 
-def _keys(config: Config, longest: int) -> int:
+def _keys(config: BlockSize, longest: int) -> int:
     return max(16, min(config.keys, triton.next_power_of_2(longest)))

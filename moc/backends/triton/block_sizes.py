@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Config:
+class BlockSize:
     rows: int
     keys: int
     warps: int
@@ -18,80 +18,80 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Configs:
+class BlockSizes:
     """long: rows against one run of keys, a chunk or a range; short: the same where runs are below LONG tokens;
     one: the same where a chunk is one step of keys;
     tile: rows over ranges and lists; tail: rows over summaries of chunks; merge: partials only;
     router: rows against descriptors (keys: groups of `stream`); of_keys, of_rows: gradients (`backward.py`)."""
 
-    long: Config
-    short: Config
-    one: Config
-    tile: Config
-    tail: Config
-    merge: Config
-    router: Config
-    of_keys: Config
-    of_rows: Config
+    long: BlockSize
+    short: BlockSize
+    one: BlockSize
+    tile: BlockSize
+    tail: BlockSize
+    merge: BlockSize
+    router: BlockSize
+    of_keys: BlockSize
+    of_rows: BlockSize
 
-    def keys_in_a_row(self, tokens: float) -> Config:
+    def keys_in_a_row(self, tokens: float) -> BlockSize:
         return self.long if tokens >= LONG else self.short
 
-    def chunks_of(self, longest: int, typical: float) -> Config:
+    def chunks_of(self, longest: int, typical: float) -> BlockSize:
         return self.one if longest <= self.one.keys else self.keys_in_a_row(typical)
 
 
 LONG = 1024
-MERGE = Config(32, 16, 4, 1)
+MERGE = BlockSize(32, 16, 4, 1)
 
 # Shared memory a program may use: 227 KB on sm_90 and sm_100, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
 HALF = {
-    "large": Configs(
-        long=Config(128, 64, 8, 3),
-        short=Config(64, 64, 4, 3),
-        one=Config(64, 64, 4, 1, 168, 4),
-        tile=Config(64, 64, 4, 2),
-        tail=Config(128, 64, 8, 3),
+    "large": BlockSizes(
+        long=BlockSize(128, 64, 8, 3),
+        short=BlockSize(64, 64, 4, 3),
+        one=BlockSize(64, 64, 4, 1, 168, 4),
+        tile=BlockSize(64, 64, 4, 2),
+        tail=BlockSize(128, 64, 8, 3),
         merge=MERGE,
-        router=Config(64, 64, 4, 2),
-        of_keys=Config(64, 64, 4, 2),
-        of_rows=Config(128, 64, 8, 3),
+        router=BlockSize(64, 64, 4, 2),
+        of_keys=BlockSize(64, 64, 4, 2),
+        of_rows=BlockSize(128, 64, 8, 3),
     ),
-    "medium": Configs(
-        long=Config(128, 64, 8, 2),
-        short=Config(64, 64, 4, 2),
-        one=Config(64, 64, 4, 1, 168, 4),
-        tile=Config(64, 64, 4, 2),
-        tail=Config(128, 64, 8, 2),
+    "medium": BlockSizes(
+        long=BlockSize(128, 64, 8, 2),
+        short=BlockSize(64, 64, 4, 2),
+        one=BlockSize(64, 64, 4, 1, 168, 4),
+        tile=BlockSize(64, 64, 4, 2),
+        tail=BlockSize(128, 64, 8, 2),
         merge=MERGE,
-        router=Config(64, 64, 4, 2),
-        of_keys=Config(64, 64, 4, 2),
-        of_rows=Config(128, 64, 8, 2),
+        router=BlockSize(64, 64, 4, 2),
+        of_keys=BlockSize(64, 64, 4, 2),
+        of_rows=BlockSize(128, 64, 8, 2),
     ),
-    "small": Configs(
-        long=Config(128, 32, 8, 2),
-        short=Config(64, 32, 4, 2),
-        one=Config(64, 64, 4, 1, 168, 4),
-        tile=Config(64, 32, 4, 2),
-        tail=Config(64, 32, 4, 2),
+    "small": BlockSizes(
+        long=BlockSize(128, 32, 8, 2),
+        short=BlockSize(64, 32, 4, 2),
+        one=BlockSize(64, 64, 4, 1, 168, 4),
+        tile=BlockSize(64, 32, 4, 2),
+        tail=BlockSize(64, 32, 4, 2),
         merge=MERGE,
-        router=Config(64, 64, 4, 1),
-        of_keys=Config(32, 64, 4, 2),
-        of_rows=Config(64, 32, 4, 2),
+        router=BlockSize(64, 64, 4, 1),
+        of_keys=BlockSize(32, 64, 4, 2),
+        of_rows=BlockSize(64, 32, 4, 2),
     ),
 }
-SINGLE = Configs(
-    long=Config(64, 32, 4, 1),
-    short=Config(64, 32, 4, 1),
-    one=Config(64, 32, 4, 1),
-    tile=Config(32, 32, 4, 1),
-    tail=Config(32, 32, 4, 1),
+SINGLE = BlockSizes(
+    long=BlockSize(64, 32, 4, 1),
+    short=BlockSize(64, 32, 4, 1),
+    one=BlockSize(64, 32, 4, 1),
+    tile=BlockSize(32, 32, 4, 1),
+    tail=BlockSize(32, 32, 4, 1),
     merge=MERGE,
-    router=Config(32, 32, 8, 1),
-    of_keys=Config(32, 32, 4, 1),
-    of_rows=Config(32, 32, 4, 1),
+    router=BlockSize(32, 32, 8, 1),
+    of_keys=BlockSize(32, 32, 4, 1),
+    of_rows=BlockSize(32, 32, 4, 1),
 )
-INTERPRETED = replace(Configs(*[Config(16, 16, 4, 1)] * 9), one=Config(16, 16, 4, 1, tiles=2))
+INTERPRETED = replace(BlockSizes(*[BlockSize(16, 16, 4, 1)] * 9), one=BlockSize(16, 16, 4, 1, tiles=2))
 
 
 def capability(device: torch.device) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def takes_gluon(x: torch.Tensor) -> bool:
     return tested
 
 
-def configs_of(x: torch.Tensor) -> Configs:
+def block_sizes_of(x: torch.Tensor) -> BlockSizes:
     if x.device.type != "cuda":
         return INTERPRETED
     return SINGLE if x.element_size() > 2 else HALF[_kind(x.device)]

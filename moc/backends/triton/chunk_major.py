@@ -9,31 +9,31 @@ from torch import Tensor
 from .attend import own
 from .attend.block import LOG2E
 from .attend.combine import Own, Slots, new_slots
-from .attend.gather import routed
+from .attend.gather import gather_chunks
 from .attend.own_calls import ROW_PARTIALS
 from .attend.tail import Tail
-from .device_table import Plan, Run
+from .device_table import DeviceTable, Run
 from .job import Job
-from .lib.head_ranges import _joined, parts, split, within
-from .lists.csr import Choice, Listed, RowLists, choice_of, counters, listed
-from .lists.csr_from_bits import Bits
-from .lists.hot_chunks import Popular, popular_of
+from .lib.head_ranges import _joined, head_parts, offset_in, split_heads
+from .lists.csr import ChunkCSR, Listed, SelectionIndices, counters, indices_of, listed
+from .lists.csr_from_bits import SelectionMask
+from .lists.hot_chunks import HotChunks, hot_chunks_of
 
 
 def attend_bits(job: Job, sel: Tensor, heads: range) -> None:
     """sel [heads, W, N]: what the rows chose, as bits."""
     plan = job.plan
-    for some, part in parts(heads, bytes_of_choice(plan)):
-        bits = Bits.of_plan(sel[part], plan)
+    for some, part in head_parts(heads, bytes_of_choice(plan)):
+        bits = SelectionMask.of_plan(sel[part], plan)
         if job.flow.hot:
-            choice = choice_of(bits, plan)
-            hot = popular_of(choice, plan)
+            choice = indices_of(bits, plan)
+            hot = hot_chunks_of(choice, plan)
             attend(job, None, lists_of(job, choice), some, hot)
         else:
             attend(job, bits.sel, lists_of(job, bits) if plan.top_k else None, some)
 
 
-def lists_of(job: Job, choice: Choice | Bits) -> Listed:
+def lists_of(job: Job, choice: SelectionIndices | SelectionMask) -> Listed:
     if job.flow.attend == "gather_sm90":
         from .lib.pipeline_sm90 import BOTH
 
@@ -42,7 +42,7 @@ def lists_of(job: Job, choice: Choice | Bits) -> Listed:
     return listed(choice, job.plan, config.rows * config.tiles)
 
 
-def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: Popular | None = None) -> None:
+def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: HotChunks | None = None) -> None:
     """sel: bits, which a masked tail wants. lists: None where none is chosen; without what is in `hot`.
 
     Partials of a row and slot take up most room, so they are of fewer heads at a time than those of a row.
@@ -50,10 +50,10 @@ def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot
     q, k, v, plan = job.q, job.k, job.v, job.plan
     subtract = job.flow.tail == "subtract"
     taken = job.summary if subtract else None
-    some = split(heads, bytes_a_head(q, plan))
+    some = split_heads(heads, bytes_a_head(q, plan))
     for group in _joined(some, 2 * plan.length * q.shape[-1] * q.element_size(), ROW_PARTIALS):
         many = range(group[0].start, group[-1].stop)
-        part = within(many, heads)
+        part = offset_in(many, heads)
         tail = job.tail(None if sel is None else sel[part], many, "none" if subtract else "row")
         if hot is not None:
             from .attend import hot_chunks_sm90
@@ -62,22 +62,22 @@ def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot
         library = job.flow.library and own.pays(q, plan, many)
         owned = list(own.own_parts(q, k, v, plan, many, job.scale)) if library else None
         for few in group:
-            slots = None if lists is None else _gather(job, lists.of(within(few, heads)), few, taken)
-            _combine(job, few, owned, tail and tail.of(within(few, many)), slots)
+            slots = None if lists is None else _gather(job, lists.of(offset_in(few, heads)), few, taken)
+            _combine(job, few, owned, tail and tail.of(offset_in(few, many)), slots)
             del slots  # before the next ones are made
         del tail, owned
 
 
-def _gather(job: Job, lists: RowLists, heads: range, taken: tuple[Tensor, Tensor] | None) -> Slots:
+def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor] | None) -> Slots:
     q, plan, scale = job.q, job.plan, job.scale * LOG2E
     slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
     if job.flow.attend == "gather_sm90":
         from .attend import gather_sm90
 
-        gather_sm90.routed(q, job.k, job.v, taken, lists, plan, heads, slots, scale=scale)
+        gather_sm90.gather_chunks(q, job.k, job.v, taken, lists, plan, heads, slots, scale=scale)
     else:
         config = job.configs.chunks_of(plan.longest, plan.typical)
-        routed(
+        gather_chunks(
             q, job.k, job.v, taken, lists, plan, heads, slots,
             scale=scale, config=config, precision=job.precision,
         )  # fmt: skip
@@ -97,7 +97,7 @@ def _combine(
         some = range(max(first, heads.start), min(first + partial.out.shape[1], heads.stop))
         rest = run_ is not None and own.linked_beside(plan, run_) is None
         config = job.configs.tile if rest else job.configs.merge
-        part = within(some, heads)
+        part = offset_in(some, heads)
         which = f"{run_.first}:{run_.first + run_.length * run_.groups}" if run_ else "routed"
         job.attend(
             plan.tiles(config.rows, which), some, config, ranges=rest,
@@ -106,7 +106,7 @@ def _combine(
         )  # fmt: skip
 
 
-def bytes_of_choice(plan: Plan, slots: bool = False) -> int:
+def bytes_of_choice(plan: DeviceTable, slots: bool = False) -> int:
     """What the choice of one head takes up as bits or slots, and so many entries of lists at most; or, where that is
     more, what counters of a long film's many chunks do, and where they stand."""
     if not slots:
@@ -114,6 +114,6 @@ def bytes_of_choice(plan: Plan, slots: bool = False) -> int:
     return 4 * max(plan.length * plan.top_k, 2 * plan.chunks * math.prod(counters(plan)))
 
 
-def bytes_a_head(q: Tensor, plan: Plan) -> int:
+def bytes_a_head(q: Tensor, plan: DeviceTable) -> int:
     """What the partials of one head take up."""
     return q.shape[-2] * plan.top_k * (q.shape[-1] * q.element_size() + 16)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...chunks.table import ChunkTable, Group
+from ...chunks.table import ChunkTable, QueryGroup
 from ...config import RoutingConfig
 from .dataflow import Geometry
 
@@ -80,7 +80,7 @@ STEP = 128  # summaries that `tail` takes at a time, at most
 
 
 @dataclass(eq=False)
-class Plan:
+class DeviceTable:
     """What the kernels need of a table and a routing on one device."""
 
     table: ChunkTable
@@ -121,11 +121,11 @@ class Plan:
     def group_rows(self) -> float:
         return self.geometry.group_rows
 
-    def own_tokens(self, group: Group) -> tuple[int, int]:
+    def own_tokens(self, group: QueryGroup) -> tuple[int, int]:
         chunks = self.table.chunks
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
-    def ranges(self, group: Group, own: bool = True) -> list[tuple[int, int]]:
+    def ranges(self, group: QueryGroup, own: bool = True) -> list[tuple[int, int]]:
         """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
         return sorted([(a, b)] * own + self.linked_beside(a, b))
@@ -310,12 +310,12 @@ class Plan:
 _lock = threading.Lock()
 
 
-def plan_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> Plan:
+def device_table_of(table: ChunkTable, routing: RoutingConfig, device: torch.device) -> DeviceTable:
     """The plan of a table with places for as many choices as the k best make."""
-    return plan_for(table, table.top_k(routing), device)
+    return device_table_for(table, table.top_k(routing), device)
 
 
-def plan_for(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
+def device_table_for(table: ChunkTable, top_k: int, device: torch.device) -> DeviceTable:
     """The same for a number of choices; made once per device and number, and kept with the table."""
     key = top_k, str(device)
     with _lock, torch.inference_mode(False):
@@ -324,7 +324,7 @@ def plan_for(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
         return table.plans[key]
 
 
-def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
+def _make(table: ChunkTable, top_k: int, device: torch.device) -> DeviceTable:
     chunks = table.chunks
     free = [c.routable and not c.linked for c in chunks]
     size = np.array([g.stop - g.start for g in table.groups])
@@ -340,7 +340,7 @@ def _make(table: ChunkTable, top_k: int, device: torch.device) -> Plan:
     top_k = min(top_k, sum(free))
     longest = max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0)
     group_rows = float(np.mean(routed_rows)) if routed_rows else 0.0
-    plan = Plan(
+    plan = DeviceTable(
         table=table,
         device=device,
         top_k=top_k,

@@ -15,35 +15,36 @@ from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
 from . import RULES, chunk_major, query_major
 from .arch import arch_of
-from .block_sizes import configs_of
+from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
-from .device_table import Plan
+from .device_table import DeviceTable
 from .job import Job
-from .lib.head_ranges import WORKSPACE, split
+from .lib.head_ranges import WORKSPACE, split_heads
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
-from .lists.csr import Choice, new_choice, ranked
-from .lists.csr_from_bits import Bits
-from .lists.hot_chunks import Popular, count_popular, popular_of
+from .lists.csr import SelectionIndices, histogram, new_indices
+from .lists.csr_from_bits import SelectionMask
+from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
 from .select import choose, first_plan, queries
 from .select.by_torch import chosen, disturbed, unpack
 from .select.topk_stream import stream
-from .select.union_mask import share_lists
+from .select.union_mask import union_masks
 
 
 @dataclass
-class Kept:
+class SavedForBackward:
     """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
 
     lse: Tensor
-    choices: list[tuple[range, Choice | Bits]] = field(default_factory=list)
+    choices: list[tuple[range, SelectionIndices | SelectionMask]] = field(default_factory=list)
 
 
 @on_its_device
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
-    *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: Kept | None = None, training: bool = False,
+    *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: SavedForBackward | None = None,
+    training: bool = False,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D].
 
@@ -52,33 +53,33 @@ def run(
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = first_plan(table, routing, q)
-    seen = _Seen(record, plan, q.shape[:2])
+    seen = _SelectionRecorder(record, plan, q.shape[:2])
     noise = training and bool(routing.drop_off or routing.drop_in)
     arch = arch_of(q, k, v)
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    means = pool(k, plan, pair=routing.descriptor)
+    means = pool(k, plan, desc=routing.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
     job = Job(
-        q, k, v, out, plan, flow, routing.causal, union, scale, precision, configs_of(q), summary, keep and keep.lse
+        q, k, v, out, plan, flow, routing.causal, union, scale, precision, block_sizes_of(q), summary, keep and keep.lse
     )
     how: dict[str, Any] = dict(
-        split=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
+        signs=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
         config=job.configs.router,
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
     whole = noise or routing.rule != "top-k"  # what heads choose is asked of all of them at once
-    for heads in [every] if whole else split(every, chunk_major.bytes_of_choice(plan, flow.direct)):
+    for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
-            choice = new_choice(len(heads), plan)
-            stream(queries(q, heads), means["pair"], shots, choice, plan, heads, by=flow.selection, **how)
-            hot = popular_of(choice, plan) if flow.hot else None
+            choice = new_indices(len(heads), plan)
+            stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
+            hot = hot_chunks_of(choice, plan) if flow.hot else None
             if hot is None:
-                ranked(choice)
+                histogram(choice)
             seen.choice(choice, heads, hot)
             if keep is not None:
                 keep.choices.append((heads, choice))
@@ -87,7 +88,7 @@ def run(
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if routing.rule in RULES:
             by = dict(by=flow.selection, arch=arch)
-            plan = choose(q, means["pair"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
+            plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
             plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
         if noise:
@@ -98,29 +99,29 @@ def run(
             # partials of one head, some of whose rows choose very many, find no room
             job.flow = flow = as_query_major(flow)
         if union:
-            share_lists(sel, shots, plan, heads, causal=routing.causal)
+            union_masks(sel, shots, plan, heads, causal=routing.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
-            keep.choices.append((heads, Bits.of_plan(sel, plan)))
+            keep.choices.append((heads, SelectionMask.of_plan(sel, plan)))
         (query_major.attend if flow.kind == QUERY_MAJOR else chunk_major.attend_bits)(job, sel, heads)
     seen.done()
     return out
 
 
-class _Seen:
+class _SelectionRecorder:
     """Hands what was chosen to who wants to know: counted by frame and chunk, or row by row."""
 
-    def __init__(self, record, plan: Plan, heads: tuple[int, ...]) -> None:
+    def __init__(self, record, plan: DeviceTable, heads: tuple[int, ...]) -> None:
         self.record, self.plan, self.heads = record, plan, heads
         self.pairs = record.frame_pairs(heads[1]) if hasattr(record, "frame_pairs") else None
         self.row_by_row = record is not None and self.pairs is None
         self.kept: list[Tensor] = []
 
-    def choice(self, choice: Choice, heads: range, popular: Popular | None) -> None:
+    def choice(self, choice: SelectionIndices, heads: range, popular: HotChunks | None) -> None:
         if self.pairs is not None:
             count_choices(choice.count, self.plan, heads, *self.pairs)
             if popular is not None:
-                count_popular(popular, choice, self.plan, heads, *self.pairs)
+                count_hot_chunks(popular, choice, self.plan, heads, *self.pairs)
         elif self.row_by_row:
             self.kept.append(choice.bits(self.plan))
 
@@ -151,7 +152,7 @@ def _careful(precision: str) -> str:
     return "tf32x3" if precision == "tf32" else precision
 
 
-def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Tensor | None:
+def _kept_shots(q: Tensor, k: Tensor, plan: DeviceTable, routing: RoutingConfig) -> Tensor | None:
     """`routing.kept_shots` from pooled chunks: [B*H, S, S] bytes."""
     if routing.shots_kept is None:
         return None
@@ -168,7 +169,7 @@ def _kept_shots(q: Tensor, k: Tensor, plan: Plan, routing: RoutingConfig) -> Ten
     return ((order.argsort(dim=-1) < routing.shots_kept) & allowed | own).to(torch.uint8).contiguous()
 
 
-def _record(record, sel: Tensor, plan: Plan, heads: tuple[int, ...]) -> None:
+def _record(record, sel: Tensor, plan: DeviceTable, heads: tuple[int, ...]) -> None:
     """Hand the choice over in blocks of rows."""
     step = max(64, 2**28 // (plan.words * 32 * len(sel)))
     for low in range(0, plan.length, step):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .attend.block import LOG2E, attend_tiles
 from .attend.tail import Tail, tail_of
-from .block_sizes import Config, Configs
+from .block_sizes import BlockSize, BlockSizes
 from .dataflow import Dataflow
-from .device_table import Plan, Tiles
+from .device_table import DeviceTable, Tiles
 
 
 @dataclass
@@ -22,17 +22,17 @@ class Job:
     k: Tensor
     v: Tensor
     out: Tensor
-    plan: Plan
+    plan: DeviceTable
     flow: Dataflow
     causal: bool
     union: bool
     scale: float
     precision: str
-    configs: Configs
+    configs: BlockSizes
     summary: tuple[Tensor, Tensor] | None = None
     total: Tensor | None = None
 
-    def attend(self, tiles: Tiles, heads: range, config: Config, **parts) -> None:
+    def attend(self, tiles: Tiles, heads: range, config: BlockSize, **parts) -> None:
         attend_tiles(
             self.q, self.k, self.v, self.out, self.plan, tiles, heads,
             scale=self.scale, config=config, precision=self.precision, total=self.total, **parts,

@@ -6,16 +6,16 @@ from torch import Tensor
 
 from ...chunks.table import TILE_ROWS
 from .attend.block import LOG2E
-from .block_sizes import configs_of
-from .device_table import Plan
+from .block_sizes import block_sizes_of
+from .device_table import DeviceTable
 from .job import Job
-from .lib.head_ranges import parts
+from .lib.head_ranges import head_parts
 from .lists.unions import union_lists, width_of
 
 
 def attend(job: Job, sel: Tensor, heads: range) -> None:
     """sel [heads, W, N]: what the rows chose, as bits."""
-    for some, part in parts(heads, bytes_a_head(job.q, job.plan, job.union)):
+    for some, part in head_parts(heads, bytes_a_head(job.q, job.plan, job.union)):
         _attend(job, sel[part], some)
 
 
@@ -44,7 +44,7 @@ def _attend(job: Job, sel: Tensor, heads: range) -> None:
     job.attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
 
-def piece_size(plan: Plan, keys: int) -> int:
+def piece_size(plan: DeviceTable, keys: int) -> int:
     """Keys a listed piece takes up: the power of two that holds a typical chunk, 16 to `keys`."""
     size = 16
     while size < keys and size < plan.typical:
@@ -52,9 +52,9 @@ def piece_size(plan: Plan, keys: int) -> int:
     return size
 
 
-def bytes_a_head(q: Tensor, plan: Plan, union: bool) -> int:
+def bytes_a_head(q: Tensor, plan: DeviceTable, union: bool) -> int:
     """What the lists of one head take up."""
-    config = configs_of(q).tile
+    config = block_sizes_of(q).tile
     own = plan.group_rows < config.rows
     pieces = plan.pieces(piece_size(plan, config.keys), own)
     rows = plan.length // config.rows + len(plan.table.groups)

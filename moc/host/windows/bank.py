@@ -21,7 +21,7 @@ from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
-from ..malloc_graph import unrecorded
+from ..malloc_graph import outside_malloc_graph
 from ..override import is_video
 from ..session import OVERRIDE, VIDEO, VideoPass, options_of, video_pass, with_options
 from ..state import FORWARD, READER, Forward
@@ -182,7 +182,7 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
     bank: Bank | None = options.get(BANK)
     if bank is None or READER in options or options.get("context_window") is None:
         return args, kwargs
-    with unrecorded():
+    with outside_malloc_graph():
         reader = _reader(bank, model, args, kwargs, options)
     if reader is None:
         return args, kwargs
@@ -250,14 +250,14 @@ def attention(
     if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.video.layout(k.shape[-2]) is None:
         why = UNKNOWN
     elif mask is not None:
-        with unrecorded():
+        with outside_malloc_graph():
             unpadded = reader.without_padding(mask, k.shape[-2])
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
         return dense()
     split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    with unrecorded():
+    with outside_malloc_graph():
         seen = split if unpadded is None else tuple(unpadded.take(x) for x in split)
         out = reader.attend(options, *seen, kwargs.get("scale"))
         if out is not None and unpadded is not None:

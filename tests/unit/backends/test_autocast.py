@@ -5,7 +5,7 @@ import torch
 
 from moc.attention import moc_attention
 from moc.autocast import without_autocast
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -18,7 +18,7 @@ ROUTING = RoutingConfig(top_k=1, tile=(1, 2, 2), own="frame", shots_kept=1, tail
 @pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
 def test_tensors_of_two_precisions_are_taken_as_torchs_attention_takes_them(backend):
     q, k, v = (x.requires_grad_() for x in qkv(LAYOUT, dtype=torch.float32))
-    table = build_table(LAYOUT, (0, 2, 4), ROUTING)
+    table = build_chunks(LAYOUT, (0, 2, 4), ROUTING)
     with torch.autocast("cpu", torch.bfloat16):
         out = moc_attention(q, k, v.bfloat16(), table, ROUTING, backend=backend)
         same = moc_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), table, ROUTING, backend=backend)
@@ -30,7 +30,7 @@ def test_tensors_of_two_precisions_are_taken_as_torchs_attention_takes_them(back
 def test_two_precisions_without_autocast_are_a_mistake():
     q, k, v = qkv(LAYOUT, dtype=torch.float32)
     with pytest.raises(MoCError, match="give all three one precision"):
-        moc_attention(q, k, v.half(), build_table(LAYOUT, (0,), ROUTING), ROUTING)
+        moc_attention(q, k, v.half(), build_chunks(LAYOUT, (0,), ROUTING), ROUTING)
 
 
 def test_a_device_that_knows_no_autocast_needs_none():
@@ -44,7 +44,7 @@ def test_kernels_keep_the_outer_loops_digits_under_autocast():
     pytest.importorskip("triton", reason="Triton is not installed")
     from moc.backends.triton import supports
 
-    table = build_table(LAYOUT, (0, 1, 2, 3, 4, 5), ROUTING)
+    table = build_chunks(LAYOUT, (0, 1, 2, 3, 4, 5), ROUTING)
     q, k, v = qkv(LAYOUT, dtype=torch.float32)
     if supports(q, table, ROUTING) is not None:
         pytest.skip("needs a GPU or Triton's interpreter")

@@ -10,7 +10,7 @@ from moc.backends import cost_model
 from moc.backends.cost_model import COSTS, MARGIN, Costs, Work, estimate, kind_of, library, pays, work_of
 from moc.backends.triton.attend.own_calls import SLOWER, heads_at_once
 from moc.backends.triton.dataflow import SMALL_CHUNK
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
@@ -22,7 +22,7 @@ ONE = Costs(call=0.0, dense=1, own=1, chosen=1, choices=1, scores=1, tail=1, row
 
 def film(routing: RoutingConfig, frames: int, shots: int = 1, frame: tuple[int, int] = (30, 52)) -> ChunkTable:
     grid = (frames, *frame)
-    return build_table(
+    return build_chunks(
         TokenLayout(frames * frame[0] * frame[1], grid), tuple(range(0, frames, frames // shots)), routing
     )
 
@@ -108,7 +108,7 @@ def uneven(shots: int) -> tuple[ChunkTable, RoutingConfig]:
     lengths = [16 + i for i in range(shots)]
     routing = RoutingConfig(top_k=5, own="shot")
     starts = tuple(sum(lengths[:i]) for i in range(shots))
-    return build_table(TokenLayout(sum(lengths) * 64, (sum(lengths), 8, 8)), starts, routing), routing
+    return build_chunks(TokenLayout(sum(lengths) * 64, (sum(lengths), 8, 8)), starts, routing), routing
 
 
 def test_the_estimate_knows_how_often_a_library_is_called(monkeypatch):
@@ -129,7 +129,7 @@ def test_the_estimate_knows_when_our_kernel_stands_in_for_a_library():
     table, routing = uneven(45)
     assert library(query(24, table.length), table, routing) == (0, True)
     assert pytest.approx(COSTS["small chunks"].own - COSTS["large chunks"].own) == SLOWER
-    small = build_table(TokenLayout(64 * 8, (8, 8, 8)), (0,), FRAMES)
+    small = build_chunks(TokenLayout(64 * 8, (8, 8, 8)), (0,), FRAMES)
     assert library(query(24, small.length), small, FRAMES) == (0, False)
 
 
@@ -167,7 +167,7 @@ def test_the_benchmark_finds_the_constants_that_made_its_times(capsys):
         routing, shots = RULES[row["rule"]]
         t = row["grid"][0]
         starts = tuple(t * s // shots for s in range(shots))
-        table = build_table(TokenLayout(t * row["grid"][1] * row["grid"][2], tuple(row["grid"])), starts, routing)
+        table = build_chunks(TokenLayout(t * row["grid"][1] * row["grid"][2], tuple(row["grid"])), starts, routing)
         work = work_of(table, routing, row["heads"], row["dim"])
         dense, routed = estimate(work, COSTS[kind_of(table, routing, row["backend"] == "triton")])
         rows.append({**row, "tokens": table.length, "dense_ms": dense, "routed_ms": max(routed, 1e-9)})

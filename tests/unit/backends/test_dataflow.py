@@ -24,9 +24,9 @@ from moc.backends.triton.dataflow import (
     topk_by,
     usual_kind,
 )
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.health import HOPPER, leave_out
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
 from tests.tools.cases import OnGpu
@@ -63,8 +63,8 @@ SMALL = LARGE._replace(longest=16, typical=16.0)
 
 @cache
 def geometry(routing: RoutingConfig) -> Geometry:
-    table = build_table(TokenLayout(21 * 1560, (21, 30, 52)), (0, 7, 14), routing)
-    return plan_of(table, routing, torch.device("cpu")).geometry
+    table = build_chunks(TokenLayout(21 * 1560, (21, 30, 52)), (0, 7, 14), routing)
+    return device_table_of(table, routing, torch.device("cpu")).geometry
 
 
 def test_every_preset_is_in_the_table_on_every_card():

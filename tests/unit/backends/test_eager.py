@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moc.attention import moc_attention
 from moc.backends import eager
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -38,7 +38,7 @@ def test_it_equals_the_reference_in_float64(name, data, layout, routing):
     before, eager.LARGE_CHUNK = eager.LARGE_CHUNK, ENGINES[name]
     try:
         starts = data.draw(shot_starts(layout.grid[0]))
-        table = build_table(layout, starts, routing)
+        table = build_chunks(layout, starts, routing)
         q, k, v = qkv(layout)
         expected = moc_attention(q, k, v, table, routing, backend="reference")
         close(moc_attention(q, k, v, table, routing, backend="eager"), expected, 1e-10)
@@ -52,7 +52,7 @@ def test_half_precision_stays_within_rounding(engine, dtype, dim):
     """The reference gets the same rounded inputs in float64, and the choice of the tested dtype's own scores."""
     layout = TokenLayout(6 * 5 * 7, (6, 5, 7))
     routing = RoutingConfig(top_k=4, tile=(1, 2, 3), own="frame", tail="pooled")
-    table = build_table(layout, (0, 3), routing)
+    table = build_chunks(layout, (0, 3), routing)
     q, k, v = qkv(layout, dim=dim, dtype=dtype, seed=1)
     expected = moc_attention(*(x.double() for x in (q, k, v)), table, routing, backend="reference")
     out = moc_attention(q, k, v, table, routing, backend="eager")
@@ -65,7 +65,7 @@ def test_half_precision_stays_within_rounding(engine, dtype, dim):
 def test_gradients_equal_the_reference(engine, own, tail):
     layout = TokenLayout(6 * 12, (6, 3, 4))
     routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own=own, tail=tail, drop_off=0.5, drop_in=1.0, seed=3)
-    table = build_table(layout, (0, 2, 4), routing)
+    table = build_chunks(layout, (0, 2, 4), routing)
     # as a host hands them over: heads inside the token's features
     inputs = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in qkv(layout)]
     weight = torch.randn_like(inputs[0])
@@ -83,7 +83,7 @@ def test_channels_of_a_token_may_lie_apart_in_memory(engine, which, tail):
     """Frames of 36 rows: large enough for a call of their own, which gets the tensors as they are."""
     layout = TokenLayout(4 * 36, (4, 6, 6))
     routing = RoutingConfig(top_k=1, own="frame", tail=tail)
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     assert table.identity  # nothing is moved, so nothing is copied on the way
     inputs = qkv(layout)
     expected = moc_attention(*inputs, table, routing, backend="reference")
@@ -98,7 +98,7 @@ def test_channels_of_a_token_may_lie_apart_in_memory(engine, which, tail):
 def test_strided_inputs_and_a_split_batch_change_nothing(engine):
     layout = TokenLayout(6 * 12, (6, 3, 4))
     routing = RoutingConfig(top_k=2, own="frame")
-    table = build_table(layout, (0, 3), routing)
+    table = build_chunks(layout, (0, 3), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     whole = moc_attention(q, k, v, table, routing)
     strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
@@ -110,7 +110,7 @@ def test_strided_inputs_and_a_split_batch_change_nothing(engine):
 def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
     layout = TokenLayout(6 * 12, (6, 3, 4))
     routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", tail="pooled")
-    table = build_table(layout, (0, 3), routing)
+    table = build_chunks(layout, (0, 3), routing)
     inputs = qkv(layout, dtype=torch.bfloat16, grad=True)
     results = []
     for enabled in (False, True):
@@ -126,7 +126,7 @@ def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
 def test_small_row_blocks_change_nothing(engine, own, lists, monkeypatch):
     layout = TokenLayout(4 * 10 * 10, (4, 10, 10))
     routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own=own, tail="pooled", lists=lists)
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout)
     whole = moc_attention(q, k, v, table, routing, backend="reference")
     monkeypatch.setattr(eager, "BLOCK_ELEMENTS", 1)
@@ -138,14 +138,14 @@ def test_a_small_k_differs_from_dense():
     layout = TokenLayout(8 * 16, (8, 4, 4))
     q, k, v = qkv(layout)
     routing = RoutingConfig(top_k=1, own="chunk")
-    out = moc_attention(q, k, v, build_table(layout, (0,), routing), routing)
+    out = moc_attention(q, k, v, build_chunks(layout, (0,), routing), routing)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     assert (out - dense).norm() > 0.1 * dense.norm()
 
 
 def test_wrong_shapes_and_unknown_backends_are_named():
     layout = TokenLayout(16, (1, 4, 4))
-    table = build_table(layout, (0,), RoutingConfig())
+    table = build_chunks(layout, (0,), RoutingConfig())
     q, k, v = qkv(layout)
     with pytest.raises(MoCError, match="16 tokens"):
         moc_attention(q[..., :8, :], k, v, table, RoutingConfig())
@@ -168,5 +168,5 @@ def test_masks_of_all_blocks_are_kept_for_gradients_only(monkeypatch, gradients)
     monkeypatch.setattr(eager, "_route", watched)
     monkeypatch.setattr(eager, "BLOCK_ELEMENTS", 1)
     q, k, v = (x.requires_grad_(gradients) for x in qkv(layout, dtype=torch.float32))
-    moc_attention(q, k, v, build_table(layout, (0,), routing), routing, backend="eager")
+    moc_attention(q, k, v, build_chunks(layout, (0,), routing), routing, backend="eager")
     assert max(most) == len(kept) == 8 if gradients else max(most) <= 2 < len(kept)

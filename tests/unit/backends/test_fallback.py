@@ -12,7 +12,7 @@ from moc.attention import moc_attention
 from moc.backends import BACKENDS, head_split, registry, triton
 from moc.backends.registry import ANY, Backend, Call, select
 from moc.backends.triton import health
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -51,7 +51,7 @@ def test_torch_takes_over_and_the_reason_is_noted(monkeypatch, supports, attend,
     put(monkeypatch, "eager", attend=lambda q, *args, **kwargs: calls.append(1) or q)
     layout = TokenLayout(32, (2, 4, 4))
     q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
-    moc_attention(q, k, v, build_table(layout, (0,), RoutingConfig()), RoutingConfig(), note=notes.append)
+    moc_attention(q, k, v, build_chunks(layout, (0,), RoutingConfig()), RoutingConfig(), note=notes.append)
     assert calls == [1]
     assert len(notes) == 1 and expected in notes[0] and "slower" in notes[0]
 
@@ -72,7 +72,7 @@ def test_want_of_memory_passes_whoever_ran_out_of_it(monkeypatch, words):
     put(monkeypatch, "eager", attend=as_it_is)
     monkeypatch.setattr(head_split, "_at_once", {})
     q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
-    moc_attention(q, k, v, build_table(layout, (0,), routing), routing, note=notes.append)
+    moc_attention(q, k, v, build_chunks(layout, (0,), routing), routing, note=notes.append)
     assert health._reasons == {} and len(notes) == 1 and words[:30] in notes[0]
 
 
@@ -92,7 +92,7 @@ def test_what_a_call_had_made_goes_with_its_failure(monkeypatch, kind):
     monkeypatch.setattr(custom_op, "plain", broken)
     layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
     q, k, v = qkv(layout, dtype=torch.float32)
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     gc.disable()
     try:
         with contextlib.suppress(RuntimeError, ValueError):
@@ -110,14 +110,14 @@ def test_a_mistake_of_the_users_is_no_failure_of_the_kernels(monkeypatch):
     layout = TokenLayout(32, (2, 4, 4))
     q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
     with pytest.raises(MoCError, match="give one each"):
-        moc_attention(q, k, v, build_table(layout, (0,), RoutingConfig()), RoutingConfig())
+        moc_attention(q, k, v, build_chunks(layout, (0,), RoutingConfig()), RoutingConfig())
     assert health._reasons == {}
 
 
 def test_a_cpu_has_no_kernels_to_miss():
     layout, notes = TokenLayout(32, (2, 4, 4)), []
     routing = RoutingConfig(top_k=1, own="frame")
-    moc_attention(*qkv(layout), build_table(layout, (0,), routing), routing, note=notes.append)
+    moc_attention(*qkv(layout), build_chunks(layout, (0,), routing), routing, note=notes.append)
     assert notes == []
 
 
@@ -128,7 +128,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     from moc.backends.triton import custom_op
 
     layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     counts, tries = Counts(table, 2, q.device, 2), []
 
@@ -172,9 +172,10 @@ def test_every_kernel_for_hopper_is_left_out_by_its_own_name():
     from moc.backends.triton.select import topk_filter_sm90, topk_registers_sm90, topk_stream_sm90
 
     launches = {
-        "gather_sm90": gather_sm90.routed, "hot_chunks_sm90": hot_chunks_sm90.attend, "tail_sm90": tail_sm90.tail,
-        "union_sm90": union_sm90.attend, "topk_filter_sm90": topk_filter_sm90.sift,
-        "topk_registers_sm90": topk_registers_sm90.choose, "topk_stream_sm90": topk_stream_sm90.deal,
+        "gather_sm90": gather_sm90.gather_chunks, "hot_chunks_sm90": hot_chunks_sm90.attend,
+        "tail_sm90": tail_sm90.tail,
+        "union_sm90": union_sm90.attend, "topk_filter_sm90": topk_filter_sm90.filter_topk,
+        "topk_registers_sm90": topk_registers_sm90.choose, "topk_stream_sm90": topk_stream_sm90.select,
     }  # fmt: skip
     assert set(launches) == set(health.HOPPER)
     x = torch.zeros(1)
@@ -219,7 +220,7 @@ def test_several_variants_may_fail_in_one_call(monkeypatch):
 
     monkeypatch.setattr(custom_op, "plain", engine)
     rest = dict(scale=1.0, training=False, record=None)
-    assert triton.BACKEND.attend(q, k, v, build_table(layout, (0,), routing), routing, **rest) is q
+    assert triton.BACKEND.attend(q, k, v, build_chunks(layout, (0,), routing), routing, **rest) is q
     assert len(tries) == len(order) + 1
 
 
@@ -229,7 +230,7 @@ def test_a_scale_that_the_kernels_do_not_take_is_for_torch(monkeypatch):
     put(monkeypatch, "eager", attend=as_it_is)
     layout, notes = TokenLayout(32, (2, 4, 4)), []
     q, k, v = (x.as_subclass(OnGpu) for x in qkv(layout, dtype=torch.float32))
-    table = build_table(layout, (0,), RoutingConfig())
+    table = build_chunks(layout, (0,), RoutingConfig())
     moc_attention(q, k, v, table, RoutingConfig(), scale=-1.0, note=notes.append)
     assert "scale -1.0 is not positive" in notes[0]
 
@@ -243,7 +244,7 @@ def asked_of(monkeypatch, name):
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_a_backend_is_asked_once_a_call(monkeypatch, backend):
     layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     asked = {name: asked_of(monkeypatch, name) for name in BACKENDS}
     for name in BACKENDS:
         put(monkeypatch, name, attend=as_it_is)
@@ -261,7 +262,7 @@ def test_a_backend_is_asked_once_a_call(monkeypatch, backend):
 
 def test_a_new_backend_is_found_by_its_name_and_by_auto(monkeypatch):
     layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     new = Backend("new", lambda q, *_, **__: q + 1, BACKENDS["eager"].allowed, devices=(ANY,))
     monkeypatch.setattr(registry, "BACKENDS", {"new": new, **BACKENDS})  # the first in the order

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moc.attention import moc_attention
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from tests.tools import brute
@@ -19,7 +19,7 @@ from tests.tools.cases import layouts, qkv, routings, shot_starts, tiles_of
 def test_it_equals_brute_force_on_any_layout_and_setting(data, layout, routing):
     starts = data.draw(shot_starts(layout.grid[0]))
     q, k, v = qkv(layout, batch=1, dim=4)
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     arrays = [x.numpy() for x in (q, k, v)]
     counts = [brute.count_of_head(table, routing, head) for head in range(2)]
     expected, _ = brute.attend(*arrays, layout, starts, routing, 4**-0.5, tiles_of(table), counts)
@@ -33,7 +33,7 @@ def test_the_recorded_choice_is_the_brute_force_choice(data, layout, routing):
     routing = replace(routing, head_density=routing.head_density[:1])
     starts = data.draw(shot_starts(layout.grid[0]))
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     arrays = [x.numpy() for x in (q, k, v)]
     counts = [brute.count_of_head(table, routing, 0)]
     _, chosen_by = brute.attend(*arrays, layout, starts, routing, 0.5, tiles_of(table), counts)
@@ -55,7 +55,7 @@ def test_all_chunks_without_causality_is_dense_attention():
     q, k, v = qkv(layout)
     for own in ("shot", "frame", "chunk"):
         routing = RoutingConfig(top_k=1000, own=own, tile=(1, 2, 2))
-        out = moc_attention(q, k, v, build_table(layout, (0, 2), routing), routing, backend="reference")
+        out = moc_attention(q, k, v, build_chunks(layout, (0, 2), routing), routing, backend="reference")
         torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, v))
 
 
@@ -65,7 +65,7 @@ def test_causal_shots_read_only_backwards():
     q, k, v = qkv(layout)
     for causal in (True, False):
         routing = RoutingConfig(top_k=2, own="shot", causal=causal)
-        table = build_table(layout, (0, 2, 4), routing)
+        table = build_chunks(layout, (0, 2, 4), routing)
         before = moc_attention(q, k, v, table, routing, backend="reference")
         k2, v2 = k.clone(), v.clone()
         k2[..., 16:, :] += 3.0
@@ -87,6 +87,6 @@ def test_ties_go_to_the_lower_chunk():
             picked.append(chosen)
 
     for backend in ("reference", "eager"):
-        moc_attention(q, k, v, build_table(layout, (0,), routing), routing, backend=backend, record=Record())
+        moc_attention(q, k, v, build_chunks(layout, (0,), routing), routing, backend=backend, record=Record())
     for chosen in picked:
         assert chosen[..., 8:, :2].all() and not chosen[..., 8:, 2:].any()

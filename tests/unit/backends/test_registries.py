@@ -10,7 +10,7 @@ import torch
 from moc import config
 from moc.attention import moc_attention
 from moc.backends import BACKENDS, triton
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import DESCRIPTORS, LISTS, RULES, TAILS, RoutingConfig
 from moc.errors import MoCError
@@ -56,7 +56,7 @@ def budgets():
 @cache
 def expected_of(routing, budget):
     """By the brute force, once for all backends."""
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     arrays = [x.numpy() for x in qkv(LAYOUT, batch=1, dim=16)]
     out, _ = brute.attend(*arrays, LAYOUT, STARTS, routing, 0.25, tiles_of(table), [COUNTS[budget]] * 2)
     return torch.from_numpy(out)
@@ -71,7 +71,7 @@ def expected_of(routing, budget):
 def test_a_backend_computes_every_setting(backend, rule, descriptor, tail, lists, budget):
     settings = {"top_p": 0.6, "beta": 0.3, **SHAPE, **BUDGETS[budget]}
     routing = RoutingConfig(rule=rule, descriptor=descriptor, tail=tail, lists=lists, **settings)
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     assert table.top_k(routing) == COUNTS[budget]
     q, k, v = qkv(LAYOUT, batch=1, dim=16)
     if backend == "triton":
@@ -90,7 +90,7 @@ def test_without_a_choice_a_union_still_is_of_what_the_rows_of_a_tile_own(backen
     layout = TokenLayout(98, (7, 2, 7))
     shape = {"tile": (2, 2, 4), "own": "frame", "window": 1, "static": "first frame", "tail": "pooled"}
     routing = RoutingConfig(lists="union", **shape, **BUDGETS[budget])
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     q, k, v = (x.float() for x in qkv(layout, batch=1, dim=16))
     arrays = [x.double().numpy() for x in (q, k, v)]
     expected, chosen_by = brute.attend(*arrays, layout, (0,), routing, 0.25, tiles_of(table), [0, 0])
@@ -150,7 +150,7 @@ def test_a_new_rule_and_a_new_descriptor_work_on_every_backend(monkeypatch, back
     monkeypatch.setitem(DESCRIPTORS, "toy", descriptor)
     layout = TokenLayout(67, (4, 4, 4), 3, (Span("text", 0, 3),))
     routing = RoutingConfig(rule="toy", descriptor="toy", top_k=2, tile=tile, own="frame")
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     inputs = [x.float()[..., table.order, :].requires_grad_() for x in qkv(layout, batch=1, dim=16)]
     expected, wanted = expected_of_toys(*inputs, table, routing, rule, descriptor.signed)
     seen = Choice()
@@ -176,7 +176,7 @@ def test_a_new_descriptor_of_half_precision_keys_chooses_alike_everywhere(monkey
         DESCRIPTORS, "third", Descriptor(lambda keys: tuple(x / 3 for x in one_of_each(keys)), signed, "a third")
     )
     routing = RoutingConfig(descriptor="third", top_k=2, **SHAPE)
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     inputs = [x.half() for x in qkv(LAYOUT, dim=16)]
     out, chosen = run(backend, *inputs, table, routing)
     want, expected = run("reference", *inputs, table, routing)
@@ -197,7 +197,7 @@ def test_what_a_backend_does_not_name_it_refuses(monkeypatch, backend, name):
     known = {"tail": "TAILS", "lists": "LISTS"}[name]
     monkeypatch.setattr(config, known, (*getattr(config, known), "new"))
     routing = RoutingConfig(**{name: "new"}, **SHAPE)
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     q = torch.zeros(1, 1, LAYOUT.length, 16)
     with pytest.raises(MoCError, match=f"the {backend} backend cannot run this: {name} 'new' is none of those"):
         moc_attention(q, q, q, table, routing, backend=backend)

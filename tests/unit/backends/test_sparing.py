@@ -8,7 +8,7 @@ import torch
 from moc.attention import moc_attention
 from moc.backends import BACKENDS, head_split, reference
 from moc.backends.triton import health
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.trace.pair_counts import Counts
@@ -47,7 +47,7 @@ def inputs():
 
 
 def test_fewer_heads_at_a_time_until_they_fit_and_the_next_call_knows(tried):
-    table, notes = build_table(LAYOUT, (0, 2), ROUTING), []
+    table, notes = build_chunks(LAYOUT, (0, 2), ROUTING), []
     q, k, v = inputs()
     with torch.no_grad():
         got = moc_attention(q, k, v, table, ROUTING, note=notes.append)
@@ -66,7 +66,7 @@ def test_fewer_heads_at_a_time_until_they_fit_and_the_next_call_knows(tried):
 
 
 def test_what_is_counted_is_counted_once(tried):
-    table = build_table(LAYOUT, (0, 2), ROUTING)
+    table = build_chunks(LAYOUT, (0, 2), ROUTING)
     q, k, v = inputs()
     counts, whole = (Counts(table, HEADS, torch.device("cpu"), 2) for _ in "ab")
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_where_one_head_does_not_fit_torch_takes_over(tried, monkeypatch):
     monkeypatch.setitem(BACKENDS, "eager", eager)
     tried.fit = 0
     with torch.no_grad():
-        moc_attention(*inputs(), build_table(LAYOUT, (0, 2), ROUTING), ROUTING, note=notes.append)
+        moc_attention(*inputs(), build_chunks(LAYOUT, (0, 2), ROUTING), ROUTING, note=notes.append)
     assert tried == [5, 3, 2, 1] and calls == [HEADS]
     assert len(notes) == 1 and "OutOfMemoryError: 2 GiB" in notes[0]
 
@@ -107,5 +107,5 @@ def test_heads_that_need_each_other_stay_together(routing, training, record):
 def test_autograd_wants_one_function_where_gradients_are_wanted(tried, monkeypatch, wanted, tries):
     monkeypatch.setitem(BACKENDS, "eager", replace(BACKENDS["eager"], attend=lambda q, *args, **kwargs: q))
     q, k, v = inputs()
-    moc_attention(q, k.requires_grad_(wanted), v, build_table(LAYOUT, (0, 2), ROUTING), ROUTING)
+    moc_attention(q, k.requires_grad_(wanted), v, build_chunks(LAYOUT, (0, 2), ROUTING), ROUTING)
     assert tried == tries

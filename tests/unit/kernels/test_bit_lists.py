@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import csr_from_bits
-from moc.backends.triton.lists.csr import choice_of, listed
+from moc.backends.triton.lists.csr import indices_of, listed
 from moc.backends.triton.select.by_torch import pack
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 
@@ -32,11 +32,11 @@ def chosen_by(kind: str, heads: int, rows: int, chunks: int) -> torch.Tensor:
 def test_every_pair_is_listed_once(kind: str) -> None:
     """300 rows and 36 chunks: two programs, a ragged square, a second word."""
     shape = 3, 10, 10
-    table = build_table(TokenLayout(shape[0] * shape[1] * shape[2], shape), (0,), RoutingConfig(tile=(1, 4, 3)))
-    plan = plan_of(table, RoutingConfig(top_k=len(table.chunks), own="chunk"), torch.device(DEVICE))
+    table = build_chunks(TokenLayout(shape[0] * shape[1] * shape[2], shape), (0,), RoutingConfig(tile=(1, 4, 3)))
+    plan = device_table_of(table, RoutingConfig(top_k=len(table.chunks), own="chunk"), torch.device(DEVICE))
     chosen = chosen_by(kind, 2, plan.length, plan.chunks)
     places = plan.chunks
-    bits = csr_from_bits.Bits(pack(chosen.to(DEVICE)).contiguous(), plan.chunks, places)
+    bits = csr_from_bits.SelectionMask(pack(chosen.to(DEVICE)).contiguous(), plan.chunks, places)
     lists = listed(bits, plan, rows=7)
     for heads in (slice(0, 1), slice(1, 2)):  # placed for some heads at a time
         some = lists.of(heads)
@@ -57,11 +57,11 @@ def test_every_pair_is_listed_once(kind: str) -> None:
 
 
 def test_rows_are_unpacked_in_the_order_of_their_chunks() -> None:
-    table = build_table(TokenLayout(130, (1, 10, 13)), (0,), RoutingConfig(tile=(1, 1, 2)))
-    plan = plan_of(table, RoutingConfig(top_k=20), torch.device(DEVICE))
+    table = build_chunks(TokenLayout(130, (1, 10, 13)), (0,), RoutingConfig(tile=(1, 1, 2)))
+    plan = device_table_of(table, RoutingConfig(top_k=20), torch.device(DEVICE))
     chosen = torch.zeros(2, plan.length, plan.chunks, dtype=torch.bool)
     chosen.scatter_(2, torch.rand(chosen.shape).topk(20).indices, True)
-    choice = choice_of(csr_from_bits.Bits.of_plan(pack(chosen.to(DEVICE)).contiguous(), plan), plan)
-    assert torch.equal(choice.pair.cpu() >> 16, chosen.nonzero()[:, 2].view(2, -1, 20).int())
+    choice = indices_of(csr_from_bits.SelectionMask.of_plan(pack(chosen.to(DEVICE)).contiguous(), plan), plan)
+    assert torch.equal(choice.indices.cpu() >> 16, chosen.nonzero()[:, 2].view(2, -1, 20).int())
     assert (choice.number == 20).all()
     assert torch.equal(choice.bits(plan).cpu(), pack(chosen))

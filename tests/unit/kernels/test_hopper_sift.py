@@ -8,9 +8,9 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 hopper_sift = pytest.importorskip("moc.backends.triton.select.topk_filter_sm90", reason="this Triton has no Gluon")
 
-from moc.backends.triton.device_table import plan_of
-from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, WRITTEN
-from moc.chunks.build import build_table
+from moc.backends.triton.device_table import device_table_of
+from moc.backends.triton.select.topk_filter_finish_sm90 import SLOTS, SURVIVORS
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 
@@ -19,8 +19,8 @@ def plan(frames: int, top_k: int, text: int = 0):
     routing = RoutingConfig(top_k=top_k, tile=(1, 4, 4), own="frame")
     spans = (Span("text", 0, text),) if text else ()
     layout = TokenLayout(text + frames * 24 * 34, (frames, 24, 34), text, spans)
-    table = build_table(layout, (0, frames // 2), routing)
-    return table, plan_of(table, routing, torch.device("cpu"))
+    table = build_chunks(layout, (0, frames // 2), routing)
+    return table, device_table_of(table, routing, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("top_k", [4, 20, 32, 40])
@@ -35,7 +35,7 @@ def test_nearly_all_rows_write_enough_and_not_too_much(top_k: int, frames: int) 
     level = best_of_groups.topk(sample.rank, dim=1).values[:, -1:]
     written = (scores > level).sum(1)
     assert (written < top_k).float().mean() < 0.03
-    assert (written > 4 * WRITTEN).float().mean() < 0.01
+    assert (written > 4 * SURVIVORS).float().mean() < 0.01
 
 
 def test_a_sample_is_of_chunks_that_may_be_chosen_spread_over_the_film() -> None:
@@ -58,7 +58,7 @@ def test_the_ranges_of_a_sample_hold_its_chunks_and_shots() -> None:
 def test_every_pass_takes_its_own_chunks_once() -> None:
     _, p = plan(20, 20)
     sample, size = hopper_sift.sample_of(p), hopper_sift.CHUNKS
-    passes = sample.index[len(sample.chunk) :].view(sample.turns, size)
+    passes = sample.index[len(sample.chunk) :].view(sample.num_blocks, size)
     for number, taken in enumerate(passes[:-1]):
         assert sorted(taken.tolist()) == list(range(number * size, number * size + size))
 

@@ -15,10 +15,10 @@ from moc.backends.triton import forward
 from moc.backends.triton.attend import tail_sm90
 from moc.backends.triton.attend.tail import Tail
 from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, choose_dataflow
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import hot_chunks
-from moc.backends.triton.lists.csr import new_choice
-from moc.chunks.build import build_table
+from moc.backends.triton.lists.csr import new_indices
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.trace.pair_counts import Counts
@@ -28,7 +28,7 @@ LAYOUT = TokenLayout(200, (2, 10, 10))  # one tile of 128 rows, one with 72
 ROUTING = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail="pooled")
 
 
-def listed(found: hot_chunks.Popular, plan) -> torch.Tensor:
+def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
     """Which rows chose which popular chunk [heads, N, C]."""
     out = torch.zeros(len(found.count), plan.length, plan.chunks, dtype=torch.bool)
     for head, tile in torch.cartesian_prod(*map(torch.arange, found.count.shape)).tolist():
@@ -44,24 +44,24 @@ def listed(found: hot_chunks.Popular, plan) -> torch.Tensor:
 
 @pytest.mark.parametrize("top_k", [3, 9, 20])
 def test_every_choice_is_either_popular_or_left(top_k: int) -> None:
-    table = build_table(LAYOUT, (0,), ROUTING)
-    plan = plan_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
+    table = build_chunks(LAYOUT, (0,), ROUTING)
+    plan = device_table_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
     torch.manual_seed(top_k)
-    choice = new_choice(2, plan)
+    choice = new_indices(2, plan)
     liking = torch.rand(2, 1, plan.chunks) ** 3 + 0.5 * torch.rand(2, plan.length, plan.chunks)
     chunks = liking.topk(top_k).indices
-    choice.pair.copy_(chunks << 16)
+    choice.indices.copy_(chunks << 16)
     choice.number.copy_(torch.randint(top_k // 2, top_k + 1, (2, plan.length)))
     chosen = torch.zeros(2, plan.length, plan.chunks, dtype=torch.bool)
     in_use = torch.arange(top_k) < choice.number.cpu()[..., None]
     chosen.scatter_(2, chunks, in_use)
 
-    found = hot_chunks.popular_of(choice, plan)
+    found = hot_chunks.hot_chunks_of(choice, plan)
     together = listed(found, plan)
     left = torch.zeros_like(chosen)
     in_use = torch.arange(top_k) < choice.number.cpu()[..., None]
-    left.scatter_(2, (choice.pair.cpu() >> 16).long() * in_use, in_use)  # unused slots may repeat chunk 0
-    left[..., 0] = ((choice.pair.cpu() >> 16 == 0) & in_use).any(-1)
+    left.scatter_(2, (choice.indices.cpu() >> 16).long() * in_use, in_use)  # unused slots may repeat chunk 0
+    left[..., 0] = ((choice.indices.cpu() >> 16 == 0) & in_use).any(-1)
     assert torch.equal(together | left, chosen)
     assert not (together & left).any()
     assert left.sum() == choice.number.sum()
@@ -106,7 +106,7 @@ def together(monkeypatch: pytest.MonkeyPatch):
 
 def flow(table, routing: RoutingConfig, hot: bool = True) -> Dataflow:
     wants = Wants(kind=CHUNK_MAJOR, selection="topk_stream")
-    plan = plan_of(table, routing, torch.device(DEVICE))
+    plan = device_table_of(table, routing, torch.device(DEVICE))
     return replace(choose_dataflow(plan.geometry, routing, Arch(), wants), hot=hot)
 
 
@@ -120,7 +120,7 @@ def coherent(batch: int) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize(("tail", "batch"), [("none", 1), ("pooled", 2)])
 def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None:
     routing = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail=tail)
-    table = build_table(LAYOUT, (0,), routing)
+    table = build_chunks(LAYOUT, (0,), routing)
     q, k, v = coherent(batch)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
     got = forward.run(q, k, v, table, routing, 0.25, dataflow=flow(table, routing))
@@ -130,7 +130,7 @@ def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there tests/gpu/check_gpu.py checks the kernel itself")
 def test_a_trace_counts_popular_chunks_too(together: list) -> None:
-    table = build_table(LAYOUT, (0,), ROUTING)
+    table = build_chunks(LAYOUT, (0,), ROUTING)
     q, k, v = coherent(1)
     counts = []
     for on in (True, False):
@@ -147,7 +147,7 @@ def test_the_tail_is_told_which_words_hold_nothing(words: int) -> None:
     sel = torch.randint(1, 2**31, (2, words, 150), dtype=torch.int32, device=DEVICE)
     sel *= torch.rand(sel.shape, device=DEVICE) < 0.01
     some = torch.full((2, 3, 8), -1, dtype=torch.int8, device=DEVICE)
-    tail_sm90._any[(3, 2)](sel, some, 150, words, 8, BW=4)
+    tail_sm90.moc_attend_tail_any[(3, 2)](sel, some, 150, words, 8, BW=4)
     want = torch.zeros_like(some)
     for tile in range(3):
         want[:, tile, :words] = (sel[:, :, tile * 64 : tile * 64 + 64] != 0).any(-1)

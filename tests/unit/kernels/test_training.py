@@ -13,12 +13,12 @@ from moc.backends.triton import BACKEND, autograd, dataflow, health
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.select.by_torch import pack, unpack
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from tests.unit.kernels.test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
 
 
 def gradients(layout, starts, routing, batch=1, dim=16, backend="triton", dtype=torch.float32, wide=False, noise=False):
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     torch.manual_seed(len(table.chunks))
     # as a fused projection leaves them: strided, not contiguous
     x = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).to(dtype)
@@ -159,7 +159,7 @@ def test_bits_and_back():
 
 
 def test_what_has_no_gradients_says_so():
-    table = build_table(PLAIN, (0,), R(lists="union"))
+    table = build_chunks(PLAIN, (0,), R(lists="union"))
     q = torch.zeros(1, 1, 96, 64, requires_grad=True)
     assert wants_gradients(q.detach(), q) and not wants_gradients(q.detach())
     assert "lists that rows share" in BACKEND.refuses(Call(q, table, R(lists="union"), gradients=True))

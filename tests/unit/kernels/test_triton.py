@@ -19,13 +19,13 @@ from moc.backends.triton import BACKEND, chunk_major, dataflow, forward, health
 from moc.backends.triton.arch import arch_of
 from moc.backends.triton.attend import own, own_calls
 from moc.backends.triton.dataflow import CHUNK_MAJOR, FEWEST_ROWS, QUERY_MAJOR, Wants, choose_dataflow
-from moc.backends.triton.device_table import plan_of
+from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
 from moc.backends.triton.lib.permute import Move
 from moc.backends.triton.select import first_plan, topk_stream
 from moc.backends.triton.select.by_torch import unpack
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -65,7 +65,7 @@ class Choice:
 
 def both(layout, starts, routing, batch=1, dim=16, which=None, quantised=False, selection=None, **flow):
     """which, selection: other than the usual ones; flow: other parts of the dataflow."""
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     torch.manual_seed(len(table.chunks))
     q, k, v = torch.randn(batch, layout.length, 3, 2, dim, device=DEVICE).unbind(2)
     if quantised:  # equal scores everywhere
@@ -121,7 +121,7 @@ def test_so_many_choices_that_a_partial_for_each_finds_no_room(monkeypatch: pyte
 
 
 def test_a_density_for_a_head_that_is_not_there_is_the_users_mistake() -> None:
-    table = build_table(PLAIN, (0,), R())
+    table = build_chunks(PLAIN, (0,), R())
     q = torch.zeros(1, 2, PLAIN.length, 16, device=DEVICE)
     with pytest.raises(MoCError, match="give one each"):
         BACKEND.attend(q, q, q, table, R(head_density=(0.1, 0.2, 0.3)), scale=1.0, training=False, record=None)
@@ -135,7 +135,7 @@ def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chu
     chunks are nearly all chosen next to nothing may be left."""
     top_k = {"nearly all chosen": 96 // chunk_tokens - 1, "all chosen": 99}.get(kind, 2)
     routing = R(top_k=top_k, chunk_tokens=chunk_tokens, own="chunk", tail="pooled")
-    table = build_table(PLAIN, (0,), routing)
+    table = build_chunks(PLAIN, (0,), routing)
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE).to(dtype).unbind(0)
     if kind.startswith("alike"):
@@ -154,7 +154,7 @@ def test_summaries_of_chosen_chunks_are_taken_off_without_a_trace(kind: str, chu
 
 
 def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
-    table = build_table(PLAIN, (0, 2), R(tile=(1, 2, 2)))
+    table = build_chunks(PLAIN, (0, 2), R(tile=(1, 2, 2)))
     t, x = table.tensors(torch.device(DEVICE)), torch.randn(2, 2, PLAIN.length, 16, device=DEVICE)
     across = torch.empty(2, 2, 16, PLAIN.length, device=DEVICE).mT
     for like in (x, across, x.transpose(1, 2).contiguous().transpose(1, 2)):
@@ -163,16 +163,22 @@ def test_rows_go_back_beside_queries_that_lie_any_way_in_memory() -> None:
 
 def test_counters_of_a_very_long_film_count_as_workspace() -> None:
     short, long = (TokenLayout(f * 48, (f, 6, 8)) for f in (8, 400))
-    plans = [plan_of(build_table(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu")) for x in (short, long)]
+    plans = [
+        device_table_of(build_chunks(x, (0,), R(tile=(1, 2, 2))), R(top_k=2), torch.device("cpu"))
+        for x in (short, long)
+    ]
     size = [chunk_major.bytes_of_choice(p, slots=True) for p in plans]
     assert size[0] < 8 * plans[0].chunks * 100 and size[1] >= 8 * plans[1].chunks * 400 > 4 * 2 * plans[1].length
 
 
 def test_a_table_goes_with_all_that_was_made_of_it() -> None:
     """Every run brings tables of its own: kept for ever they would fill the GPU."""
-    table = build_table(PLAIN, (0, 2), R(top_k=1, own="frame"))
-    both_plans = plan_of(table, R(top_k=1), torch.device(DEVICE)), plan_of(table, R(top_k=2), torch.device(DEVICE))
-    assert plan_of(table, R(top_k=1, causal=True), torch.device(DEVICE)) is both_plans[0] is not both_plans[1]
+    table = build_chunks(PLAIN, (0, 2), R(top_k=1, own="frame"))
+    both_plans = (
+        device_table_of(table, R(top_k=1), torch.device(DEVICE)),
+        device_table_of(table, R(top_k=2), torch.device(DEVICE)),
+    )
+    assert device_table_of(table, R(top_k=1, causal=True), torch.device(DEVICE)) is both_plans[0] is not both_plans[1]
     gone = weakref.ref(table), weakref.ref(both_plans[0])
     del table, both_plans
     gc.collect()
@@ -201,7 +207,7 @@ def test_counts_per_frame_equal_those_of_the_masks(tile: tuple[int, int, int]) -
     """A trace gets the same from sums made on the way as from the mask of every row; frames may share a chunk."""
     from moc.trace.pair_counts import Counts
 
-    table = build_table(WITH_TEXT, (0, 2), R(tile=tile))
+    table = build_chunks(WITH_TEXT, (0, 2), R(tile=tile))
     q, k, v = torch.randn(3, 2, 2, WITH_TEXT.length, 16, device=DEVICE).unbind(0)
     masks, counts = Choice(), Counts(table, 2, q.device, 2)
     for record in (masks, counts):
@@ -219,7 +225,7 @@ def test_pairs_of_any_bits(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int
     monkeypatch.setattr("moc.backends.triton.device_table.FRAME_PART", 67)
     monkeypatch.setattr("moc.backends.triton.lib.pair_counts.ROWS", 16)
     layout = TokenLayout(307, (3, 10, 10), 7, (Span("text", 0, 7),))
-    plan = plan_of(build_table(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
+    plan = device_table_of(build_chunks(layout, (0, 1), R(tile=tile)), R(), torch.device(DEVICE))
     assert plan.frame_parts().in_a_row == (tile[0] == 1)
     sel = torch.randint(-(2**31), 2**31, (4, plan.words, 307), dtype=torch.int32, device=DEVICE)
     chosen = unpack(sel, plan.chunks, slice(None)).float() * plan.chunk[1]
@@ -318,7 +324,7 @@ def test_eighty_uneven_shots_are_a_few_calls_of_the_library() -> None:
     cuts = sorted(random.Random(0).sample(range(1, 115), 79))
     layout = TokenLayout(115 * 1560 + 512, (115, 30, 52), 512, (Span("text", 0, 512),))
     routing = R(top_k=5, chunk_tokens=1280, causal=True)
-    plan = plan_of(build_table(layout, (0, *cuts), routing), routing, torch.device("cpu"))
+    plan = device_table_of(build_chunks(layout, (0, *cuts), routing), routing, torch.device("cpu"))
     heads = own_calls.heads_at_once(24, layout.length, 128)
     assert heads == 4 and len(plan.runs()) > 30
     assert 0 < own_calls.calls(plan, heads, 128) <= 8
@@ -329,7 +335,9 @@ def test_what_is_linked_is_not_copied_for_many_shots_at_once() -> None:
     """Forty shots that all see the first frame of each: keys for all of them would be twenty times the sequence."""
     starts = tuple(3 * i // 2 for i in range(40))
     routing = R(top_k=1, own="shot", static="first frame")
-    plan = plan_of(build_table(TokenLayout(60 * 16, (60, 4, 4)), starts, routing), routing, torch.device("cpu"))
+    plan = device_table_of(
+        build_chunks(TokenLayout(60 * 16, (60, 4, 4)), starts, routing), routing, torch.device("cpu")
+    )
     assert all(len(some.seen) <= max(2 * plan.length, some.keys) for some in own_calls.alike(plan))
     assert sum(len(some.seen) for some in own_calls.alike(plan)) > 10 * plan.length
     rows = torch.cat([some.rows for some in own_calls.alike(plan)])
@@ -342,8 +350,8 @@ def test_shots_that_all_differ_are_left_to_our_own_kernel() -> None:
         lengths = [16 + 7 * i % 45 for i in range(shots)]
         frames, starts = sum(lengths), tuple(itertools.accumulate(lengths, initial=0))[:-1]
         routing = R(top_k=5, own="shot")
-        table = build_table(TokenLayout(frames * 64, (frames, 8, 8)), starts, routing)
-        plan = plan_of(table, routing, torch.device("cpu"))
+        table = build_chunks(TokenLayout(frames * 64, (frames, 8, 8)), starts, routing)
+        plan = device_table_of(table, routing, torch.device("cpu"))
         assert plan.group_rows >= FEWEST_ROWS and len({g.stop - g.start for g in table.groups}) == shots
         heads = own_calls.heads_at_once(24, table.length, 128)
         found = own_calls.calls(plan, heads, 128)
@@ -365,7 +373,7 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(own, "pays", lambda *_: True)
     monkeypatch.setattr(own, "_attention", broken)
     routing = R(top_k=1, own="frame", tail="pooled")
-    table = build_table(PLAIN, (0, 2), routing)
+    table = build_chunks(PLAIN, (0, 2), routing)
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)
     for _ in range(2):
@@ -391,7 +399,7 @@ def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row
 
 def test_compiled_as_one_operator() -> None:
     routing = R(top_k=1, own="frame")
-    table = build_table(PLAIN, (0,), routing)
+    table = build_chunks(PLAIN, (0,), routing)
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
 
     def call(q, k, v):
@@ -402,7 +410,7 @@ def test_compiled_as_one_operator() -> None:
 
 
 def test_says_what_it_cannot_do() -> None:
-    table = build_table(PLAIN, (0,), R())
+    table = build_chunks(PLAIN, (0,), R())
     q = torch.randn(1, 2, PLAIN.length, 16, device=DEVICE)
     assert BACKEND.refuses(Call(q, table, R())) is None
     assert "float64" in BACKEND.refuses(Call(q.double(), table, R()))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from moc.attention import moc_attention
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import PRESETS, RoutingConfig
 from moc.errors import MoCError
@@ -109,7 +109,7 @@ def test_a_rule_gives_the_bits_of_one_process(together, name, ranks):
     alone = torch.cat([routed(q[:, some], k[:, some], v[:, some], some) for some in groups_of(ranks, groups)], 1)
     found = together[ranks, name]
     assert torch.equal(found[:, : LAYOUT.length], alone.transpose(1, 2))
-    whole = moc_attention(q, k, v, build_table(LAYOUT, STARTS, routed.routing), routed.routing)
+    whole = moc_attention(q, k, v, build_chunks(LAYOUT, STARTS, routed.routing), routed.routing)
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
     assert not found[:, LAYOUT.length :].any(), "filling comes back as zeros"
 

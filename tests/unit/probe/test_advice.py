@@ -8,7 +8,7 @@ from moc.config import MoCSettings, RoutingConfig, Schedule
 from moc.errors import MoCError
 from moc.probe.advice import MARGINS, SCOPES, advise, choosing, tabulate
 from moc.probe.log import Call, ProbeLog, borders, read_steps, spread
-from moc.probe.sampled_error import Look
+from moc.probe.sampled_error import SampledError
 
 OPTIONS = tuple(RoutingConfig(top_k=k, own="frame") for k in (5, 1, 2, 10))
 KEPT = (0.3, 0.1, 0.2, 0.5)
@@ -24,7 +24,7 @@ def planted(errors, *, steps=6, across=0.8, settings=None) -> ProbeLog:
     for step, of_blocks in zip(log.chosen, errors, strict=True):
         for block, of_options in enumerate(of_blocks):
             error, kept = (torch.tensor(x, dtype=torch.float64)[:, None].expand(-1, 2) for x in (of_options, KEPT))
-            look = Look(
+            look = SampledError(
                 error=error**2 * 7.0,
                 size=torch.full((2,), 7.0, dtype=torch.float64),
                 kept=kept * TOKENS * ROWS,

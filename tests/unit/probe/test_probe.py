@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moc.backends import reference
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import MoCSettings, RoutingConfig
 from moc.probe import sampled_error
@@ -28,10 +28,10 @@ def sorted_qkv(layout, table, **how):
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), layout=layouts(), routing=routings, count=st.integers(1, 30))
 def test_the_error_is_that_of_the_reference(data, layout, routing, count):
-    table = build_table(layout, data.draw(shot_starts(layout.grid[0])), routing)
+    table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), routing)
     q, k, v = sorted_qkv(layout, table)
     rows = sampled_error.sample_rows(table, count)
-    found = sampled_error.look(q, k, v, table, [routing, RoutingConfig(top_k=0)], rows, scale=0.7)
+    found = sampled_error.sampled_error(q, k, v, table, [routing, RoutingConfig(top_k=0)], rows, scale=0.7)
     exact = replace(routing, lists="token")
     routed = reference.attend(q, k, v, table, exact, scale=0.7, training=False, record=None)
     dense = torch.softmax(q @ k.mT * 0.7, -1) @ v
@@ -47,11 +47,13 @@ def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, ro
     """Counted without any code of the method: a key is read if the brute force read it."""
     starts = data.draw(shot_starts(layout.grid[0]))
     routing = replace(routing, lists="token", head_density=routing.head_density[:1])
-    table = build_table(layout, starts, routing)
+    table = build_chunks(layout, starts, routing)
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     rows = sampled_error.sample_rows(table, 8)
     order = table.tensors("cpu").order
-    found = sampled_error.look(*(x.index_select(-2, order) for x in (q, k, v)), table, [routing], rows, scale=0.7)
+    found = sampled_error.sampled_error(
+        *(x.index_select(-2, order) for x in (q, k, v)), table, [routing], rows, scale=0.7
+    )
 
     label = brute.labels(layout, starts, routing)
     counts = [brute.count_of_head(table, routing, 0)]
@@ -74,8 +76,10 @@ def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, ro
 
 def test_reading_everything_loses_nothing_and_reading_less_loses_more():
     routings = [RoutingConfig(top_k=k, tile=(1, 2, 2), own="frame") for k in (1, 4, 16, 1000)]
-    table = build_table(LAYOUT, SHOTS, routings[0])
-    found = sampled_error.look(*sorted_qkv(LAYOUT, table), table, routings, sampled_error.sample_rows(table, 60))
+    table = build_chunks(LAYOUT, SHOTS, routings[0])
+    found = sampled_error.sampled_error(
+        *sorted_qkv(LAYOUT, table), table, routings, sampled_error.sample_rows(table, 60)
+    )
     error = found.error.sum(1)
     assert (error[:-1] > error[1:]).all() and error[-1] < 1e-20
     assert (found.kept[-1] == found.rows * LAYOUT.length).all()
@@ -85,21 +89,21 @@ def test_reading_everything_loses_nothing_and_reading_less_loses_more():
 def test_far_away_logits_do_not_overflow():
     """What is left after the largest chunks are taken out may be e^-1000 of them; its own softmax is still one."""
     routing = RoutingConfig(top_k=0, own="chunk", tile=(1, 2, 2))
-    table = build_table(LAYOUT, SHOTS, routing)
+    table = build_chunks(LAYOUT, SHOTS, routing)
     q, k, v = sorted_qkv(LAYOUT, table, dtype=torch.float32)
-    found = sampled_error.look(q * 100, k * 100, v, table, [routing], sampled_error.sample_rows(table, 60))
+    found = sampled_error.sampled_error(q * 100, k * 100, v, table, [routing], sampled_error.sample_rows(table, 60))
     assert found.error.isfinite().all() and found.size.isfinite().all()
 
 
 @pytest.mark.parametrize("elements", [1, 2**12])
 def test_blocks_change_nothing(elements, monkeypatch):
     routings = [RoutingConfig(top_k=k, tile=(1, 2, 2), own="frame", tail="pooled") for k in (1, 4)]
-    table = build_table(LAYOUT, SHOTS, routings[0])
+    table = build_chunks(LAYOUT, SHOTS, routings[0])
     inputs = sorted_qkv(LAYOUT, table), table, routings, sampled_error.sample_rows(table, 30)
-    whole = sampled_error.look(*inputs[0], *inputs[1:])
+    whole = sampled_error.sampled_error(*inputs[0], *inputs[1:])
     monkeypatch.setattr(sampled_error, "BLOCK_ELEMENTS", elements)
     for found, expected in zip(
-        vars(sampled_error.look(*inputs[0], *inputs[1:])).values(), vars(whole).values(), strict=True
+        vars(sampled_error.sampled_error(*inputs[0], *inputs[1:])).values(), vars(whole).values(), strict=True
     ):
         torch.testing.assert_close(found, expected)
 
@@ -107,7 +111,7 @@ def test_blocks_change_nothing(elements, monkeypatch):
 @settings(max_examples=40, deadline=None)
 @given(layout=layouts(), count=st.integers(1, 200))
 def test_rows_are_video_of_every_part_none_twice_always_the_same(layout, count):
-    table = build_table(layout, (0,), RoutingConfig())
+    table = build_chunks(layout, (0,), RoutingConfig())
     rows = sampled_error.sample_rows(table, count)
     video = layout.grid[0] * layout.grid[1] * layout.grid[2]
     assert len(rows) == min(count, video) and rows.unique().equal(rows)

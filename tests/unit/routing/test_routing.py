@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
-from moc.routing.candidates import candidates, kept_shots, share
+from moc.routing.candidates import candidates, kept_shots, union
 from moc.routing.noise import disturb
 from moc.routing.rules import select
 from moc.routing.scores import describe, scores
@@ -21,7 +21,7 @@ STARTS = (0, 2, 4, 6)
 @settings(max_examples=40, deadline=None)
 @given(layout=layouts(), tile=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)))
 def test_the_minmax_score_bounds_every_key_of_the_chunk(layout, tile):
-    table = build_table(layout, (0,), RoutingConfig(tile=tile))
+    table = build_chunks(layout, (0,), RoutingConfig(tile=tile))
     q, k, _ = qkv(layout)
     order = table.tensors("cpu").order
     k = k[..., order, :]
@@ -34,7 +34,7 @@ def test_the_minmax_score_bounds_every_key_of_the_chunk(layout, tile):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), layout=layouts(), routing=routings)
 def test_mandatory_links_never_compete(data, layout, routing):
-    table = build_table(layout, data.draw(shot_starts(layout.grid[0])), routing)
+    table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), routing)
     mandatory, candidate = candidates(table, routing, slice(0, layout.length), torch.device("cpu"))
     assert not (mandatory & candidate).any()
     text = [i for i, c in enumerate(table.chunks) if c.kind == "text"]
@@ -45,7 +45,7 @@ def test_mandatory_links_never_compete(data, layout, routing):
 
 def test_drop_off_removes_the_rounded_down_share_and_drop_in_adds_poisson_many():
     routing = RoutingConfig(top_k=6, own="chunk", drop_off=0.5, seed=1)
-    table = build_table(LAYOUT, (0,), routing)
+    table = build_chunks(LAYOUT, (0,), routing)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
     q, k, _ = qkv(LAYOUT, batch=8, heads=8)
     chosen = select(scores(q, describe(k, table, "mean")), candidate, 6)
@@ -68,7 +68,7 @@ def test_drop_off_removes_the_rounded_down_share_and_drop_in_adds_poisson_many()
 
 def test_training_noise_depends_on_the_seed_and_on_nothing_else():
     routing = RoutingConfig(top_k=3, own="chunk", drop_off=1.0, drop_in=1.0)
-    table = build_table(LAYOUT, (0,), routing)
+    table = build_chunks(LAYOUT, (0,), routing)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
     q, k, _ = qkv(LAYOUT)
     chosen = select(scores(q, describe(k, table, "mean")), candidate, 3)
@@ -84,12 +84,12 @@ def test_the_outer_loop_keeps_the_shots_whose_mean_fits_best():
     q, k, _ = qkv(LAYOUT, batch=1, heads=1)
     k[..., 32:64, :] = 5 * q[..., 96:, :].mean(-2, keepdim=True)  # shot 1 looks like what shot 3 asks for
     routing = RoutingConfig(shots_kept=1, own="shot")
-    keep = kept_shots(q, k, build_table(LAYOUT, STARTS, routing), routing)
+    keep = kept_shots(q, k, build_chunks(LAYOUT, STARTS, routing), routing)
     assert keep.shape == (1, 1, 4, 4)
     assert keep[0, 0, 3].tolist() == [False, True, False, True]
     assert (keep.sum(-1) == 2).all()
     causal = RoutingConfig(shots_kept=1, own="shot", causal=True)
-    keep = kept_shots(q, k, build_table(LAYOUT, STARTS, causal), causal)
+    keep = kept_shots(q, k, build_chunks(LAYOUT, STARTS, causal), causal)
     assert not keep.triu(1).any() and keep[0, 0, 0].tolist() == [True, False, False, False]
 
 
@@ -97,7 +97,7 @@ def test_the_outer_loop_keeps_the_shots_whose_mean_fits_best():
 @given(data=st.data(), layout=layouts(), routing=routings)
 def test_the_predicted_density_is_what_equal_chunks_keep(data, layout, routing):
     """With chunks of one length the forecast is exact; it never leaves [0, 1]."""
-    table = build_table(layout, data.draw(shot_starts(layout.grid[0])), routing)
+    table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), routing)
     predicted = table.density(routing.top_k, routing.causal)
     assert 0 < predicted <= 1 + 1e-9
     mandatory, candidate = candidates(table, routing, slice(0, layout.length), torch.device("cpu"))
@@ -110,14 +110,14 @@ def test_the_predicted_density_is_what_equal_chunks_keep(data, layout, routing):
 @pytest.mark.parametrize("density", [0.15, 0.3, 0.6, 1.0])
 def test_a_density_becomes_the_nearest_k(density):
     routing = RoutingConfig(density=density, own="chunk", tile=(1, 2, 2))
-    table = build_table(LAYOUT, (0,), routing)
+    table = build_chunks(LAYOUT, (0,), routing)
     k = table.top_k(routing)
     best = min(range(40), key=lambda n: abs(table.density(n, False) - density))
     assert table.density(k, False) == pytest.approx(table.density(best, False))
 
 
 def test_of_two_numbers_of_chunks_that_are_as_near_the_smaller_is_taken():
-    table = build_table(TokenLayout(64, (4, 4, 4)), (0,), RoutingConfig(own="chunk", tile=(1, 2, 2)))
+    table = build_chunks(TokenLayout(64, (4, 4, 4)), (0,), RoutingConfig(own="chunk", tile=(1, 2, 2)))
     assert table.top_k_at((table.density(2, False) + table.density(3, False)) / 2, False) == 2
 
 
@@ -125,21 +125,21 @@ def test_references_compete_or_are_linked():
     layout = TokenLayout(4 + 64, (4, 4, 4), 4, (Span("reference", 0, 4),))
     for references, where in (("routed", 1), ("linked", 0)):
         routing = RoutingConfig(references=references)
-        table = build_table(layout, (0, 2), routing)
+        table = build_chunks(layout, (0, 2), routing)
         parts = candidates(table, routing, slice(4, 68), torch.device("cpu"))
         assert parts[where][:, 0].all()
 
 
 def test_a_shared_list_is_one_for_all_rows_of_a_tile_and_never_less_than_they_asked_for():
     routing = RoutingConfig(top_k=2, own="chunk", tile=(1, 2, 2), causal=True, lists="union")
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     q, k, _ = qkv(LAYOUT)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
     chosen = select(scores(q, describe(k, table, "mean")), candidate, 2)
-    shared = share(chosen, candidate, table, slice(0, 128))
+    shared = union(chosen, candidate, table, slice(0, 128))
     assert not (chosen & ~shared).any() and not (shared & ~candidate).any()
     for b in range(2):  # and of one sample, whatever others ask for
-        assert torch.equal(share(chosen[b : b + 1], candidate, table, slice(0, 128)), shared[b : b + 1])
+        assert torch.equal(union(chosen[b : b + 1], candidate, table, slice(0, 128)), shared[b : b + 1])
     mandatory = candidates(table, routing, slice(0, 128), torch.device("cpu"))[0]
     for start, stop in table.query_tiles():
         seen = (shared | mandatory)[..., start:stop, :]

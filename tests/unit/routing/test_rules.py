@@ -5,13 +5,13 @@ import torch
 
 from moc.backends import triton
 from moc.backends.registry import Call
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
 from moc.routing import rules
 
-TABLE = build_table(TokenLayout(5 * 4, (5, 2, 2)), (0,), RoutingConfig(own="chunk"))  # 5 frames of 4 tokens
+TABLE = build_chunks(TokenLayout(5 * 4, (5, 2, 2)), (0,), RoutingConfig(own="chunk"))  # 5 frames of 4 tokens
 SHARES = torch.tensor([0.1, 0.4, 0.15, 0.3, 0.05], dtype=torch.float64)
 ALL = torch.ones(1, 5, dtype=torch.bool)
 
@@ -37,7 +37,7 @@ def test_the_share_is_one_of_what_may_be_chosen():
 
 def test_a_long_chunk_counts_for_more_than_a_short_one():
     """Tiles of 1x1x3 tokens in rows of 4: with equal scores, the long ones fill the share."""
-    table = build_table(TokenLayout(2 * 4, (2, 1, 4)), (0,), RoutingConfig(tile=(1, 1, 3), own="chunk"))
+    table = build_chunks(TokenLayout(2 * 4, (2, 1, 4)), (0,), RoutingConfig(tile=(1, 1, 3), own="chunk"))
     assert [c.length for c in table.chunks] == [3, 1, 3, 1]
     routing = RoutingConfig(rule="top-p", top_p=0.75)
     mask = rules.choose(torch.zeros(1, 1, 1, 4), torch.ones(1, 4, dtype=torch.bool), table, routing, 1.0)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -29,7 +29,7 @@ WITH_SPANS = TokenLayout(7 + 12 * 16 + 5, GRID, 7, (Span("text", 0, 7), Span("re
 
 def record_run(trace, layout, wish=None, *, routing=ROUTING, steps=2, blocks=2, heads=2, seed=0):
     """Route random scores, raised where wish[row shot, chunk shot] says so, as a run of the model would."""
-    table = build_table(layout, STARTS, routing)
+    table = build_chunks(layout, STARTS, routing)
     t, rows = table.tensors("cpu"), slice(0, table.length)
     score = torch.rand(1, heads, table.length, len(table.chunks), generator=torch.Generator().manual_seed(seed))
     if wish is not None:
@@ -128,7 +128,7 @@ def test_what_causality_forbids_is_neither_seen_nor_open():
 def test_long_chunks_weigh_more_than_short_ones(view):
     """A cell is a part of its pairs. Frames of 3x3 tokens in tiles of two make chunks of 4, 2, 2 and 1 token."""
     layout, routing = TokenLayout(4 * 9, (4, 3, 3)), RoutingConfig(top_k=3, tile=(1, 2, 2), own="frame")
-    table = build_table(layout, (0, 2), routing)
+    table = build_chunks(layout, (0, 2), routing)
     chosen = torch.zeros(1, 2, table.length, len(table.chunks), dtype=torch.bool)
     table_rows = table.tensors("cpu").row_frame
     single = next(i for i, c in enumerate(table.chunks) if c.frame == 0 and c.length == 1)

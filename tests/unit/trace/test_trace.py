@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moc.attention import moc_attention
-from moc.chunks.build import build_table
+from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
@@ -29,7 +29,7 @@ def planted(reader: int, read: int, dim: int = 8):
 
 
 def run(trace: Trace, routing: RoutingConfig, q, k, v, step=0, block=0):
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     counts = trace.counts(table, routing, q, k)
     moc_attention(q, k, v, table, routing, record=counts)
     trace.ran_routed(step, block, counts)
@@ -57,13 +57,13 @@ def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
 def test_the_density_is_the_kept_share_of_pairs():
     routing = RoutingConfig(top_k=2, own="shot")
     record = run(Trace(), routing, *planted(5, 1))
-    assert abs(record.density - build_table(LAYOUT, STARTS, routing).density(2, False)) < 1e-6
+    assert abs(record.density - build_chunks(LAYOUT, STARTS, routing).density(2, False)) < 1e-6
 
 
 def test_many_small_chunks_are_shown_by_frame():
     layout = TokenLayout(4 * 400, (4, 20, 20))
     routing = RoutingConfig(top_k=5, tile=(1, 1, 2), own="frame")
-    table = build_table(layout, (0,), routing)
+    table = build_chunks(layout, (0,), routing)
     assert len(table.chunks) > MOST_COLUMNS
     counts = Counts(table, 1, torch.device("cpu"))
     q, k, v = (torch.randn(1, 1, layout.length, 8) for _ in range(3))
@@ -78,12 +78,12 @@ def test_many_small_chunks_are_shown_by_frame():
 
 def test_spans_that_touch_stay_apart_where_chunks_are_shown_by_frame():
     spans = (Span("reference", 1600, 1610), Span("reference", 1610, 1620))
-    table = build_table(TokenLayout(1620, (4, 20, 20), 0, spans), (0,), RoutingConfig(tile=(1, 1, 2)))
+    table = build_chunks(TokenLayout(1620, (4, 20, 20), 0, spans), (0,), RoutingConfig(tile=(1, 1, 2)))
     assert [c.tokens for c in axes_of(table).columns] == [400, 400, 400, 400, 10, 10]
 
 
 def test_counting_by_rows_or_by_frames_is_the_same():
-    table = build_table(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
+    table = build_chunks(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
     chosen = torch.rand(2, 3, table.length, len(table.chunks)) > 0.5
     frame = table.tensors("cpu").row_frame
     pairs = chosen * table.tensors("cpu").lengths
@@ -113,7 +113,7 @@ def test_shares_of_a_batch_are_of_all_its_pairs():
 def test_attention_is_where_full_attention_would_look():
     """Frames of 8 tokens or fewer are measured whole, so the numbers are those of a plain softmax."""
     layout, routing = TokenLayout(2 + 6 * 4, (6, 2, 2), 2, (Span("text", 0, 2),)), RoutingConfig(top_k=1, own="frame")
-    table = build_table(layout, STARTS, routing)
+    table = build_chunks(layout, STARTS, routing)
     q, k, v = (torch.randn(2, 3, layout.length, 8, dtype=torch.float64) for _ in range(3))
     trace = Trace(keep="routing and attention")
     counts = trace.counts(table, routing, q, k, 0.7)
@@ -128,7 +128,7 @@ def test_attention_is_where_full_attention_would_look():
 
 def test_what_a_pass_counted_is_moved_at_its_end_and_may_be_taken_over_later():
     trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
-    table = build_table(LAYOUT, STARTS, routing)
+    table = build_chunks(LAYOUT, STARTS, routing)
     q, k, v = planted(5, 1)
     for step in range(2):
         counts = trace.counts(table, routing, q, k)
@@ -190,7 +190,7 @@ def test_a_run_of_many_windows_keeps_the_geometry_of_the_last(monkeypatch):
     trace, routing, tables = Trace(), RoutingConfig(top_k=1, own="shot"), []
     for frames in range(2, 2 + most + 9):
         layout = TokenLayout(frames * 4, (frames, 2, 2))
-        tables.append(build_table(layout, (0, 1), routing))
+        tables.append(build_chunks(layout, (0, 1), routing))
         q, k, v = torch.randn(3, 1, 2, layout.length, 8)
         counts = trace.counts(tables[-1], routing, q, k)
         moc_attention(q, k, v, tables[-1], routing, record=counts)
@@ -218,7 +218,7 @@ def by_group(table, causal):
 def test_what_is_seen_and_open_is_what_every_row_sees(own, window, static, causal):
     layout = TokenLayout(3 + 5 * 6 + 2, (5, 2, 3), 3, (Span("text", 0, 3), Span("reference", 33, 35)))
     routing = RoutingConfig(tile=(2, 2, 2), own=own, window=window, static=static, static_tokens=4)
-    table = build_table(layout, (0, 3), routing)
+    table = build_chunks(layout, (0, 3), routing)
     axes = axes_of(table, causal)
     pairs = layout.frame_tokens * np.array([c.length for c in table.chunks])
     for found, wanted in zip((axes.always, axes.open), by_group(table, causal)):
@@ -228,7 +228,7 @@ def test_what_is_seen_and_open_is_what_every_row_sees(own, window, static, causa
 
 def test_the_geometry_of_tiny_tiles_takes_no_array_per_group():
     """One group per chunk: as many array operations as groups, each over all chunks, would be quadratic."""
-    table = build_table(TokenLayout(4 * 32 * 32, (4, 32, 32)), (0,), RoutingConfig(tile=(1, 1, 1), own="chunk"))
+    table = build_chunks(TokenLayout(4 * 32 * 32, (4, 32, 32)), (0,), RoutingConfig(tile=(1, 1, 1), own="chunk"))
     calls = 0
 
     def count(frame, event, _):

@@ -15,7 +15,7 @@ from .gather import _own_tile
 
 
 @triton.jit
-def _delta(out, grad, delta, so_b, so_h, so_n, sg_b, sg_h, sg_n, H, N, D: tl.constexpr, DP: tl.constexpr,
+def moc_bwd_delta(out, grad, delta, so_b, so_h, so_n, sg_b, sg_h, sg_n, H, N, D: tl.constexpr, DP: tl.constexpr,
            BM: tl.constexpr):  # fmt: skip
     """sum(grad * out) of every row: what a softmax takes off the gradient of its weights."""
     i_bh = tl.program_id(1)
@@ -54,7 +54,7 @@ def _weights(b_q, b_k, b_v, b_g, b_lse, b_delta, b_bias, scale, PRECISION: tl.co
 
 
 @triton.jit(do_not_specialize=["bh_first", "heads", "head", "most"])
-def _of_keys(
+def moc_bwd_kv(
     q, k, v, grad, lse, delta, dq, dk, dv, chunk, entry, tile, border, item,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, sg_b, sg_h, sg_n,
     H, N, C, bh_first, heads, head, most, scale, factor,
@@ -105,7 +105,7 @@ def _of_keys(
 
 
 @triton.jit(do_not_specialize=["bh_first", "heads", "head", "most"])
-def _of_rows(
+def moc_bwd_q(
     q, k, v, grad, lse, delta, dq, chunk, entry, tile, border, first, stop, span, ranges,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, sg_b, sg_h, sg_n,
     H, N, C, bh_first, heads, head, most, scale, factor,
@@ -171,7 +171,7 @@ def _skipped(p_sel, weight, chunk, row, o_c, o_n, m_n, N, C, CAUSAL: tl.constexp
 
 
 @triton.jit(do_not_specialize=["bh_first", "segment"])
-def _of_summaries(
+def moc_bwd_tail_kv(
     q, mean_k, mean_v, grad, lse, delta, dmean_k, dmean_v, sel, weight, chunk, row,
     sq_b, sq_h, sq_n, sg_b, sg_h, sg_n, H, N, C, W, bh_first, segment, scale, factor,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
@@ -202,7 +202,7 @@ def _of_summaries(
 
 
 @triton.jit(do_not_specialize=["bh_first"])
-def _of_skipping_rows(
+def moc_bwd_tail_q(
     q, mean_k, mean_v, grad, lse, delta, dq, sel, weight, chunk, row,
     sq_b, sq_h, sq_n, sg_b, sg_h, sg_n, H, N, C, W, bh_first, scale, factor,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan, Tiles
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable, Tiles
 from ..lib.sortable import attend_step
 from ..lists.unions import UnionLists
 from .combine import Own, Slots, _add, _slot
@@ -24,7 +24,7 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "width", "own_first", "own_rows"])
-def _tile(
+def moc_attend_block(
     q, k, v, out, first, stop, span, ranges, piece, low, high, count, piece_start, piece_len,
     tail, tail_lse, part, lse, number, own, own_lse, total,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, so_b, so_h, so_n, sw_g, sw_h, sw_n, sl_g, sl_h, sl_n,
@@ -126,8 +126,8 @@ def _tile(
 
 
 def attend_tiles(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
+    *, scale: float, config: BlockSize, precision: str,
     ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Tail | None = None,
     slots: Slots | None = None, own: Own | None = None, total: Tensor | None = None,
 ) -> None:  # fmt: skip
@@ -138,7 +138,7 @@ def attend_tiles(
     none = plan.chunk  # stands where a part is left out; never read
     size = lists.pieces.size if lists else config.keys
     listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
-    _tile[(tiles.count * len(heads),)](
+    moc_attend_block[(tiles.count * len(heads),)](
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
         *(listed or [none] * 6), *((tail.out, tail.lse) if tail else (none, none)),
         *((slots.part, slots.lse, slots.number) if slots else [none] * 3),

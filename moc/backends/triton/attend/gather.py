@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import attend_step
-from ..lists.csr import RowLists
+from ..lists.csr import ChunkCSR
 from .combine import Slots
 
 
@@ -29,7 +29,7 @@ def _summary(mean_k, mean_v, weight, o_bh, i_c, C, o_d, m_d, D: tl.constexpr):
 
 
 @triton.jit
-def _without(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.constexpr):
+def _subtract(b_q, b_k, b_v, b_weight, b_acc, b_m, b_l, scale, PRECISION: tl.constexpr):
     """Take a summary off a softmax (acc, max, sum) -> acc, share of the sum that is left. The maximum is a whole
     number, as that of `tail.py` is: what is rounded off the weight is the same."""
     b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_weight
@@ -58,7 +58,7 @@ def _own_tile(tile, border, heads, head, most, C, slots):
 
 
 @triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
-def _routed(
+def moc_attend_gather(
     q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -110,7 +110,7 @@ def _routed(
         b_alpha = tl.math.exp2(b_m - b_top)
         b_acc, b_l, b_m = b_acc * b_alpha[:, None], b_l * b_alpha, b_top
         b_mk, b_mv, b_weight = _summary(mean_k, mean_v, weight, i_bh.to(tl.int64), i_c, C, o_d, m_d, D)
-        b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
+        b_acc, b_rest = _subtract(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
         tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
     b_o = (b_acc * (1.0 / b_l)[:, None]).to(part.dtype.element_ty)
     tl.store(part + o_out[:, None] * D + o_d[None, :], b_o, mask=m_e[:, None] & m_d)
@@ -120,13 +120,14 @@ def _routed(
 
 
 @triton.jit(do_not_specialize=["heads", "head", "bh_first", "most"])
-def _routed_short(
+def moc_attend_gather_short(
     q, k, v, mean_k, mean_v, weight, chunk, entry, tile, border, part, lse,
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """As `_routed` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered ahead."""
+    """As `moc_attend_gather` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered
+    ahead."""
     i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
     if b_from >= b_to:
         return
@@ -156,7 +157,7 @@ def _routed_short(
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION)
         o_out = o_first + b_e
         if TAIL:
-            b_acc, b_rest = _without(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
+            b_acc, b_rest = _subtract(b_q, b_mk, b_mv, b_weight, b_acc, b_m, b_l, scale, PRECISION)
             tl.store(lse + 2 * o_out + 1, b_rest, mask=m_e)
         b_o = b_acc * (1.0 / b_l)[:, None]
         p_part = part + o_first * D + b_e.to(tl.int64)[:, None] * D + o_d[None, :]
@@ -166,9 +167,10 @@ def _routed_short(
         tl.store(lse + o_out, b_m + tl.math.log2(b_l), mask=m_e)
 
 
-def routed(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
-    slots: Slots, *, scale: float, config: Config, precision: str,
+def gather_chunks(
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
+    heads: range,
+    slots: Slots, *, scale: float, config: BlockSize, precision: str,
 ) -> None:  # fmt: skip
     """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
     _, h, n, d = q.shape
@@ -183,6 +185,6 @@ def routed(
     arguments = *inputs, slots.part, slots.lse, *strides, *sizes
     if plan.longest <= config.keys:
         keys = max(16, triton.next_power_of_2(plan.longest))
-        _routed_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
+        moc_attend_gather_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
     else:
-        _routed[(lists.most,)](*arguments, BN=config.keys, **how)
+        moc_attend_gather[(lists.most,)](*arguments, BN=config.keys, **how)

@@ -13,25 +13,25 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import (  # fmt: skip
+from ..lib.pipeline_sm90 import (
     KEYS,
     ROWS,
     added,
-    by_rows,
-    described,
-    described_heads,
     first_scores,
     last_values,
+    mma_layout,
     next_scores,
-    products,
-    ring,
+    pipeline,
+    row_layout,
     softmax,
+    tma_descriptor,
+    tma_descriptors,
 )
-from ..lists.csr import RowLists
+from ..lists.csr import ChunkCSR
 from . import gather as plain
 from .combine import Slots
 
@@ -47,7 +47,7 @@ def _where(tiles, i_t, C):
 
 
 @gluon.jit
-def _produce(
+def _producer(
     k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
@@ -97,11 +97,11 @@ def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.conste
 
 
 @gluon.jit
-def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
+def _subtract(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
     """`routed._without`. m_smem [2, 16, D]: mean keys and values of this chunk and of the 15 after it, which have no
     weight: sixteen rows are the fewest that a product takes."""
-    o_layout: gl.constexpr = products(D)
-    x_layout: gl.constexpr = products(16)
+    o_layout: gl.constexpr = mma_layout(D)
+    x_layout: gl.constexpr = mma_layout(16)
     b_x = gl.full([ROWS, 16], 0.0, gl.float32, x_layout)
     b_x = warpgroup_mma(b_q, m_smem.index(0).permute((1, 0)), b_x, use_acc=False)
     o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
@@ -114,15 +114,15 @@ def _without(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 
 
 @gluon.jit
-def _consume(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, keys, values, means, weight, chunk, entry, tiles, part, lse,
     sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     rows: gl.constexpr = gl.SliceLayout(1, by_row)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -176,7 +176,7 @@ def _consume(
         i += 1
         if TAIL:
             mbarrier.wait(m_full, m_turn)
-            b_acc, b_rest = _without(b_q, m_smem, b_acc, b_m, b_l, scale, gl.load(weight + i_c), D)
+            b_acc, b_rest = _subtract(b_q, m_smem, b_acc, b_m, b_l, scale, gl.load(weight + i_c), D)
             mbarrier.arrive(m_empty)
             m_turn ^= 1
 
@@ -202,13 +202,13 @@ def _consume(
 
 
 @gluon.jit(do_not_specialize=["heads", "bh_first", "most", "head"])
-def _routed_hopper(
+def moc_attend_gather_sm90(
     q, k_desc, v_desc, mk_desc, mv_desc, weight, chunk, entry, tile, border, part, lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, heads, bh_first, most, head, scale,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
+    keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_0 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     q_1 = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
@@ -225,11 +225,11 @@ def _routed_hopper(
     tiles = tile, gl.load(border + head), gl.load(border + head + heads), most, head * C, N * K
     gl.warp_specialize(
         [
-            (_consume, (0, q, q_0, keys, values, means, weight, chunk, entry, tiles, part, lse,
+            (_consumer, (0, q, q_0, keys, values, means, weight, chunk, entry, tiles, part, lse,
                         sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_consume, (1, q, q_1, keys, values, means, weight, chunk, entry, tiles, part, lse,
+            (_consumer, (1, q, q_1, keys, values, means, weight, chunk, entry, tiles, part, lse,
                         sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_produce, (k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles,
+            (_producer, (k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles,
                         k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
@@ -238,18 +238,19 @@ def _routed_hopper(
 
 
 @watched("gather_sm90")
-def routed(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: RowLists, plan: Plan, heads: range,
+def gather_chunks(
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
+    heads: range,
     slots: Slots, *, scale: float,
 ) -> None:  # fmt: skip
     """As `routed.routed`; lists of BOTH rows."""
     _, h, n, d = q.shape
     keys, stages = (KEYS // 2, 2 * STAGES) if plan.longest <= KEYS // 2 else (KEYS, STAGES)
-    blocks, steps = described_heads(k, v, keys)
+    blocks, steps = tma_descriptors(k, v, keys)
     for x in summary or (k, v):  # without a tail they are not looked at
         shape = [x.shape[0] * x.shape[1], d] if summary else [16, d]
-        blocks.append(described(x, shape, d, 16))
-    _routed_hopper[(min(processors(q), lists.most),)](
+        blocks.append(tma_descriptor(x, shape, d, 16))
+    moc_attend_gather_sm90[(min(processors(q), lists.most),)](
         q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.part, slots.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, len(heads), heads.start, lists.tile.shape[1], lists.head, scale,
         K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,

@@ -18,12 +18,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..dataflow import HOT_KEYS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, described_heads, products, ring
-from ..lists.hot_chunks import Popular
+from ..lib.pipeline_sm90 import ROWS, mma_layout, pipeline, row_layout, tma_descriptors
+from ..lists.hot_chunks import HotChunks
 from .tail import Tail
 
 KEYS = HOT_KEYS
@@ -31,7 +31,7 @@ STAGES = 4
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width,
     bh_first, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -56,14 +56,14 @@ def _chose(low, high, o_r):
 
 
 @gluon.jit
-def _take_off(
+def _subtract(
     q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, i_bh, b_acc, b_m, b_l, scale, C,
     GROUP: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
     """Take the summaries of what a row chose off again, sixteen chunks at a time, as `routed._without` does."""
-    by_row: gl.constexpr = by_rows(D)
-    o_layout: gl.constexpr = products(D)
-    x_layout: gl.constexpr = products(16)
+    by_row: gl.constexpr = row_layout(D)
+    o_layout: gl.constexpr = mma_layout(D)
+    x_layout: gl.constexpr = mma_layout(16)
     rows: gl.constexpr = gl.SliceLayout(1, x_layout)
     o_r = gl.arange(0, ROWS, rows)[:, None]
     o_x = gl.arange(0, 16, gl.SliceLayout(0, x_layout))
@@ -97,15 +97,15 @@ def _take_off(
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, full, empty, m_smem, mean_k, mean_v, weight, entry, count,
     out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -172,7 +172,7 @@ def _rows(
                 mbarrier.arrive(empty.index(stage))
                 i += 1
             if TAIL:
-                b_acc, b_l = _take_off(
+                b_acc, b_l = _subtract(
                     q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, bh_first + i_local, b_acc, b_m, b_l, scale, C,
                     GROUP, D,
                 )  # fmt: skip
@@ -187,13 +187,13 @@ def _rows(
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles"])
-def _popular_hopper(
+def moc_attend_hot_chunks_sm90(
     q, k_desc, v_desc, mean_k, mean_v, weight, entry, count, out, lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, H, N, C, tiles, work, width, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    k_smem, full, empty = ring(k_desc, STAGES)
+    k_smem, full, empty = pipeline(k_desc, STAGES)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, BN, D], v_desc.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
@@ -202,11 +202,11 @@ def _popular_hopper(
     m_1 = gl.allocate_shared_memory(dtype, [2, 16, D], m_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), k_smem, v_smem, full, empty, m_0, mean_k, mean_v, weight, entry, count,
+            (_consumer, (0, q, q_smem.index(0), k_smem, v_smem, full, empty, m_0, mean_k, mean_v, weight, entry, count,
                      out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_rows, (1, q, q_smem.index(1), k_smem, v_smem, full, empty, m_1, mean_k, mean_v, weight, entry, count,
+            (_consumer, (1, q, q_smem.index(1), k_smem, v_smem, full, empty, m_1, mean_k, mean_v, weight, entry, count,
                      out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_fetch, (k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H,
+            (_producer, (k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H,
                       tiles, work, width, bh_first, STAGES)),
         ],
         [4, 1],
@@ -216,7 +216,8 @@ def _popular_hopper(
 
 @watched("hot_chunks_sm90")
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: Popular, plan: Plan, heads: range,
+    q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: DeviceTable,
+    heads: range,
     tail: Tail | None, *, scale: float,
 ) -> Tail:  # fmt: skip
     """A partial per row over what it chose of the popular chunks, with its tail (which is overwritten), from which the
@@ -225,10 +226,10 @@ def attend(
     assert (summary is None) == (tail is None)
     if tail is None:
         tail = Tail(q.new_empty(len(heads), n, d), q.new_empty(len(heads), n, dtype=torch.float32))
-    blocks, steps = described_heads(k, v, KEYS)
+    blocks, steps = tma_descriptors(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)
-    _popular_hopper[(min(processors(q), work),)](
+    moc_attend_hot_chunks_sm90[(min(processors(q), work),)](
         q, *blocks, *(summary or (q, q)), plan.weight, popular.entry, popular.count, tail.out, tail.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, tiles, work, popular.entry.shape[2], heads.start, scale,
         D=d, BN=KEYS, TAIL=summary is not None, STAGES=STAGES, num_warps=4,

@@ -13,7 +13,7 @@ from ...head_split import out_of_memory
 from .. import health
 from ..block_sizes import capability
 from ..dataflow import library_fits
-from ..device_table import Plan, Run
+from ..device_table import DeviceTable, Run
 from ..lib.permute import moved
 from .combine import Own
 from .own_calls import Alike, alike, calls, grouped
@@ -29,13 +29,13 @@ def usable(q: Tensor) -> bool:
     return health.reason(q.device, health.LIBRARY) is None and there()
 
 
-def pays(q: Tensor, plan: Plan, heads: range) -> bool:
+def pays(q: Tensor, plan: DeviceTable, heads: range) -> bool:
     """Whether the library is faster than our own kernel for those heads."""
     return calls(plan, min(len(heads), q.shape[1]), q.shape[3]) > 0
 
 
 def own_parts(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, heads: range, scale: float
+    q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, heads: range, scale: float
 ) -> Iterator[tuple[Run | None, int, Own]]:
     """For every run of groups and every stretch of heads within a sample: (run, first head, partial). None for a run:
     the partial is of all routed rows."""
@@ -56,7 +56,7 @@ def own_parts(
             yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
 
 
-def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Own:
+def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, scale: float) -> Own:
     """All routed rows of q [H, N, D], a call for all groups that see alike many keys; other rows are left unwritten."""
     h, n, d = q.shape
     out = q.new_empty(1, h, n, d)
@@ -96,7 +96,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
 
 
 def gradients(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, plan: Plan, scale: float,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, plan: DeviceTable, scale: float,
     dq: Tensor, dk: Tensor, dv: Tensor, parts: list[range],
 ) -> bool:  # fmt: skip
     """Set dq, and add to dk and dv [B*H, N, D], what routed rows see without choosing. out and lse [B*H, N] (log2) are
@@ -154,7 +154,7 @@ def _attention_gradients(
     )  # fmt: skip
 
 
-def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
+def linked_beside(plan: DeviceTable, run: Run) -> list[tuple[int, int]] | None:
     """Linked tokens that no group of a run owns; None where some are owned by one group of several."""
     a, b = run.start, run.start + run.tokens * run.groups
     if run.groups > 1 and any(low < b and a < high for low, high in plan.linked):
@@ -162,7 +162,7 @@ def linked_beside(plan: Plan, run: Run) -> list[tuple[int, int]] | None:
     return plan.linked_beside(a, b)
 
 
-def _seen(x: Tensor, plan: Plan, run: Run, linked: list[tuple[int, int]]) -> Tensor:
+def _seen(x: Tensor, plan: DeviceTable, run: Run, linked: list[tuple[int, int]]) -> Tensor:
     """x [H, N, D] -> [G, H, J, D]: the tokens that every group of the run owns, and those that are linked."""
     if linked:
         index = plan.joined(run, linked)

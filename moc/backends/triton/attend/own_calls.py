@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ....chunks.table import Group
+from ....chunks.table import QueryGroup
 from ..dataflow import FEWEST_ROWS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 
 ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
 # So many stretches of rows are a call each, without a copy: eight shots are (docs/measured.md), and the processor is
@@ -38,11 +38,11 @@ class Alike:
     seen: Tensor
 
 
-def alike(plan: Plan) -> list[Alike]:
+def alike(plan: DeviceTable) -> list[Alike]:
     """Routed rows as few dense attention calls, when their rows and keys are gathered: keys for twice the sequence at
     a time, since each group has a copy of what is linked."""
     if plan.alike is None:
-        found: dict[tuple[int, int], list[Group]] = {}
+        found: dict[tuple[int, int], list[QueryGroup]] = {}
         ranges = {g: plan.ranges(g) for g in plan.table.groups if g.routed}
         for g, seen in ranges.items():
             found.setdefault((g.stop - g.start, sum(b - a for a, b in seen)), []).append(g)
@@ -70,12 +70,12 @@ def heads_at_once(heads: int, length: int, dim: int, bytes_: int = 2) -> int:
     return max(1, min(heads, ROW_PARTIALS // (2 * length * dim * bytes_)))
 
 
-def grouped(plan: Plan) -> bool:
+def grouped(plan: DeviceTable) -> bool:
     """Whether groups that see alike many keys are gathered into one call, wherever they stand."""
     return len(plan.runs()) > FEW and len(plan.runs()) > len(alike(plan))
 
 
-def calls(plan: Plan, heads: int, dim: int) -> int:
+def calls(plan: DeviceTable, heads: int, dim: int) -> int:
     """Of the library, for some heads of one sample; 0 where our own kernel is to attend."""
     if plan.group_rows < FEWEST_ROWS:
         return 0

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan, Tiles
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable, Tiles
 from ..lib.sortable import bounds, closed, own_of_rows
 
 
@@ -33,7 +33,7 @@ class Tail:
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles"])
-def _tail(
+def moc_attend_tail(
     q, mean_k, mean_v, sel, chunk, row, weight, passes, first, stop, out, lse,
     s_b, s_h, s_n, H, N, C, W, bh_first, tiles, scale,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, MASK: tl.constexpr,
@@ -96,8 +96,8 @@ def _tail(
 
 
 def tail_of(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, tiles: Tiles, heads: range,
-    *, scale: float, config: Config, precision: str, causal: bool, mask: str, by: str | None = "tail",
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
+    *, scale: float, config: BlockSize, precision: str, causal: bool, mask: str, by: str | None = "tail",
 ) -> Tail:  # fmt: skip
     """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
 
@@ -112,7 +112,7 @@ def tail_of(
 
         tail_sm90.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
         return Tail(out, lse)
-    _tail[(tiles.count * len(heads),)](
+    moc_attend_tail[(tiles.count * len(heads),)](
         q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), tiles.first, tiles.stop,
         out, lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal, MASK=mask,

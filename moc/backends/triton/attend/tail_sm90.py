@@ -14,23 +14,23 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..device_table import STEP, Plan
+from ..device_table import STEP, DeviceTable
 from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import (  # fmt: skip
+from ..lib.pipeline_sm90 import (
     BOTH,
     ROWS,
     added,
-    by_rows,
-    described,
     first_scores,
     last_values,
+    mma_layout,
     next_scores,
     own_chunks,
-    products,
-    ring,
+    pipeline,
+    row_layout,
+    tma_descriptor,
 )
 
 KEYS = STEP
@@ -40,7 +40,7 @@ closed = gluon.jit(sortable.closed.fn)
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, keys, values, C, tiles, work, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -106,15 +106,15 @@ def _weights(
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, keys, values, tile_first, tile_stop, sel, some, chunk, row, weight, passes,
     out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -178,7 +178,7 @@ def _rows(
 
 
 @triton.jit(do_not_specialize=["words", "W"])
-def _any(sel, some, N, W, words, BW: tl.constexpr):
+def moc_attend_tail_any(sel, some, N, W, words, BW: tl.constexpr):
     """Whether 64 rows chose any of 32 chunks [heads, T, words], from bits [heads, W, N]."""
     i_t, i_h = tl.program_id(0), tl.program_id(1)
     o_n = i_t * 64 + tl.arange(0, 64)
@@ -191,24 +191,24 @@ def _any(sel, some, N, W, words, BW: tl.constexpr):
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles"])
-def _tail_hopper(
+def moc_attend_tail_sm90(
     q, k_desc, v_desc, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse,
     s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
+    keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+            (_consumer, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
                      weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_rows, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
+            (_consumer, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
                      weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
                      D, BN, STAGES, CAUSAL, MASK)),
-            (_fetch, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
+            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
                       BN, STAGES)),
         ],
         [4, 1],
@@ -218,23 +218,23 @@ def _tail_hopper(
 
 @watched("tail_sm90")
 def tail(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: Plan, heads: range, out: Tensor, lse: Tensor,
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, out: Tensor, lse: Tensor,
     *, scale: float, causal: bool, mask: str,
 ) -> None:  # fmt: skip
     """As `tail.tail_of`, into out [heads, N, D], lse [heads, N]. mask "tile": by the bits of the first of 64 rows."""
     _, h, n, d = q.shape
-    blocks = [described(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
+    blocks = [tma_descriptor(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
     tiles = plan.tiles(BOTH, "routed" if mask == "tile" else "all")
     work = tiles.count * len(heads)
     some = plan.chunk
     if mask == "row":
         some = torch.empty(len(heads), 2 * tiles.count, -(-plan.chunks // KEYS), 4, dtype=torch.int8, device=q.device)
         words = some.shape[2] * 4
-        _any[(2 * tiles.count, len(heads))](
+        moc_attend_tail_any[(2 * tiles.count, len(heads))](
             sel, some, n, plan.words, words, BW=triton.next_power_of_2(min(words, 64)), num_warps=4
         )
         some = some.view(torch.int32)
-    _tail_hopper[(min(processors(q), work),)](
+    moc_attend_tail_sm90[(min(processors(q), work),)](
         q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse,
         *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,

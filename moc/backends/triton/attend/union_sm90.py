@@ -14,24 +14,24 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
-from ..device_table import Blocks, Plan, Tiles
+from ..device_table import Blocks, DeviceTable, Tiles
 from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import (  # fmt: skip
+from ..lib.pipeline_sm90 import (
     BOTH,
     KEYS,
     ROWS,
     added,
-    by_rows,
-    described_heads,
     first_scores,
     last_values,
+    mma_layout,
     next_scores,
     pass_by,
-    products,
-    ring,
+    pipeline,
+    row_layout,
     softmax,
+    tma_descriptors,
 )
 from ..lists.unions import UnionLists, steps_of
 from .tail import Tail
@@ -47,7 +47,7 @@ def _pieces(desc, p_start, o_row, o_col, full, to, step, BN: gl.constexpr, CS: g
 
 
 @gluon.jit
-def _fetch(
+def _producer(
     k_desc, v_desc, k_piece, v_piece, keys, values,
     span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first,
     BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
@@ -105,15 +105,15 @@ def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layo
 
 
 @gluon.jit
-def _rows(
+def _consumer(
     GROUP: gl.constexpr, q, q_smem, keys, values, first, stop, span, block,
     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, most, bh_first,
     scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    by_row: gl.constexpr = by_rows(D)
-    s_layout: gl.constexpr = products(BN)
-    o_layout: gl.constexpr = products(D)
+    by_row: gl.constexpr = row_layout(D)
+    s_layout: gl.constexpr = mma_layout(BN)
+    o_layout: gl.constexpr = mma_layout(D)
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     rows: gl.constexpr = gl.SliceLayout(1, by_row)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -187,24 +187,24 @@ def _rows(
 
 
 @gluon.jit(do_not_specialize=["bh_first", "work", "tiles", "most"])
-def _union_hopper(
+def moc_attend_union_sm90(
     q, k_desc, v_desc, k_piece, v_piece, first, stop, span, block, start, step, count, out, tail, tail_lse,
     sq_b, sq_h, sq_n, k_b, k_h, k_c, v_b, v_h, v_c, so_b, so_h, so_n, H, N, tiles, work, most, bh_first, scale,
     D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    keys, values = ring(k_desc, STAGES), ring(v_desc, STAGES)
+    keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
+            (_consumer, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_rows, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
+            (_consumer, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
                      step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
                      most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_fetch, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
+            (_producer, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
                       start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first, BN, CS, STAGES)),
         ],
         [4, 1],
@@ -214,16 +214,16 @@ def _union_hopper(
 
 @watched("union_sm90")
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: Plan, tiles: Tiles, blocks: Blocks, lists: UnionLists,
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, blocks: Blocks, lists: UnionLists,
     heads: range, tail: Tail | None, *, scale: float,
 ) -> None:  # fmt: skip
     """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
     units."""
     _, h, n, d = q.shape
-    sources, steps = described_heads(k, v, KEYS, lists.pieces.size)
+    sources, steps = tma_descriptors(k, v, KEYS, lists.pieces.size)
     work = tiles.count * len(heads)
     listed = steps_of(lists, KEYS // lists.pieces.size)
-    _union_hopper[(min(processors(q), work),)](
+    moc_attend_union_sm90[(min(processors(q), work),)](
         q, *sources, tiles.first, tiles.stop, blocks.span, blocks.block, listed.start, listed.seen, listed.number, out,
         *((tail.out, tail.lse) if tail else (q, q)), *q.stride()[:3], *steps, *out.stride()[:3], h, n, tiles.count,
         work, listed.most, heads.start, scale,

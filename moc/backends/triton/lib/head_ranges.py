@@ -5,12 +5,12 @@ from __future__ import annotations
 WORKSPACE = 2**30  # bytes that lists and partials may take
 
 
-def within(some: range, heads: range) -> slice:
+def offset_in(some: range, heads: range) -> slice:
     """Where some of those heads stand among them."""
     return slice(some.start - heads.start, some.stop - heads.start)
 
 
-def split(heads: range, bytes_a_head: int) -> list[range]:
+def split_heads(heads: range, bytes_a_head: int) -> list[range]:
     """Runs of flattened heads that fit the workspace."""
     groups = max(1, min(len(heads), -(-len(heads) * bytes_a_head // WORKSPACE)))
     edges = [heads.start + len(heads) * i // groups for i in range(groups + 1)]
@@ -28,6 +28,6 @@ def _joined(runs: list[range], bytes_a_head: int, most: int) -> list[list[range]
     return out
 
 
-def parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
+def head_parts(heads: range, bytes_a_head: int) -> list[tuple[range, slice]]:
     """Runs of some heads that fit the workspace, and where they stand among them."""
-    return [(run_, within(run_, heads)) for run_ in split(heads, bytes_a_head)]
+    return [(run_, offset_in(run_, heads)) for run_ in split_heads(heads, bytes_a_head)]

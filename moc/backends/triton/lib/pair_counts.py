@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 
 ROWS = 128  # times three at once
 
@@ -29,7 +29,7 @@ def _total(b_n, b_even, b_odd, o_b, i: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["bh_first", "parts"])
-def _count_frames(
+def moc_count_frames(
     sel, part, rows, chunk, column, pairs, N, C, W, H, F, K, bh_first, parts,
     BR: tl.constexpr, IN_A_ROW: tl.constexpr, JOINED: tl.constexpr,
 ):  # fmt: skip
@@ -81,11 +81,11 @@ def _count_frames(
         tl.atomic_add(p_pairs + o_c, b_pairs, mask=m_c & (b_n > 0), sem="relaxed")
 
 
-def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
+def count_frames(sel: Tensor, plan: DeviceTable, heads: range, pairs: Tensor, column: Tensor | None) -> None:
     """Add what sel [heads, W, N] says to pairs [H, F, K] float32, over the batch. column [C]: of every chunk, rising;
     None: K is C. Whole numbers: up to 2**24 their sums are exact in whatever order they are added."""
     frames = plan.frame_parts()
-    _count_frames[(frames.count * plan.words * len(heads),)](
+    moc_count_frames[(frames.count * plan.words * len(heads),)](
         sel, frames.part, frames.rows, plan.chunk, sel if column is None else column, pairs,
         plan.length, plan.chunks, plan.words, *pairs.shape, heads.start, frames.count,
         BR=ROWS, IN_A_ROW=frames.in_a_row, JOINED=column is not None, num_warps=1,
@@ -93,7 +93,7 @@ def count_frames(sel: Tensor, plan: Plan, heads: range, pairs: Tensor, column: T
 
 
 @triton.jit(do_not_specialize=["bh_first"])
-def _count_choices(
+def moc_count_choices(
     count, chunk, column, pairs, C, H, F, K, bh_first,
     TURNS: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, JOINED: tl.constexpr,
 ):  # fmt: skip
@@ -113,13 +113,13 @@ def _count_choices(
     tl.atomic_add(p_pairs, b_pairs, mask=m & (b_n > 0), sem="relaxed")
 
 
-def count_choices(count: Tensor, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None) -> None:
+def count_choices(count: Tensor, plan: DeviceTable, heads: range, pairs: Tensor, column: Tensor | None) -> None:
     """As `count_frames`, from the counters of a choice, which are by frame."""
     turns = count.shape[3]
     few = max(1, 4096 // turns)  # chunks times frames of a program
     chunks = min(32, few)
     frames = min(few // chunks, triton.next_power_of_2(pairs.shape[1]))
-    _count_choices[(-(-plan.chunks // chunks), -(-pairs.shape[1] // frames), len(heads))](
+    moc_count_choices[(-(-plan.chunks // chunks), -(-pairs.shape[1] // frames), len(heads))](
         count, plan.chunk, count if column is None else column, pairs, plan.chunks, *pairs.shape, heads.start,
         TURNS=turns, BC=chunks, BF=frames, JOINED=column is not None, num_warps=4,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from .launch import on_its_device
 
 
 @triton.jit
-def _move(
+def moc_permute(
     x, out, index, s_b, s_h, s_n, so_b, so_h, so_n, H, N, heads,
     D: tl.constexpr, DP: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
@@ -31,7 +31,7 @@ def _move(
 def moved(x: Tensor, index: Tensor, out: Tensor) -> Tensor:
     """out[:, :, i] = x[:, :, index[i]] for x [B, H, N, D], out [B, H, M, D], index [M]."""
     b, h, n, d = out.shape
-    _move[(-(-n // 32) * b * h,)](
+    moc_permute[(-(-n // 32) * b * h,)](
         x, out, index, *x.stride()[:3], *out.stride()[:3], h, n, b * h,
         D=d, DP=triton.next_power_of_2(d), BR=32, num_warps=4,
     )  # fmt: skip

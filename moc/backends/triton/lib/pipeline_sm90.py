@@ -26,13 +26,13 @@ KEYS = 128  # of a step
 
 
 @gluon.constexpr_function
-def by_rows(d):
+def row_layout(d):
     """Rows of d numbers over a warpgroup, 16 bytes a thread."""
     return gl.BlockedLayout([1, 8], [32 * 8 // d, d // 8], [4, 1], [1, 0])
 
 
 @gluon.constexpr_function
-def products(n):
+def mma_layout(n):
     """What a warpgroup's matrix product [64, n] leaves in registers."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, n, 16])
 
@@ -47,21 +47,21 @@ def own_chunks(row, o_n, m_n, N, C):
 
 @gluon.jit
 def candidates(
-    b_s, o_c, low, high, free, b_first, b_last, b_shot, own_from, own_to, shot, chunk, p_keep, C, S,
-    CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    b_s, o_c, low, high, free, b_first, b_last, b_shot, own_from, own_to, shot, chunk, p_shot_mask, C, S,
+    CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     """Scores of the chunks o_c, all of them in [low, high), -inf where a row may not choose. free: see `closed`."""
-    if KEEP or closed(free, low, high, own_from, own_to, shot, CAUSAL):
+    if SHOT_MASK or closed(free, low, high, own_from, own_to, shot, CAUSAL):
         b_own = (o_c[None, :] >= b_first[:, None]) & (o_c[None, :] < b_last[:, None])
         b_s = gl.where(b_own, float("-inf"), b_s)
-        if KEEP or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
-            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+        if SHOT_MASK or CAUSAL or free == 2**31 - 1:  # else nothing but own chunks is shut, and no chunk is looked up
+            b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
             b_s = gl.where(b_cand, b_s, float("-inf"))
     return b_s
 
 
 @gluon.jit
-def ring(desc, STAGES: gl.constexpr, READERS: gl.constexpr = 2):
+def pipeline(desc, STAGES: gl.constexpr, READERS: gl.constexpr = 2):
     """Places for STAGES blocks of a descriptor, a barrier each that says it is full, and one that says that all
     warpgroups have done with it."""
     bars: gl.constexpr = mbarrier.MBarrierLayout()
@@ -154,7 +154,7 @@ def rows_of(x: Tensor) -> tuple[list[int], tuple[int, int, int]] | None:
     return None
 
 
-def described(x: Tensor, shape: list[int], pitch: int, rows: int) -> TensorDescriptor:
+def tma_descriptor(x: Tensor, shape: list[int], pitch: int, rows: int) -> TensorDescriptor:
     """x as a matrix of that shape and row pitch, for the copy engine to take `rows` rows of a vector x[..., :] from."""
     width = x.shape[-1]
     return TensorDescriptor(x, shape, [pitch, 1], [rows, width], _block(rows, width, x.dtype == torch.bfloat16))
@@ -165,9 +165,9 @@ def _block(rows: int, width: int, brain: bool) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for([rows, width], gl.bfloat16 if brain else gl.float16)
 
 
-def described_heads(k: Tensor, v: Tensor, *sizes: int) -> tuple[list[TensorDescriptor], list[int]]:
+def tma_descriptors(k: Tensor, v: Tensor, *sizes: int) -> tuple[list[TensorDescriptor], list[int]]:
     """k and v [B, H, N, D] for blocks of every size -> k and v for the first size, then for the next, and the steps of
     `rows_of`, which takes them both."""
     places = [(x, *rows_of(x)) for x in (k, v)]  # type: ignore[misc]
-    blocks = [described(x, shape, x.stride(2), rows) for rows in sizes for x, shape, _ in places]
+    blocks = [tma_descriptor(x, shape, x.stride(2), rows) for rows in sizes for x, shape, _ in places]
     return blocks, [step for _, _, steps in places for step in steps]

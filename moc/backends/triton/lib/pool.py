@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ....routing.scores import describe
 from .. import DESCRIPTORS as FUSED
-from ..device_table import Plan
+from ..device_table import DeviceTable
 
 
 @triton.jit
-def _pool(
-    x, chunk, mean, pair, exact,
+def moc_pool(
+    x, chunk, mean, desc, exact,
     s_b, s_h, s_n, H, C,
     D: tl.constexpr, DP: tl.constexpr, BL: tl.constexpr, CHUNKS: tl.constexpr,
     REST: tl.constexpr, RANGE: tl.constexpr, HALFWAY: tl.constexpr, EXACT: tl.constexpr,
@@ -44,21 +44,21 @@ def _pool(
         o = (i_bh.to(tl.int64) * C + i_c) * D + o_d
         b_head = b_mean.to(mean.dtype.element_ty)
         tl.store(mean + o, b_head, mask=m_d)
-        o_pair = (i_bh.to(tl.int64) * C + i_c) * 2 * D + o_d
+        o_desc = (i_bh.to(tl.int64) * C + i_c) * 2 * D + o_d
         if REST:
-            tl.store(pair + o_pair, b_head, mask=m_d)
-            tl.store(pair + o_pair + D, (b_mean - b_head.to(tl.float32)).to(pair.dtype.element_ty), mask=m_d)
+            tl.store(desc + o_desc, b_head, mask=m_d)
+            tl.store(desc + o_desc + D, (b_mean - b_head.to(tl.float32)).to(desc.dtype.element_ty), mask=m_d)
         if RANGE:
             b_top, b_bottom = tl.max(b_high, 0), tl.min(b_low, 0)
             if HALFWAY:
                 b_top, b_bottom = (b_top + b_mean) * 0.5, (b_bottom + b_mean) * 0.5
-            tl.store(pair + o_pair, b_top.to(pair.dtype.element_ty), mask=m_d)
-            tl.store(pair + o_pair + D, b_bottom.to(pair.dtype.element_ty), mask=m_d)
+            tl.store(desc + o_desc, b_top.to(desc.dtype.element_ty), mask=m_d)
+            tl.store(desc + o_desc + D, b_bottom.to(desc.dtype.element_ty), mask=m_d)
         if EXACT:
             tl.store(exact + o, b_mean, mask=m_d)
 
 
-def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False) -> dict[str, Tensor]:
+def pool(x: Tensor, plan: DeviceTable, *, desc: str | None = None, exact: bool = False) -> dict[str, Tensor]:
     """x [B, H, N, D] -> tensors per chunk.
 
     mean   [B*H, C, D] in x's dtype
@@ -70,26 +70,26 @@ def pool(x: Tensor, plan: Plan, *, pair: str | None = None, exact: bool = False)
     b, h, _, d = x.shape
     c = plan.chunks
     out = {"mean": torch.empty(b * h, c, d, dtype=x.dtype, device=x.device)}
-    fused = pair if pair in FUSED else None
+    fused = desc if desc in FUSED else None
     if fused:
-        out["pair"] = torch.empty(b * h, c, 2, d, dtype=x.dtype, device=x.device)
+        out["desc"] = torch.empty(b * h, c, 2, d, dtype=x.dtype, device=x.device)
     if exact:
         out["exact"] = torch.empty(b * h, c, d, dtype=torch.float32, device=x.device)
     unused = out["mean"]
     small = plan.typical <= 64
     at_once = 4 if small else 1
-    _pool[(-(-c // at_once), b * h)](
-        x, plan.chunk, unused, out.get("pair", unused), out.get("exact", unused), *x.stride()[:3], h, c,
+    moc_pool[(-(-c // at_once), b * h)](
+        x, plan.chunk, unused, out.get("desc", unused), out.get("exact", unused), *x.stride()[:3], h, c,
         D=d, DP=max(16, triton.next_power_of_2(d)), BL=16 if small else 32, CHUNKS=at_once,
         REST=fused == "mean", RANGE=fused in ("minmax", "mean+max+min"), HALFWAY=fused == "mean+max+min", EXACT=exact,
         num_warps=2 if small else 4,
     )  # fmt: skip
-    if pair and not fused:
-        out["pair"] = _pair(x, plan, pair)
+    if desc and not fused:
+        out["desc"] = _desc_by_torch(x, plan, desc)
     return out
 
 
-def _pair(x: Tensor, plan: Plan, descriptor: str) -> Tensor:
+def _desc_by_torch(x: Tensor, plan: DeviceTable, descriptor: str) -> Tensor:
     """[B*H, C, 2, D] of a descriptor that the kernel does not make."""
     made = describe(x, plan.table, descriptor)
     first = made.high.to(x.dtype)

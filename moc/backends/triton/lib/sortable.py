@@ -100,35 +100,35 @@ def pair_columns(o_k, D: tl.constexpr, DP: tl.constexpr):
 
 
 @triton.jit
-def signed(b_q, o_k, DP: tl.constexpr, SPLIT: tl.constexpr):
-    """Query columns for `pair_columns`: with SPLIT the positive part in the first half, then the negative one."""
-    if SPLIT:
+def signed(b_q, o_k, DP: tl.constexpr, SIGNED: tl.constexpr):
+    """Query columns for `pair_columns`: with SIGNED the positive part in the first half, then the negative one."""
+    if SIGNED:
         b_q = tl.where((o_k < DP)[None, :], tl.maximum(b_q, 0.0), tl.minimum(b_q, 0.0)).to(b_q.dtype)
     return b_q
 
 
 @triton.jit
 def own_of_rows(row, o_n, m_n, N, C):
-    """Of rows [M]: their own chunks' first and last + 1, and their shot. row [3, N] of `Plan`."""
+    """Of rows [M]: their own chunks' first and last + 1, and their shot. row [3, N] of `DeviceTable`."""
     b_first = tl.load(row + o_n, mask=m_n, other=0)
     b_last = tl.load(row + N + o_n, mask=m_n, other=C)
     return b_first, b_last, tl.load(row + 2 * N + o_n, mask=m_n, other=-1)
 
 
 @triton.jit
-def open_to(o_c, b_first, b_last, b_shot, chunk, keep, C, S, CAUSAL: tl.constexpr, KEEP: tl.constexpr):
+def open_to(o_c, b_first, b_last, b_shot, chunk, shot_mask, C, S, CAUSAL: tl.constexpr, SHOT_MASK: tl.constexpr):
     """Which chunks [1, C] rows may choose from -> mask [M, C]. keep [S, S] of this head: the outer loop's choice."""
     m_c = o_c < C
     b_free = tl.load(chunk + 3 * C + o_c, mask=m_c, other=0)[None, :] > 0
     b_off = (o_c[None, :] - b_first[:, None]).to(tl.uint32, bitcast=True)  # one comparison for first <= c < last
     b_cand = b_free & (b_off >= (b_last - b_first).to(tl.uint32, bitcast=True)[:, None])
-    if CAUSAL or KEEP:
+    if CAUSAL or SHOT_MASK:
         b_there = tl.load(chunk + 2 * C + o_c, mask=m_c, other=-1)[None, :]
         if CAUSAL:
             b_cand = b_cand & (b_there <= b_shot[:, None])
-        if KEEP:
+        if SHOT_MASK:
             b_from = tl.maximum(b_shot, 0)[:, None]
-            b_seen = tl.load(keep + b_from * S + tl.maximum(b_there, 0), mask=b_cand, other=0)
+            b_seen = tl.load(shot_mask + b_from * S + tl.maximum(b_there, 0), mask=b_cand, other=0)
             b_cand = b_cand & ((b_seen > 0) | (b_there < 0))
     return b_cand
 
@@ -159,15 +159,15 @@ def attend_step(
     b_m,
     b_l,
     scale,
-    KEEP: tl.constexpr,
+    SHOT_MASK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-    if KEEP:
+    if SHOT_MASK:
         b_s = tl.where(b_keep, b_s, float("-inf"))
     b_top = tl.maximum(b_m, tl.max(b_s, 1) * scale)
-    if KEEP:  # a row that has seen nothing yet has no maximum to subtract
+    if SHOT_MASK:  # a row that has seen nothing yet has no maximum to subtract
         b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
     else:
         b_ref = b_top

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
-from .csr_from_bits import Bits
+from ..device_table import DeviceTable
+from .csr_from_bits import SelectionMask
 
 EACH = 4  # rows that a counter is for, were all chunks alike: more wait for each other
 MOST_TURNS = 256  # counters of a chunk and frame, unless their ranks are too few
@@ -25,56 +25,58 @@ RANKS = 2**16  # that one counter can give
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionIndices:
     """The chunks of every row, slot by slot; slots from the row's number on hold anything."""
 
-    pair: Tensor  # [heads, N, K] chunk * 2**16, and what its counter stood at, once `ranked`
+    indices: Tensor  # [heads, N, K] chunk * 2**16, and what its counter stood at, once `histogram`
     number: Tensor  # [heads, N] slots in use
     count: Tensor  # [heads, C, F + 1, turns]: rows by frame (last: not video), which take turns
     frame: Tensor  # [N] frame of a row
 
-    def of(self, heads: slice) -> Choice:
-        return Choice(self.pair[heads], self.number[heads], self.count[heads], self.frame)
+    def of(self, heads: slice) -> SelectionIndices:
+        return SelectionIndices(self.indices[heads], self.number[heads], self.count[heads], self.frame)
 
     @property
     def size(self) -> torch.Size:
         """Heads, rows, places of a row."""
-        return self.pair.shape
+        return self.indices.shape
 
-    def bits(self, plan: Plan) -> Tensor:
+    def bits(self, plan: DeviceTable) -> Tensor:
         """[heads, W, N], for whoever records the selection; the kernels do not need them."""
-        sel = self.pair.new_zeros(len(self.pair), plan.words, plan.length)
-        _every_slot(_set, self, sel, plan.length, plan.words)
+        sel = self.indices.new_zeros(len(self.indices), plan.words, plan.length)
+        _every_slot(moc_lists_set_bits, self, sel, plan.length, plan.words)
         return sel
 
     def counted(self) -> Tensor:
-        """[heads, C, (F + 1) * turns] once `ranked`."""
+        """[heads, C, (F + 1) * turns] once `histogram`."""
         return self.count.flatten(2)
 
     def placed(self, end: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
         """(entries [heads, N * K], slots in use [heads, N]) of some heads. end: the sum of all `counted` so far."""
         choice, (_, chunks, frames, turns) = self.of(heads), self.count.shape
-        count, n, k = choice.pair.shape
-        entry = choice.pair.new_empty(count, n * k)
-        _every_slot(_place, choice, end, entry, n, chunks, frames, heads.start, TURNS=turns)
+        count, n, k = choice.indices.shape
+        entry = choice.indices.new_empty(count, n * k)
+        _every_slot(moc_lists_scatter, choice, end, entry, n, chunks, frames, heads.start, TURNS=turns)
         return entry, choice.number
 
 
-def counters(plan: Plan) -> tuple[int, int]:
+def counters(plan: DeviceTable) -> tuple[int, int]:
     """(frames, counters that a chunk has for each of them) of a choice that is written slot by slot."""
     _, frames, most = plan.row_frames()
     rows = plan.length * plan.top_k // plan.chunks
     return frames, triton.next_power_of_2(max(min(-(-rows // (frames * EACH)), MOST_TURNS), -(-most // RANKS)))
 
 
-def new_choice(heads: int, plan: Plan) -> Choice:
-    pair = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
-    number = pair.new_empty(heads, plan.length)
-    return Choice(pair, number, pair.new_zeros(heads, plan.chunks, *counters(plan)), plan.row_frames()[0])
+def new_indices(heads: int, plan: DeviceTable) -> SelectionIndices:
+    indices = torch.empty(heads, plan.length, plan.top_k, dtype=torch.int32, device=plan.device)
+    number = indices.new_empty(heads, plan.length)
+    return SelectionIndices(
+        indices, number, indices.new_zeros(heads, plan.chunks, *counters(plan)), plan.row_frames()[0]
+    )
 
 
 @dataclass(frozen=True)
-class RowLists:
+class ChunkCSR:
     """Rows per (head, chunk) of some heads, in tiles of at most `rows` rows. An entry is row * K + slot."""
 
     entry: Tensor  # [heads, N * K]
@@ -89,27 +91,27 @@ class RowLists:
 class Listed:
     """All heads of a choice: how long their lists are. Entries take up room, so they are placed for some at a time."""
 
-    choice: Choice | Bits
+    choice: SelectionIndices | SelectionMask
     end: Tensor  # [heads * C * counters] choices up to a counter
     tile: Tensor
     border: Tensor
     rows: int
     chunks: int
 
-    def of(self, heads: slice) -> RowLists:
+    def of(self, heads: slice) -> ChunkCSR:
         entry, number = self.choice.placed(self.end, heads)
         most = _most(entry.numel(), len(entry) * self.chunks, self.rows)
-        return RowLists(entry, self.tile, self.border, heads.start, number, most)
+        return ChunkCSR(entry, self.tile, self.border, heads.start, number, most)
 
 
 @triton.jit
-def _choices(pair, number, N, K: tl.constexpr, B: tl.constexpr):
+def _choices(indices, number, N, K: tl.constexpr, B: tl.constexpr):
     """B slots of a head -> (head, slot, row, chunk, what its counter stood at, whether the slot is in use)."""
     i_h = tl.program_id(1).to(tl.int64)
     o = tl.program_id(0) * B + tl.arange(0, B)
     o_n = o // K
     m = o % K < tl.load(number + i_h * N + o_n, mask=o_n < N, other=0)
-    b_x = tl.load(pair + i_h * N * K + o, mask=m, other=0)
+    b_x = tl.load(indices + i_h * N * K + o, mask=m, other=0)
     return i_h, o, o_n, (b_x >> 16) & 0xFFFF, b_x & 0xFFFF, m
 
 
@@ -120,17 +122,19 @@ def counter(frame, o_n, b_c, m, i_h, C, F, TURNS: tl.constexpr):
 
 
 @triton.jit
-def _rank(pair, number, frame, count, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
+def moc_lists_histogram(indices, number, frame, count, N, C, F, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
     """One more at the counter of every choice's chunk."""
-    i_h, o, o_n, b_c, _, m = _choices(pair, number, N, K, B)
+    i_h, o, o_n, b_c, _, m = _choices(indices, number, N, K, B)
     b_r = tl.atomic_add(count + counter(frame, o_n, b_c, m, i_h, C, F, TURNS), 1, mask=m, sem="relaxed")
-    tl.store(pair + i_h * N * K + o, (b_c << 16) | b_r, mask=m)
+    tl.store(indices + i_h * N * K + o, (b_c << 16) | b_r, mask=m)
 
 
 @triton.jit(do_not_specialize=["first"])
-def _place(pair, number, frame, end, entry, N, C, F, first, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr):
+def moc_lists_scatter(
+    indices, number, frame, end, entry, N, C, F, first, K: tl.constexpr, TURNS: tl.constexpr, B: tl.constexpr
+):
     """first: how many heads come before these."""
-    i_h, o, o_n, b_c, b_r, m = _choices(pair, number, N, K, B)
+    i_h, o, o_n, b_c, b_r, m = _choices(indices, number, N, K, B)
     o_head = (first + i_h) * C * F * TURNS
     b_before = tl.load(end + o_head - 1, mask=o_head > 0, other=0)
     o_count = counter(frame, o_n, b_c, m, first + i_h, C, F, TURNS)
@@ -139,14 +143,14 @@ def _place(pair, number, frame, end, entry, N, C, F, first, K: tl.constexpr, TUR
 
 
 @triton.jit
-def _set(pair, number, frame, sel, N, W, K: tl.constexpr, B: tl.constexpr):
+def moc_lists_set_bits(indices, number, frame, sel, N, W, K: tl.constexpr, B: tl.constexpr):
     """Chunks -> bits [heads, W, N] that were zero."""
-    i_h, _, o_n, b_c, _, m = _choices(pair, number, N, K, B)
+    i_h, _, o_n, b_c, _, m = _choices(indices, number, N, K, B)
     tl.atomic_or(sel + (i_h * W + (b_c >> 5)) * N + o_n, 1 << (b_c & 31), mask=m, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["lists", "most", "steps", "C"])
-def _cut(tile_end, end, tile, lists, most, steps, C, ROWS: tl.constexpr, BT: tl.constexpr):
+def moc_lists_tiles(tile_end, end, tile, lists, most, steps, C, ROWS: tl.constexpr, BT: tl.constexpr):
     """Find the list of every tile by bisection."""
     o_t = tl.program_id(0) * BT + tl.arange(0, BT)
     b_lo = tl.zeros([BT], tl.int32)
@@ -169,24 +173,24 @@ def _cut(tile_end, end, tile, lists, most, steps, C, ROWS: tl.constexpr, BT: tl.
     tl.store(tile + 2 * most + o_t, b_stop - b_before, mask=m_t)
 
 
-def _every_slot(kernel, choice: Choice, *args, **kwargs) -> None:
-    heads, n, k = choice.pair.shape
+def _every_slot(kernel, choice: SelectionIndices, *args, **kwargs) -> None:
+    heads, n, k = choice.indices.shape
     kernel[(-(-n * k // 1024), heads)](
-        choice.pair, choice.number, choice.frame, *args, K=k, B=1024, num_warps=4, **kwargs
+        choice.indices, choice.number, choice.frame, *args, K=k, B=1024, num_warps=4, **kwargs
     )
 
 
-def ranked(choice: Choice) -> Choice:
+def histogram(choice: SelectionIndices) -> SelectionIndices:
     """Count all choices, in place."""
     _, chunks, frames, turns = choice.count.shape
-    _every_slot(_rank, choice, choice.count, choice.pair.shape[1], chunks, frames, TURNS=turns)
+    _every_slot(moc_lists_histogram, choice, choice.count, choice.indices.shape[1], chunks, frames, TURNS=turns)
     return choice
 
 
-def choice_of(bits: Bits, plan: Plan) -> Choice:
-    """Slot by slot, not `ranked`."""
-    out = new_choice(len(bits.sel), plan)
-    bits.unpack(out.pair, out.number)
+def indices_of(bits: SelectionMask, plan: DeviceTable) -> SelectionIndices:
+    """Slot by slot, not `histogram`."""
+    out = new_indices(len(bits.sel), plan)
+    bits.unpack(out.indices, out.number)
     return out
 
 
@@ -195,8 +199,8 @@ def _most(pairs: int, lists: int, rows: int) -> int:
     return pairs // rows + lists
 
 
-def listed(choice: Choice | Bits, plan: Plan, rows: int) -> Listed:
-    """For every (head, chunk) the rows that chose it, in tiles of at most `rows`. The choice is `ranked`."""
+def listed(choice: SelectionIndices | SelectionMask, plan: DeviceTable, rows: int) -> Listed:
+    """For every (head, chunk) the rows that chose it, in tiles of at most `rows`. The choice is `histogram`."""
     count = choice.counted()
     heads, chunks, counters = count.shape
     _, n, k = choice.size
@@ -207,7 +211,7 @@ def listed(choice: Choice | Bits, plan: Plan, rows: int) -> Listed:
     tile_end = torch.cumsum((length + rows - 1) // rows, 0, dtype=torch.int32)
     most = _most(heads * n * k, lists, rows)
     tile = end.new_empty(3, most)
-    _cut[(-(-most // 256),)](
+    moc_lists_tiles[(-(-most // 256),)](
         tile_end, list_end, tile, lists, most, lists.bit_length(), chunks, ROWS=rows, BT=256, num_warps=4
     )
     border = end.new_zeros(heads + 1)

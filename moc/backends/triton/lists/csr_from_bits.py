@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib.sortable import ones
 
 SQUARE = 32
@@ -30,7 +30,7 @@ def _swap(b_x, o, SIZE: tl.constexpr, MASK: tl.constexpr):
 
 
 @triton.jit
-def turned(b_x):
+def transposed(b_x):
     """[S, 32] -> [S, 32]: bit j of number i becomes bit i of number j."""
     o = tl.arange(0, 32)
     b_x = _swap(b_x, o, 16, 0x0000FFFF)
@@ -41,7 +41,7 @@ def turned(b_x):
 
 
 @triton.jit
-def _tally(sel, count, N, C, S, W, BS: tl.constexpr):
+def moc_lists_bits_histogram(sel, count, N, C, S, W, BS: tl.constexpr):
     """How many of every 32 rows chose a chunk: count [heads, C, S]."""
     i_h = tl.program_id(1).to(tl.int64)
     o_s = (tl.program_id(0) * BS + tl.arange(0, BS))[:, None]
@@ -50,11 +50,11 @@ def _tally(sel, count, N, C, S, W, BS: tl.constexpr):
     for i in range(0, W):
         b_x = tl.load(sel + (i_h * W + i) * N + o_n, mask=o_n < N, other=0)
         o_c = i * 32 + o_b
-        tl.store(count + (i_h * C + o_c) * S + o_s, ones(turned(b_x)), mask=(o_c < C) & (o_s < S))
+        tl.store(count + (i_h * C + o_c) * S + o_s, ones(transposed(b_x)), mask=(o_c < C) & (o_s < S))
 
 
 @triton.jit(do_not_specialize=["first"])
-def _place(sel, end, entry, number, N, C, S, W, first, K: tl.constexpr, BS: tl.constexpr):
+def moc_lists_bits_scatter(sel, end, entry, number, N, C, S, W, first, K: tl.constexpr, BS: tl.constexpr):
     """first: how many heads come before these. Slots of a row in the order of its chunks."""
     i_h = tl.program_id(1).to(tl.int64)
     o_s = (tl.program_id(0) * BS + tl.arange(0, BS))[:, None]
@@ -65,7 +65,7 @@ def _place(sel, end, entry, number, N, C, S, W, first, K: tl.constexpr, BS: tl.c
     b_slot = tl.zeros([BS, 32], tl.int32)
     for i in range(0, W):
         b_x = tl.load(sel + (i_h * W + i) * N + o_n, mask=o_n < N, other=0)
-        b_rows = turned(b_x)
+        b_rows = transposed(b_x)
         o_c = i * 32 + o_b
         o_e = o_head + o_c * S + o_s
         b_at = tl.load(end + o_e - 1, mask=(o_c < C) & (o_s < S) & (o_e > 0), other=0) - b_before
@@ -80,13 +80,13 @@ def _place(sel, end, entry, number, N, C, S, W, first, K: tl.constexpr, BS: tl.c
 
 
 @triton.jit(do_not_specialize=["W"])
-def _unpack(sel, pair, number, N, W, K: tl.constexpr, BR: tl.constexpr):
+def moc_lists_bits_to_indices(sel, indices, number, N, W, K: tl.constexpr, BR: tl.constexpr):
     """Bits [heads, W, N] -> chunks * 2**16 [heads, N, K] in rising order."""
     i_h = tl.program_id(1).to(tl.int64)
     o_n = tl.program_id(0) * BR + tl.arange(0, BR)
     m_n = o_n < N
     p_sel = sel + i_h * W * N + o_n
-    p_out = pair + (i_h * N + o_n) * K
+    p_out = indices + (i_h * N + o_n) * K
     b_at = tl.zeros([BR], tl.int32)
     for i in range(0, W):
         b_w = tl.load(p_sel, mask=m_n, other=0)
@@ -100,7 +100,7 @@ def _unpack(sel, pair, number, N, W, K: tl.constexpr, BR: tl.constexpr):
 
 
 @dataclass(frozen=True)
-class Bits:
+class SelectionMask:
     """A choice of rows: bit c % 32 of word c // 32 says that a row chose chunk c, at most `places` of them."""
 
     sel: Tensor  # [heads, W, N]
@@ -108,18 +108,18 @@ class Bits:
     places: int
 
     @staticmethod
-    def of_plan(sel: Tensor, plan: Plan) -> Bits:
-        return Bits(sel, plan.chunks, plan.top_k)
+    def of_plan(sel: Tensor, plan: DeviceTable) -> SelectionMask:
+        return SelectionMask(sel, plan.chunks, plan.top_k)
 
-    def of(self, heads: slice) -> Bits:
-        return Bits(self.sel[heads], self.chunks, self.places)
+    def of(self, heads: slice) -> SelectionMask:
+        return SelectionMask(self.sel[heads], self.chunks, self.places)
 
     @property
     def size(self) -> tuple[int, int, int]:
         """Heads, rows, places of a row."""
         return self.sel.shape[0], self.sel.shape[2], self.places
 
-    def bits(self, plan: Plan) -> Tensor:
+    def bits(self, plan: DeviceTable) -> Tensor:
         return self.sel
 
     def counted(self) -> Tensor:
@@ -127,7 +127,7 @@ class Bits:
         heads, words, n = self.sel.shape
         squares = -(-n // SQUARE)
         count = self.sel.new_empty(heads, self.chunks, squares)
-        _tally[(-(-squares // SQUARES), heads)](
+        moc_lists_bits_histogram[(-(-squares // SQUARES), heads)](
             self.sel, count, n, self.chunks, squares, words, BS=SQUARES, num_warps=1
         )
         return count
@@ -138,12 +138,14 @@ class Bits:
         count, words, n = sel.shape
         squares = -(-n // SQUARE)
         entry, number = sel.new_empty(count, n * self.places), sel.new_empty(count, n)
-        _place[(-(-squares // SQUARES), count)](
+        moc_lists_bits_scatter[(-(-squares // SQUARES), count)](
             sel, end, entry, number, n, self.chunks, squares, words, heads.start, K=self.places, BS=SQUARES, num_warps=1
         )
         return entry, number
 
-    def unpack(self, pair: Tensor, number: Tensor) -> None:
+    def unpack(self, indices: Tensor, number: Tensor) -> None:
         """The chunks of every row, slot by slot."""
         heads, words, n = self.sel.shape
-        _unpack[(-(-n // 64), heads)](self.sel, pair, number, n, words, K=self.places, BR=64, num_warps=1)
+        moc_lists_bits_to_indices[(-(-n // 64), heads)](
+            self.sel, indices, number, n, words, K=self.places, BR=64, num_warps=1
+        )

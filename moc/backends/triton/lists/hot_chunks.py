@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib.launch import processors
 from ..lib.sortable import ones
-from .csr import Choice, counter
+from .csr import SelectionIndices, counter
 
 ROWS = tl.constexpr(64)
 MOST = 64  # chunks of a tile of 64 rows
@@ -29,7 +29,7 @@ AT_ONCE = 12  # programs of a multiprocessor that look for them
 
 
 @dataclass(frozen=True)
-class Popular:
+class HotChunks:
     """Lists of tiles of 128 rows, which are two of 64.
 
     entry [heads, T, 2 * MOST, 8]: first token, tokens, chunk, -, and one bit for each of the 128 rows that chose it
@@ -39,8 +39,8 @@ class Popular:
     entry: Tensor
     count: Tensor
 
-    def of(self, heads: slice) -> Popular:
-        return Popular(self.entry[heads], self.count[heads])
+    def of(self, heads: slice) -> HotChunks:
+        return HotChunks(self.entry[heads], self.count[heads])
 
 
 @triton.jit
@@ -51,20 +51,20 @@ def _seen(b_x, b_low, b_high, o_r):
 
 
 @triton.jit
-def _rows(p_pair, p_number, p_place, first, o_k, N, K: tl.constexpr):
+def _rows(p_indices, p_number, p_place, first, o_k, N, K: tl.constexpr):
     """Which of the chunks that have a place, one to MOST, 32 rows from `first` on chose -> 64 bits of every row."""
     o_n = first + tl.arange(0, 32)
     b_n = tl.load(p_number + o_n, mask=o_n < N, other=0)
     m = o_k[None, :] < b_n[:, None]
-    b_c = (tl.load(p_pair + o_n[:, None] * K + o_k[None, :], mask=m, other=0) >> 16) & 0xFFFF
+    b_c = (tl.load(p_indices + o_n[:, None] * K + o_k[None, :], mask=m, other=0) >> 16) & 0xFFFF
     b_at = tl.load(p_place + b_c, mask=m, other=0).to(tl.int32) - 1
     b_bit = tl.where(b_at >= 0, 1 << (b_at & 31), 0)
     return tl.sum(tl.where(b_at < 32, b_bit, 0), 1), tl.sum(tl.where(b_at < 32, 0, b_bit), 1)
 
 
 @triton.jit(do_not_specialize=["enough", "tiles", "work"])
-def _find(
-    pair, number, found, count, taken, place, N, C, W, enough, tiles, work,
+def moc_lists_hot_find(
+    indices, number, found, count, taken, place, N, C, W, enough, tiles, work,
     K: tl.constexpr, KP: tl.constexpr, S: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Popular chunks of 64 rows. found [heads, T, 3, MOST]: chunk, rows as bits; taken [heads, T, W]: chunks' bits.
@@ -75,13 +75,13 @@ def _find(
     p_place = place + i_tile * C
     while i_tile < work:
         i_t, i_h = (i_tile % tiles).to(tl.int32), i_tile // tiles
-        p_pair, p_number, first = pair + i_h * N * K, number + i_h * N, i_t * ROWS
+        p_indices, p_number, first = indices + i_h * N * K, number + i_h * N, i_t * ROWS
         o_x = tl.arange(0, S * KP)
         i_s, i_k = o_x // KP, o_x % KP
         # rows of all corners, should the tile be a square of tokens
         o_s = first + (i_s * ROWS // S + ROWS // S // 2 + 2 + 3 * (i_s & 1)) % ROWS
         m_x = i_k < tl.load(p_number + o_s, mask=o_s < N, other=0)
-        b_x = tl.where(m_x, (tl.load(p_pair + o_s * K + i_k, mask=m_x, other=0) >> 16) & 0xFFFF, -1)
+        b_x = tl.where(m_x, (tl.load(p_indices + o_s * K + i_k, mask=m_x, other=0) >> 16) & 0xFFFF, -1)
         b_again = ((b_x[:, None] == b_x[None, :]) & (o_x[:, None] < o_x[None, :])).to(tl.int32)
         b_new = (b_x >= 0) & (tl.sum(b_again, 0) == 0)
         o_out = tl.cumsum(b_new.to(tl.int32), 0) - 1
@@ -94,8 +94,8 @@ def _find(
         m_x = o_x < tl.sum(b_new.to(tl.int32), 0)
         b_x = tl.load(p_found + o_x, mask=m_x, other=0)
         o_k = tl.arange(0, KP)
-        a_low, a_high = _rows(p_pair, p_number, p_place, first, o_k, N, K)
-        b_low, b_high = _rows(p_pair, p_number, p_place, first + 32, o_k, N, K)
+        a_low, a_high = _rows(p_indices, p_number, p_place, first, o_k, N, K)
+        b_low, b_high = _rows(p_indices, p_number, p_place, first + 32, o_k, N, K)
         tl.debug_barrier()
         tl.store(p_place + b_x, tl.zeros([MOST], tl.int8), mask=m_x)
 
@@ -131,7 +131,7 @@ def _before(b_x, b_y, m_y):
 
 @triton.jit
 def _joined(p_found, n_a, n_b, chunk, p_entry, C, MOST: tl.constexpr, X: tl.constexpr):
-    """`_join` for two tiles with at most X chunks each -> how many they are together."""
+    """`moc_lists_hot_join` for two tiles with at most X chunks each -> how many they are together."""
     o = tl.arange(0, X)
     m_a, m_b = o < n_a, o < n_b
     p_a = p_found + o
@@ -150,7 +150,7 @@ def _joined(p_found, n_a, n_b, chunk, p_entry, C, MOST: tl.constexpr, X: tl.cons
 
 
 @triton.jit
-def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
+def moc_lists_hot_join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
     """Two tiles' chunks, none twice, in rising order: neighbouring programs then read the same at a time."""
     i_tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     n_a, n_b = tl.load(found_count + 2 * i_tile), tl.load(found_count + 2 * i_tile + 1)
@@ -163,8 +163,8 @@ def _join(found, found_count, chunk, entry, count, C, MOST: tl.constexpr):
 
 
 @triton.jit
-def _leave(
-    pair, number, taken, frame, count, N, W, C, F, tiles,
+def moc_lists_hot_rest(
+    indices, number, taken, frame, count, N, W, C, F, tiles,
     K: tl.constexpr, KP: tl.constexpr, TURNS: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Take popular chunks out of the choices of every row, in place, and count what stays (`lists._rank`)."""
@@ -173,20 +173,20 @@ def _leave(
     o_k = tl.arange(0, KP)[None, :]
     b_number = tl.load(number + i_h * N + o_n, mask=o_n < N, other=0)
     m = o_k < b_number[:, None]
-    p_pair = pair + (i_h * N + o_n)[:, None] * K
-    b_p = tl.load(p_pair + o_k, mask=m, other=0)
+    p_indices = indices + (i_h * N + o_n)[:, None] * K
+    b_p = tl.load(p_indices + o_k, mask=m, other=0)
     b_c = (b_p >> 16) & 0xFFFF
     b_w = tl.load(taken + ((i_h * tiles + o_n // ROWS) * W)[:, None] + (b_c >> 5), mask=m, other=0)
     b_stay = m & (((b_w >> (b_c & 31)) & 1) == 0)
     b_n = b_stay.to(tl.int32)
     o_count = counter(frame, o_n[:, None] + o_k * 0, b_c, b_stay, i_h, C, F, TURNS)
     b_r = tl.atomic_add(count + o_count, 1, mask=b_stay, sem="relaxed")
-    tl.store(p_pair + tl.cumsum(b_n, 1) - 1, (b_c << 16) | b_r, mask=b_stay)
+    tl.store(p_indices + tl.cumsum(b_n, 1) - 1, (b_c << 16) | b_r, mask=b_stay)
     tl.store(number + i_h * N + o_n, tl.sum(b_n, 1), mask=o_n < N)
 
 
 @triton.jit(do_not_specialize=["bh_first"])
-def _count(
+def moc_lists_hot_count(
     entry, listed, frame, chunk, column, pairs, N, C, H, F, K, bh_first, MOST: tl.constexpr, JOINED: tl.constexpr
 ):  # fmt: skip
     """As `count._count_choices`: rows by frame that chose a popular chunk, 64 of them."""
@@ -215,9 +215,9 @@ def _count(
         i_f = tl.min(tl.where(b_f > i_f, b_f, F), 0)
 
 
-def popular_of(choice: Choice, plan: Plan) -> Popular:
-    """Popular chunks, which leave the choice. What stays is `ranked`."""
-    heads, n, k = choice.pair.shape
+def hot_chunks_of(choice: SelectionIndices, plan: DeviceTable) -> HotChunks:
+    """Popular chunks, which leave the choice. What stays is `histogram`."""
+    heads, n, k = choice.indices.shape
     tiles, places = -(-n // 128), max(8, triton.next_power_of_2(k))
     like = choice.number
     found = like.new_empty(heads, 2 * tiles, 3, MOST)
@@ -226,26 +226,28 @@ def popular_of(choice: Choice, plan: Plan) -> Popular:
     work = 2 * tiles * heads
     programs = min(work, AT_ONCE * processors(like))
     place = torch.zeros(programs, plan.chunks, dtype=torch.int8, device=like.device)
-    _find[(programs,)](
-        choice.pair, choice.number, found, found_count, taken, place, n, plan.chunks, plan.words, ENOUGH,
+    moc_lists_hot_find[(programs,)](
+        choice.indices, choice.number, found, found_count, taken, place, n, plan.chunks, plan.words, ENOUGH,
         2 * tiles, work, K=k, KP=places, S=max(1, LOOKED_AT // places), MOST=MOST, num_warps=4,
     )  # fmt: skip
-    out = Popular(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
-    _join[(tiles, heads)](found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4)
+    out = HotChunks(like.new_empty(heads, tiles, 2 * MOST, 8), like.new_empty(heads, tiles))
+    moc_lists_hot_join[(tiles, heads)](
+        found, found_count, plan.chunk, out.entry, out.count, plan.chunks, MOST=MOST, num_warps=4
+    )
     rows = 1024 // places
     _, chunks, frames, turns = choice.count.shape
-    _leave[(-(-n // rows), heads)](
-        choice.pair, choice.number, taken, choice.frame, choice.count, n, plan.words, chunks, frames, 2 * tiles,
+    moc_lists_hot_rest[(-(-n // rows), heads)](
+        choice.indices, choice.number, taken, choice.frame, choice.count, n, plan.words, chunks, frames, 2 * tiles,
         K=k, KP=places, TURNS=turns, BR=rows, num_warps=4,
     )  # fmt: skip
     return out
 
 
-def count_popular(
-    popular: Popular, choice: Choice, plan: Plan, heads: range, pairs: Tensor, column: Tensor | None
+def count_hot_chunks(
+    popular: HotChunks, choice: SelectionIndices, plan: DeviceTable, heads: range, pairs: Tensor, column: Tensor | None
 ) -> None:
     """As `count.count_choices`, from what left the choice."""
-    _count[(2 * popular.count.shape[1], len(heads))](
+    moc_lists_hot_count[(2 * popular.count.shape[1], len(heads))](
         popular.entry, popular.count, choice.frame, plan.chunk, popular.count if column is None else column, pairs,
         plan.length, plan.chunks, *pairs.shape, heads.start, MOST=MOST, JOINED=column is not None, num_warps=4,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import Pieces, Plan, Tiles
+from ..device_table import DeviceTable, Pieces, Tiles
 
 RUN = 4  # steps that one query tile alone takes before the other takes its own
 
@@ -28,7 +28,7 @@ class UnionLists:
 
 
 @triton.jit(do_not_specialize=["tiles", "width", "pieces"])
-def _union(
+def moc_lists_union(
     sel, row, first, stop, piece_chunk, piece_start, piece_len, piece, low, high, count,
     N, W, pieces, tiles, width,
     BM: tl.constexpr, BP: tl.constexpr, OWN: tl.constexpr, PAIRS: tl.constexpr,
@@ -71,12 +71,12 @@ def _union(
 
 
 @triton.jit(do_not_specialize=["tiles", "width"])
-def _union_words(
+def moc_lists_union_words(
     sel, row, first, stop, piece_of, piece_start, piece_len, piece, low, high, count,
     N, C, W, tiles, width,
     BM: tl.constexpr, OWN: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """As `_union` where a chunk is one piece at most: word by word, and most words hold nothing."""
+    """As `moc_lists_union` where a chunk is one piece at most: word by word, and most words hold nothing."""
     i_t, i_h = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     o_m, o_b = tl.arange(0, BM), tl.arange(0, 32)
     if PAIRS:
@@ -125,7 +125,7 @@ def _counts(b_who):
 
 
 @triton.jit(do_not_specialize=["width", "steps"])
-def _steps(
+def moc_lists_union_steps(
     piece, low, high, count, start, seen, number, width, steps,
     NP: tl.constexpr, B: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
@@ -185,21 +185,21 @@ def steps_of(lists: UnionLists, pieces: int) -> Steps:
     start = torch.empty(*shape, most * pieces, dtype=torch.int32, device=device)
     seen = torch.empty(*shape, most, 2, dtype=torch.int64, device=device)
     number = torch.empty_like(lists.count)
-    _steps[(lists.count.numel(),)](
+    moc_lists_union_steps[(lists.count.numel(),)](
         lists.piece, lists.low, lists.high, lists.count, start, seen.view(torch.int8), number, lists.width, most,
         NP=pieces, B=64, RUN=RUN, num_warps=1,
     )  # fmt: skip
     return Steps(start, seen, number, most)
 
 
-def width_of(plan: Plan, pieces: Pieces, rows: int, all_: bool) -> int:
+def width_of(plan: DeviceTable, pieces: Pieces, rows: int, all_: bool) -> int:
     """Pieces that a list may have to hold: no host knows how alike rows choose, so the most there can be."""
     per_chunk = -(-plan.longest // pieces.size)
     return max(1, pieces.count if all_ else min(pieces.count, rows * plan.top_k * per_chunk))
 
 
 def union_lists(
-    sel: Tensor, plan: Plan, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool, pairs: bool = False
+    sel: Tensor, plan: DeviceTable, tiles: Tiles, pieces: Pieces, rows: int, width: int, own: bool, pairs: bool = False
 ) -> UnionLists:
     """sel [heads, W, N] -> lists of at most `width` pieces per tile, made of its first `rows` rows; with `own`, a row's
     own chunks count as chosen.
@@ -212,13 +212,13 @@ def union_lists(
     piece, low, high = (torch.empty(shape, dtype=torch.int32, device=sel.device) for _ in range(3))
     count = torch.empty(shape[:2], dtype=torch.int32, device=sel.device)
     if pieces.of_chunk is not None:
-        _union_words[(tiles.count * heads,)](
+        moc_lists_union_words[(tiles.count * heads,)](
             sel, plan.row, tiles.first, tiles.stop, pieces.of_chunk, pieces.start, pieces.length, piece, low, high,
             count, n, plan.chunks, words, tiles.count, width,
             BM=2 if pairs else rows, OWN=own, PAIRS=pairs, num_warps=1,
         )  # fmt: skip
         return UnionLists(piece, low, high, count, width, pieces)
-    _union[(tiles.count * heads,)](
+    moc_lists_union[(tiles.count * heads,)](
         sel, plan.row, tiles.first, tiles.stop, pieces.chunk, pieces.start, pieces.length, piece, low, high, count,
         n, words, pieces.count, tiles.count, width, BM=2 if pairs else rows, BP=64, OWN=own, PAIRS=pairs, num_warps=4,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from ....chunks.table import ChunkTable
 from ....config import RoutingConfig
 from ....routing.rules import k_of_heads
 from ..dataflow import Arch, topk_by
-from ..device_table import Plan, plan_for, plan_of
-from ..lib.head_ranges import within
+from ..device_table import DeviceTable, device_table_for, device_table_of
+from ..lib.head_ranges import offset_in
 from .topk_registers import route
 from .topk_stream import stream
 from .topp_threshold import rule_bits
@@ -21,17 +21,17 @@ from .topp_threshold import rule_bits
 ROUND = 8  # places of a row, above 32 of them powers of two: few kernels have to be made
 
 
-def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> Plan:
+def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> DeviceTable:
     """Places for as many choices as a row of q [B, H, N, D] makes, where that is known beforehand."""
     if routing.rule != "top-k" or not routing.head_density:
-        return plan_of(table, routing, q.device)
-    return plan_for(table, max(k_of_heads(table, routing, q.shape[1])), q.device)
+        return device_table_of(table, routing, q.device)
+    return device_table_for(table, max(k_of_heads(table, routing, q.shape[1])), q.device)
 
 
 def choose(
-    q: Tensor, pair: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, heads: range,
+    q: Tensor, desc: Tensor, shots: Tensor | None, sel: Tensor, plan: DeviceTable, routing: RoutingConfig, heads: range,
     *, by: str, arch: Arch, scale: float, **how,
-) -> Plan:  # fmt: skip
+) -> DeviceTable:  # fmt: skip
     """Write the choice of some heads of the flattened batch into sel [heads, W, N]. q [B, H, N, D].
 
     by: the file that finds the k best of this plan. how: as `route` takes it.
@@ -40,25 +40,25 @@ def choose(
     """
     if routing.rule.startswith("top-k"):
         for some, its in _by_k(heads, plan, routing, q):
-            part = sel[within(some, heads)]
+            part = sel[offset_in(some, heads)]
             if its.top_k:
                 file = by if its is plan else topk_by(its.geometry, arch)
                 if file == "topk_registers":
-                    route(queries(q, some), pair, shots, part, its, some, **how)
+                    route(queries(q, some), desc, shots, part, its, some, **how)
                 else:
-                    stream(queries(q, some), pair, shots, part, its, some, by=file, **how)
+                    stream(queries(q, some), desc, shots, part, its, some, by=file, **how)
             else:
                 part.zero_()
     if routing.rule == "top-k":
         return plan
-    return longest(rule_bits(queries(q, heads), pair, shots, sel, plan, heads, routing, scale=scale, **how), plan)
+    return longest(rule_bits(queries(q, heads), desc, shots, sel, plan, heads, routing, scale=scale, **how), plan)
 
 
-def longest(count: Tensor, plan: Plan) -> Plan:
+def longest(count: Tensor, plan: DeviceTable) -> DeviceTable:
     """A plan with places for the most of all counts; waits for the device."""
     places = -(-max(int(count.max()), 1) // ROUND) * ROUND
     places = places if places <= 4 * ROUND else 1 << (places - 1).bit_length()
-    return plan_for(plan.table, places, plan.device)
+    return device_table_for(plan.table, places, plan.device)
 
 
 def queries(q: Tensor, heads: range) -> Tensor:
@@ -70,7 +70,7 @@ def queries(q: Tensor, heads: range) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _by_k(heads: range, plan: Plan, routing: RoutingConfig, q: Tensor) -> Iterator[tuple[range, Plan]]:
+def _by_k(heads: range, plan: DeviceTable, routing: RoutingConfig, q: Tensor) -> Iterator[tuple[range, DeviceTable]]:
     """Neighbouring heads that choose alike many."""
     if not routing.head_density:
         yield heads, plan
@@ -78,4 +78,4 @@ def _by_k(heads: range, plan: Plan, routing: RoutingConfig, q: Tensor) -> Iterat
     counts = k_of_heads(plan.table, routing, q.shape[1])
     for k, some in groupby(heads, lambda head: counts[head % len(counts)]):
         run = list(some)
-        yield range(run[0], run[-1] + 1), plan_for(plan.table, k, plan.device)
+        yield range(run[0], run[-1] + 1), device_table_for(plan.table, k, plan.device)

@@ -13,7 +13,7 @@ from ....routing import rules
 from ....routing.candidates import candidates, narrow
 from ....routing.noise import disturb
 from ....routing.scores import describe, scores
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from . import longest
 
 BLOCK_ELEMENTS = 2**24  # choices looked at at a time
@@ -33,7 +33,9 @@ def pack(chosen: Tensor) -> Tensor:
     return words.sum(-1).to(torch.int32).mT
 
 
-def disturbed(sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, heads: tuple[int, ...]) -> Plan:
+def disturbed(
+    sel: Tensor, shots: Tensor | None, plan: DeviceTable, routing: RoutingConfig, heads: tuple[int, ...]
+) -> DeviceTable:
     """`routing.disturb` of the bits of all heads [B, H], in place -> a plan with places for the longest list.
 
     shots [B*H, S, S]: what the outer loop left.
@@ -48,8 +50,8 @@ def disturbed(sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingCon
 
 
 def chosen(
-    q: Tensor, k: Tensor, shots: Tensor | None, sel: Tensor, plan: Plan, routing: RoutingConfig, *, scale: float
-) -> Plan:
+    q: Tensor, k: Tensor, shots: Tensor | None, sel: Tensor, plan: DeviceTable, routing: RoutingConfig, *, scale: float
+) -> DeviceTable:
     """What all heads choose by a rule that has no kernel, written into sel [B*H, W, N] -> a plan as above.
 
     q, k [B, H, N, D]; shots as above.
@@ -63,16 +65,16 @@ def chosen(
 
 
 def _write(
-    sel: Tensor, shots: Tensor | None, plan: Plan, routing: RoutingConfig, heads: tuple[int, ...],
+    sel: Tensor, shots: Tensor | None, plan: DeviceTable, routing: RoutingConfig, heads: tuple[int, ...],
     choice: Callable[[slice, Tensor], Tensor],
-) -> Plan:  # fmt: skip
+) -> DeviceTable:  # fmt: skip
     """Fill sel [B*H, W, N], some rows at a time. choice: (rows, what they may choose) -> their choice [B, H, R, C]."""
-    keep = None if shots is None else shots.bool().unflatten(0, heads)
+    shot_mask = None if shots is None else shots.bool().unflatten(0, heads)
     most = torch.zeros((), dtype=torch.int64, device=sel.device)
     step = max(64, BLOCK_ELEMENTS // (len(sel) * plan.chunks))
     for low in range(0, plan.length, step):
         rows = slice(low, min(low + step, plan.length))
-        open_to = narrow(candidates(plan.table, routing, rows, sel.device)[1], keep, plan.table, rows)
+        open_to = narrow(candidates(plan.table, routing, rows, sel.device)[1], shot_mask, plan.table, rows)
         picked = choice(rows, open_to)
         most = torch.maximum(most, picked.sum(-1).max())
         sel[:, :, rows] = pack(picked.flatten(0, 1))

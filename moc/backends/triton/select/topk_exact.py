@@ -24,32 +24,32 @@ def _between(b_lo, b_hi, i_step):
 
 
 @triton.jit(do_not_specialize=["bh_first", "k", "S", "share"])
-def _repair(
-    q, pair, chunk, row, keep, sel, pairs, number, level, listed, waiting,
+def moc_select_exact(
+    q, desc, chunk, row, shot_mask, sel, pairs, number, threshold, retry_rows, retry_count,
     s_bh, s_n, N, C, S, W, bh_first, k, share,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr,
-    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    SIGNED: tl.constexpr, CAUSAL: tl.constexpr, SHOT_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """For the rows listed [heads, N], waiting [heads] of them. level [heads, N]: a score likely below the k-th."""
     i_local = tl.program_id(0) // share
     i_bh = bh_first + i_local
-    n_rows = tl.load(waiting + i_local)
+    n_rows = tl.load(retry_count + i_local)
     for i_t in range(tl.program_id(0) % share, tl.cdiv(n_rows, BM), share):
         o_e = i_t * BM + tl.arange(0, BM)
         m_n = o_e < n_rows
-        o_n = tl.load(listed + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
+        o_n = tl.load(retry_rows + i_local.to(tl.int64) * N + o_e, mask=m_n, other=0)
         b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
-        b_level = key_of(tl.load(level + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0.0))
+        b_level = key_of(tl.load(threshold + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0.0))
         o_g = tl.arange(0, G)
         o_k = tl.arange(0, 2 * DP)
         o_q, o_p, m_k = pair_columns(o_k, D, DP)
         p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-        b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
-        p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
-        p_keep = keep + i_bh.to(tl.int64) * S * S
+        b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SIGNED)  # [BM, 2 * DP]
+        p_desc = desc + i_bh.to(tl.int64) * C * 2 * D + o_p[None, :]
+        p_shot_mask = shot_mask + i_bh.to(tl.int64) * S * S
         i_h = i_local.to(tl.int64)
         p_pairs = pairs + i_h * N * k
-        turns = tl.cdiv(C, G)
+        num_blocks = tl.cdiv(C, G)
         # Pass 0 finds the range; every further pass counts what reaches some keys within; the last one writes
         b_lo = tl.full([BM], HIGHEST, tl.int32)
         b_hi = tl.full([BM], LOWEST, tl.int32)
@@ -63,11 +63,11 @@ def _repair(
         while state < 4:
             b_n = tl.zeros([BM], tl.int32)
             b_reach = tl.zeros([BM, WAYS], tl.int32)
-            for i in range(0, turns):
+            for i in range(0, num_blocks):
                 o_c = i * G + o_g
-                b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
+                b_p = tl.load(p_desc + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
                 b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
-                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
                 b_key = tl.where(b_cand, tl.maximum(key_of(b_s), LOWEST + 1), LOWEST)
                 if state < 2:
                     b_reach += tl.sum((b_key[:, :, None] >= b_mid[:, None, :]).to(tl.int32), 1)
@@ -92,7 +92,7 @@ def _repair(
                         m_sel = b_sel & m_n[:, None]
                         tl.store(p_pairs + o_n[:, None] * k + b_next, (o_c << 16)[None, :], mask=m_sel)
                         b_slot += tl.sum(b_sel.to(tl.int32), 1)
-                        if i == turns - 1:  # not after the loop: Triton 3.5 does not build that
+                        if i == num_blocks - 1:  # not after the loop: Triton 3.5 does not build that
                             tl.store(number + i_h * N + o_n, b_slot, mask=m_n)
             if state == 0:
                 b_at = b_n

@@ -7,11 +7,11 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..lib import sortable
 
 SLOTS = 64  # for the scores of a row that a thread writes, four threads to a row
-WRITTEN = 32  # of them count; where more are in use some were written over. Powers of two: an address tells how many
+SURVIVORS = 32  # of them count; where more are in use some were written over. Powers of two: an address tells how many
 FREE = gl.constexpr(-1e38)  # a level below shut nothing out
 ROWS = 8  # of a warp, four threads to a row as well
 
@@ -52,9 +52,9 @@ def _least_chosen(b_s, k):
     return value_of(b_lo), b_at
 
 
-@gluon.jit(do_not_specialize=["k", "turn"])
-def _best(
-    written, count, sel, pairs, number, level, left_row, left, N, W, k, turn,
+@gluon.jit(do_not_specialize=["k", "rotation"])
+def moc_select_filter_finish_sm90(
+    written, count, sel, pairs, number, threshold, overflow_rows, overflow_count, N, W, k, rotation,
     BM: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, X: gl.constexpr, BITS: gl.constexpr,
 ):  # fmt: skip
     """Rows take the k best; rows for which these may not be the k best of all are listed, as in `kept.settle`."""
@@ -72,20 +72,20 @@ def _best(
     b_s = gl.where(o_x < b_n[:, :, None], b_x.to(gl.int32).to(gl.float32, bitcast=True), float("-inf"))
     b_i = (b_x >> 32).to(gl.int32)
     b_t, b_at = _least_chosen(b_s, k)
-    b_level = gl.load(level + o_row, mask=m_n, other=0.0)
+    b_level = gl.load(threshold + o_row, mask=m_n, other=0.0)
     b_all = _total((b_s > float("-inf")).to(gl.int32))
     m_lost = m_n & ((gl.max(b_n, 1) >= X) | ((b_all < k) & (b_level > FREE)))
     if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show
-        o_left = gl.atomic_add(left + i_h + o_n * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
-        gl.store(left_row + i_h * N + o_left, o_n, mask=m_lost)
+        o_overflow = gl.atomic_add(overflow_count + i_h + o_n * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
+        gl.store(overflow_rows + i_h * N + o_overflow, o_n, mask=m_lost)
         # a little below the k-th best; below the level by as much as the best is above it where fewer reach it
         b_top = gl.where(b_all > 0, gl.max(gl.max(b_s, 2), 1), b_level)
         b_low = gl.where(b_all < k, 2 * b_level - b_top, b_t)
-        gl.store(level + o_row, b_low - gl.abs(b_low) * 2.0**-8, mask=m_lost)
+        gl.store(threshold + o_row, b_low - gl.abs(b_low) * 2.0**-8, mask=m_lost)
     m_row = m_n & (m_lost == 0)
     b_take = (b_s >= b_t[:, None, None]) & (b_s > float("-inf")) & m_row[:, None, None]
     b_pass = b_i // G
-    b_c = b_pass * G + ((b_i + b_pass * turn) & (G - 1))
+    b_c = b_pass * G + ((b_i + b_pass * rotation) & (G - 1))
     m_tied = m_row & (b_at > k)
     if gl.max(m_tied.to(gl.int32), 0) > 0:  # of equals the lower chunks win
         b_equal = gl.where(b_take & (b_s == b_t[:, None, None]), b_c, 2**31 - 1)
@@ -109,14 +109,16 @@ def _best(
         gl.store(pairs + o_slot, b_c << 16, mask=b_take)
 
 
-def take_best(
-    written: Tensor, count: Tensor, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor, left_row: Tensor,
-    left: Tensor, plan: Plan, *, groups: int, turn: int, as_bits: bool,
+def finish_topk(
+    written: Tensor, count: Tensor, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
+    overflow_rows: Tensor,
+    overflow_count: Tensor, plan: DeviceTable, *, groups: int, rotation: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """written, as [heads, N, 4, SLOTS]: score and place among passes of `groups` chunks; count [heads, N, 4]; level
     [heads, N]. Into what `stream` makes of some heads."""
-    heads, n = level.shape
-    _best[(-(-n // ROWS), heads)](
-        written, count, sel, pairs, number, level, left_row, left, n, plan.words, plan.top_k, turn,
-        BM=ROWS, G=groups, SLOTS=SLOTS, X=WRITTEN, BITS=as_bits, num_warps=1,
+    heads, n = threshold.shape
+    moc_select_filter_finish_sm90[(-(-n // ROWS), heads)](
+        written, count, sel, pairs, number, threshold, overflow_rows, overflow_count, n, plan.words, plan.top_k,
+        rotation,
+        BM=ROWS, G=groups, SLOTS=SLOTS, X=SURVIVORS, BITS=as_bits, num_warps=1,
     )  # fmt: skip

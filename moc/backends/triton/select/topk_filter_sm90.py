@@ -29,13 +29,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..dataflow import FILTER_CHUNKS, PASS
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, described, own_chunks, products, ring
-from .topk_filter_finish_sm90 import SLOTS, WRITTEN, take_best
+from ..lib.pipeline_sm90 import ROWS, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
+from .topk_filter_finish_sm90 import SLOTS, SURVIVORS, finish_topk
 
 CHUNKS = PASS
 STAGES = 4
@@ -55,15 +55,15 @@ def _writing() -> tuple[str, str]:
 
     Operands: 4 places out; 32 scores, 4 levels, 4 places in, 4 numbers of the first column.
     """
-    level, place, column = 4 + 32, 4 + 36, 4 + 40
-    full = 8 * WRITTEN
+    threshold, place, column = 4 + 32, 4 + 36, 4 + 40
+    full = 8 * SURVIVORS
     lines = [".reg .pred p; .reg .b32 n, s, t, h0, h2, l0, l2; .reg .b64 a;"]
     lines += [f"mov.b64 {{l{row}, h{row}}}, ${place + row};" for row in (0, 2)]
     for i in range(8):
         for e in range(4):
             row = e & 2
             lines += [
-                f"setp.gt.f32 p, ${4 + 4 * i + e}, ${level + e};",
+                f"setp.gt.f32 p, ${4 + 4 * i + e}, ${threshold + e};",
                 f"mov.b32 s, ${4 + 4 * i + e};",
                 f"add.u32 n, ${column + e}, {8 * i};",
                 f"mov.b64 a, {{l{row}, h{row}}};",
@@ -88,9 +88,9 @@ WRITING, OPERANDS = (gl.constexpr(x) for x in _writing())
 def halves(b, N: gl.constexpr):
     """[64, 2 * N] -> left and right [64, N], as matrix products are laid out."""
     b_left, b_right = b.reshape([64, 2, N]).permute((0, 2, 1)).split()
-    layout: gl.constexpr = products(N)
-    left = gl.convert_layout(b_left, layout, assert_trivial=True)
-    return left, gl.convert_layout(b_right, layout, assert_trivial=True)
+    layout: gl.constexpr = mma_layout(N)
+    overflow_count = gl.convert_layout(b_left, layout, assert_trivial=True)
+    return overflow_count, gl.convert_layout(b_right, layout, assert_trivial=True)
 
 
 @gluon.jit
@@ -112,8 +112,8 @@ def _write(b_s, b_level, b_place, b_at):
 
 
 @gluon.jit
-def fetch(
-    pair_desc, blocks, tiles, work, head, chunks, passes,
+def producer(
+    desc_tma, blocks, tiles, work, head, chunks, passes,
     G: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The descriptors that tiles meet, `passes` times G from `head` on, each head having `chunks` of them."""
@@ -124,20 +124,20 @@ def fetch(
         for j in range(0, passes):
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(empty.index(stage), phase ^ 1)
-            mbarrier.expect(full.index(stage), pair_desc.block_type.nbytes)
-            copy_block(pair_desc, [o_c + j * G, 0], full.index(stage), smem.index(stage))
+            mbarrier.expect(full.index(stage), desc_tma.block_type.nbytes)
+            copy_block(desc_tma, [o_c + j * G, 0], full.index(stage), smem.index(stage))
             i += 1
 
 
 @gluon.jit
-def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SPLIT: gl.constexpr):
+def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SIGNED: gl.constexpr):
     """64 query rows from `first` on, twice side by side, or their positive and their negative parts."""
-    by_row: gl.constexpr = by_rows(D)
+    by_row: gl.constexpr = row_layout(D)
     o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
     o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
     b_q = gl.load(p_q + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :], mask=(o_r < N)[:, None], other=0.0)
     thread_barrier()
-    if SPLIT:
+    if SIGNED:
         b_f = b_q.to(gl.float32)
         q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
         q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
@@ -161,20 +161,20 @@ def scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def _rows(
-    GROUP: gl.constexpr, q, q_smem, blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
-    N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+def _consumer(
+    GROUP: gl.constexpr, q, q_smem, blocks, rules, sample, sample_range, written, number, threshold, s_bh, s_n,
+    N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
     D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    layout: gl.constexpr = products(G)
-    eight: gl.constexpr = products(8)
+    layout: gl.constexpr = mma_layout(G)
+    eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
     o_e = gl.arange(0, 8, gl.SliceLayout(0, eight))
     o_m = gl.arange(0, ROWS, gl.SliceLayout(1, eight))
     b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
-    chunk, row, keep, free = rules
+    chunk, row, shot_mask, free = rules
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
         i_local = i_t // tiles
@@ -183,17 +183,17 @@ def _rows(
         o_n = first + gl.arange(0, ROWS, rows)
         m_n = o_n < N
         b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
-        p_keep = keep + i_bh.to(gl.int64) * S * S
+        p_shot_mask = shot_mask + i_bh.to(gl.int64) * S * S
 
-        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SIGNED)
         b_max = gl.full([ROWS, G], float("-inf"), gl.float32, layout)
         for j in range(0, seen):
             low, high = gl.load(sample_range + 3 * j), gl.load(sample_range + 3 * j + 1)
             shut = gl.load(sample_range + 3 * j + 2)
             b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
-            if KEEP or closed(shut, low, high, own_from, own_to, shot, CAUSAL):
+            if SHOT_MASK or closed(shut, low, high, own_from, own_to, shot, CAUSAL):
                 o_c = gl.load(sample + j * G + o_g)
-                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
                 b_s = gl.where(b_cand, b_s, float("-inf"))
             b_max = gl.maximum(b_max, b_s)
         b_level, _ = least_of_few(b_max, rank)
@@ -204,44 +204,47 @@ def _rows(
         o_row = i_local.to(gl.int64) * N + first
         p_first = written + (o_row + o_m)[:, None] * (4 * SLOTS) + (o_e // 2)[None, :] * SLOTS
         b_place = p_first.to(gl.int64, bitcast=True)
-        for j in range(0, turns):
+        for j in range(0, num_blocks):
             shut = gl.load(free + j)
             b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
-            if KEEP or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
-                o_c = j * G + ((o_g + j * turn) & (G - 1))
-                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+            if SHOT_MASK or closed(shut, j * G, j * G + G, own_from, own_to, shot, CAUSAL):
+                o_c = j * G + ((o_g + j * rotation) & (G - 1))
+                b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
                 b_s = gl.where(b_cand, b_s, float("-inf"))
             b_place = _write(b_s, b_level_8, b_place, j * G + o_e[None, :] + o_m[:, None] * 0)
-        gl.store(level + i_local.to(gl.int64) * N + o_n, b_level, mask=m_n)
+        gl.store(threshold + i_local.to(gl.int64) * N + o_n, b_level, mask=m_n)
         m_8 = (first + o_m < N)[:, None] & (o_e % 2 == 0)[None, :]
         p_number = number + (o_row + o_m)[:, None] * 4 + (o_e // 2)[None, :]
         gl.store(p_number, (b_place >> 3).to(gl.int32) & (SLOTS - 1), mask=m_8)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "S", "turns", "turn", "seen", "rank", "work", "tiles"])
-def _sift_hopper(
-    q, pair_desc, chunk, row, keep, free, sample, sample_range, written, number, level,
-    s_bh, s_n, N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
+@gluon.jit(do_not_specialize=["bh_first", "S", "num_blocks", "rotation", "seen", "rank", "work", "tiles"])
+def moc_select_filter_sm90(
+    q, desc_tma, chunk, row, shot_mask, free, sample, sample_range, written, number, threshold,
+    s_bh, s_n, N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
     D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    dtype: gl.constexpr = pair_desc.dtype
-    blocks = ring(pair_desc, STAGES, 3)
+    dtype: gl.constexpr = desc_tma.dtype
+    blocks = pipeline(desc_tma, STAGES, 3)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [3, ROWS, 2 * D], q_layout)
-    rules = chunk, row, keep, free
+    rules = chunk, row, shot_mask, free
     gl.warp_specialize(
         [
-            (_rows, (0, q, q_smem.index(0), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
-                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
-            (_rows, (1, q, q_smem.index(1), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
-                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
-            (_rows, (2, q, q_smem.index(2), blocks, rules, sample, sample_range, written, number, level, s_bh, s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, turns, turn,
-                     D, G, SLOTS, STAGES, SPLIT, CAUSAL, KEEP)),
-            (fetch, (pair_desc, blocks, tiles, work, 0, (seen + turns) * G, seen + turns, G, STAGES)),
+            (_consumer, (0, q, q_smem.index(0), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
+                s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
+                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (1, q, q_smem.index(1), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
+                s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
+                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (2, q, q_smem.index(2), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
+                s_n,
+                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
+                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (producer, (desc_tma, blocks, tiles, work, 0, (seen + num_blocks) * G, seen + num_blocks, G, STAGES)),
         ],
         [4, 4, 1],
         [160, 160, 24],
@@ -256,11 +259,11 @@ class Sample:
     chunk: Tensor  # [passes * CHUNKS] those of the sample
     range: Tensor  # [passes, 3]: first chunk, last one + 1, highest shot
     passes: int  # of the sample; 0: there are too few chunks for one
-    turns: int  # passes of all chunks
+    num_blocks: int  # passes of all chunks
     rank: int  # of the score used as threshold, among the bucket maxima
 
 
-def level_rank(top_k: int, share: float) -> int:
+def threshold_rank(top_k: int, share: float) -> int:
     """Rank, among the maxima of the sample's buckets, of the score used as the filter's threshold. share: of all
     chunks, that the sample holds.
 
@@ -271,7 +274,7 @@ def level_rank(top_k: int, share: float) -> int:
     return max(1, round(CHUNKS * (1 - math.exp(-wanted / CHUNKS))))  # groups with one of them at least
 
 
-def sample_of(plan: Plan) -> Sample:
+def sample_of(plan: DeviceTable) -> Sample:
     """Chunks that anybody may choose, equally far apart; then all chunks, turned from pass to pass so that those one
     frame apart do not always meet the same thread."""
     if plan.sample is None:
@@ -279,13 +282,13 @@ def sample_of(plan: Plan) -> Sample:
         passes = max(2, round(len(free) / (SHARE * CHUNKS))) if len(free) >= FILTER_CHUNKS else 0
         chunk = free[np.arange(passes * CHUNKS) * len(free) // (passes * CHUNKS)].reshape(passes, CHUNKS)
         shot = np.array([c.shot for c in plan.table.chunks])[chunk].max(1)
-        turns = -(-plan.chunks // CHUNKS)
-        number, place = np.divmod(np.arange(turns * CHUNKS), CHUNKS)
+        num_blocks = -(-plan.chunks // CHUNKS)
+        number, place = np.divmod(np.arange(num_blocks * CHUNKS), CHUNKS)
         every = np.minimum(number * CHUNKS + (place + number * TURN) % CHUNKS, plan.chunks - 1)
         plan.sample = Sample(
             plan.on_device(np.concatenate([chunk.flatten(), every])), plan.on_device(chunk.flatten()),
             plan.on_device(np.stack([chunk[:, 0], chunk[:, -1] + 1, shot], 1)),
-            passes, turns, level_rank(plan.top_k, passes * CHUNKS / len(free)) if passes else 0,
+            passes, num_blocks, threshold_rank(plan.top_k, passes * CHUNKS / len(free)) if passes else 0,
         )  # fmt: skip
     return plan.sample
 
@@ -298,13 +301,13 @@ def slots(threads: int, device: torch.device) -> Tensor:
 
 
 @watched("topk_filter_sm90")
-def sift(
-    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
-    left_row: Tensor, left: Tensor, plan: Plan, heads: range,
-    *, split: bool, causal: bool, as_bits: bool,
+def filter_topk(
+    q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
+    overflow_rows: Tensor, overflow_count: Tensor, plan: DeviceTable, heads: range,
+    *, signs: bool, causal: bool, as_bits: bool,
 ) -> None:  # fmt: skip
     """As `topk_stream_sm90.deal`."""
-    n, d = plan.length, pair.shape[-1]
+    n, d = plan.length, desc.shape[-1]
     tiles, sample = -(-n // BOTH), sample_of(plan)
     some = max(1, min(len(heads), WORKSPACE // (n * 32 * SLOTS)))
     written = slots(some * n * 4, q.device)
@@ -312,17 +315,19 @@ def sift(
     for first in range(0, len(heads), some):
         part = slice(first, min(first + some, len(heads)))
         work = tiles * (part.stop - first)
-        flat = pair[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
-        block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
-        _sift_hopper[(min(processors(q), work),)](
-            q[part], block, plan.chunk, plan.row, pairs if keep is None else keep, plan.passes(CHUNKS), sample.chunk,
-            sample.range, written, count, level[part], *q.stride()[:2], n, plan.chunks,
-            0 if keep is None else keep.shape[-1], tiles, work, heads.start + first,
-            sample.passes, sample.rank, sample.turns, TURN,
-            D=d, G=CHUNKS, SLOTS=SLOTS, STAGES=STAGES, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,
+        flat = desc[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
+        block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
+        moc_select_filter_sm90[(min(processors(q), work),)](
+            q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask, plan.passes(CHUNKS),
+            sample.chunk,
+            sample.range, written, count, threshold[part], *q.stride()[:2], n, plan.chunks,
+            0 if shot_mask is None else shot_mask.shape[-1], tiles, work, heads.start + first,
+            sample.passes, sample.rank, sample.num_blocks, TURN,
+            D=d, G=CHUNKS, SLOTS=SLOTS, STAGES=STAGES, SIGNED=signs, CAUSAL=causal, SHOT_MASK=shot_mask is not None,
             num_warps=4,
         )  # fmt: skip
-        take_best(
-            written, count, sel[part], pairs[part], number[part], level[part], left_row[part], left[part], plan,
-            groups=CHUNKS, turn=TURN, as_bits=as_bits,
+        finish_topk(
+            written, count, sel[part], pairs[part], number[part], threshold[part], overflow_rows[part],
+            overflow_count[part], plan,
+            groups=CHUNKS, rotation=TURN, as_bits=as_bits,
         )  # fmt: skip

@@ -7,19 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import least_chosen, least_of_few, open_to, own_of_rows, pair_columns, signed
 
-FEW = 8  # choices up to which taking the largest again and again is faster than a search
+LARGEST_FIRST = 8  # choices up to which taking the largest again and again is faster than a search
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles", "k", "S"])
-def _route(
-    q, pair, chunk, row, keep, sel,
+def moc_select_registers(
+    q, desc, chunk, row, shot_mask, sel,
     s_bh, s_n, N, C, S, W, bh_first, tiles, k,
     D: tl.constexpr, DB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, CP: tl.constexpr, FEW: tl.constexpr,
-    SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    SIGNED: tl.constexpr, CAUSAL: tl.constexpr, SHOT_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -29,17 +29,19 @@ def _route(
 
     o_c = tl.arange(0, CP)
     p_q = q + i_local.to(tl.int64) * s_bh + o_n.to(tl.int64)[:, None] * s_n
-    p_pair = pair + i_bh.to(tl.int64) * C * 2 * D + o_c[:, None] * 2 * D
+    p_desc = desc + i_bh.to(tl.int64) * C * 2 * D + o_c[:, None] * 2 * D
     b_s = tl.zeros([BM, CP], tl.float32)
     for i_k in tl.static_range(0, 2 * DP, DB):
         o_k = i_k + tl.arange(0, DB)
         o_q, o_p, m_k = pair_columns(o_k, D, DP)
         b_q = tl.load(p_q + o_q[None, :], mask=m_n[:, None] & m_k[None, :], other=0.0)  # [BM, DB]
-        b_q = signed(b_q, o_k, DP, SPLIT)
-        b_p = tl.load(p_pair + o_p[None, :], mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)  # [CP, DB]
+        b_q = signed(b_q, o_k, DP, SIGNED)
+        b_p = tl.load(p_desc + o_p[None, :], mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)  # [CP, DB]
         b_s = tl.dot(b_q, tl.trans(b_p), b_s, input_precision=PRECISION)
 
-    b_cand = open_to(o_c, b_first, b_last, b_shot, chunk, keep + i_bh.to(tl.int64) * S * S, C, S, CAUSAL, KEEP)
+    b_cand = open_to(
+        o_c, b_first, b_last, b_shot, chunk, shot_mask + i_bh.to(tl.int64) * S * S, C, S, CAUSAL, SHOT_MASK
+    )
     b_s = tl.where(b_cand, b_s, float("-inf"))  # [BM, CP]
     b_k = tl.full([BM], 0, tl.int32) + k
     if FEW:
@@ -66,23 +68,23 @@ def _route(
 
 
 def route(
-    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range,
-    *, split: bool, causal: bool, precision: str, config: Config,
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: DeviceTable, heads: range,
+    *, signs: bool, causal: bool, precision: str, config: BlockSize,
 ) -> None:  # fmt: skip
     """Write the choice of heads [heads.start, heads.stop) of the flattened batch into sel [heads, W, N].
 
-    queries [heads, N, D]; with `split` their positive and negative parts meet different descriptors.
+    queries [heads, N, D]; with `split_heads` their positive and negative parts meet different descriptors.
     Bit c % 32 of word c // 32 says that the row chose chunk c.
     """
-    n, d = plan.length, pair.shape[-1]
+    n, d = plan.length, desc.shape[-1]
     dp = max(16, triton.next_power_of_2(d))
     tiles = -(-n // config.rows)
-    shots = 0 if keep is None else keep.shape[-1]
-    _route[(tiles * len(heads),)](
-        queries, pair, plan.chunk, plan.row, sel if keep is None else keep, sel,
+    shots = 0 if shot_mask is None else shot_mask.shape[-1]
+    moc_select_registers[(tiles * len(heads),)](
+        queries, desc, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, sel,
         *queries.stride()[:2], n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
         D=d, DB=min(2 * dp, 64), DP=dp, BM=config.rows, CP=max(32, triton.next_power_of_2(plan.chunks)),
-        FEW=plan.top_k <= FEW,
-        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, PRECISION=precision,
+        FEW=plan.top_k <= LARGEST_FIRST,
+        SIGNED=signs, CAUSAL=causal, SHOT_MASK=shot_mask is not None, PRECISION=precision,
         num_warps=4, num_stages=1,
     )  # fmt: skip

@@ -12,11 +12,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ..dataflow import PASS, REGISTERS_PASSES
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, candidates, described, own_chunks, products, ring
-from .topk_filter_sm90 import fetch, halves, quarters, scores, take_queries
+from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, tma_descriptor
+from .topk_filter_sm90 import halves, producer, quarters, scores, take_queries
 from .topk_registers_sm90_ptx import choosing
 
 CHUNKS = PASS
@@ -36,21 +36,21 @@ def _eights(b_s):
 
 
 @gluon.jit
-def _rows(
-    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, sel, level, left_row, left,
+def _consumer(
+    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, sel, threshold, overflow_rows, overflow_count,
     s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
     D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    layout: gl.constexpr = products(G)
-    eight: gl.constexpr = products(8)
+    layout: gl.constexpr = mma_layout(G)
+    eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     rows_8: gl.constexpr = gl.SliceLayout(1, eight)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
     o_m = gl.arange(0, ROWS, rows_8)
     b_none = gl.full([ROWS, G], 0.0, gl.float32, layout)
     b_zero = gl.full([ROWS, 8], 0, gl.int32, eight)
-    chunk, row, keep, free = rules
+    chunk, row, shot_mask, free = rules
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
         i_local = i_t // tiles
@@ -58,15 +58,15 @@ def _rows(
         first = (i_t % tiles) * GROUPS * ROWS + GROUP * ROWS
         o_n = first + gl.arange(0, ROWS, rows)
         b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, o_n < N, N, C)
-        p_keep = keep + i_bh.to(gl.int64) * S * S
+        p_shot_mask = shot_mask + i_bh.to(gl.int64) * S * S
 
-        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SPLIT)
+        take_queries(q + i_local.to(gl.int64) * s_bh, q_smem, first, s_n, N, D, SIGNED)
         args = ()
         for j in gl.static_range(PASSES):
             b_s, i = scores(q_smem, blocks, i, b_none, STAGES)
             b_s = candidates(
                 b_s, j * G + o_g, j * G, j * G + G, gl.load(free + j), b_first, b_last, b_shot, own_from, own_to, shot,
-                chunk, p_keep, C, S, CAUSAL, KEEP,
+                chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK,
             )  # fmt: skip
             args = args + _eights(b_s)
         o_n8 = first + o_m
@@ -81,32 +81,37 @@ def _rows(
         b_t, b_n = gl.max(b_t, 1), gl.max(b_n, 1)
         m_lost = (b_n != k) & (b_t > -2.9e38) & (o_n8 < N)
         if gl.max(m_lost.to(gl.int32), 0) > 0:  # which place of the list a row gets does not show
-            o_left = gl.atomic_add(left + i_local + o_n8 * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed")
-            gl.store(left_row + i_local.to(gl.int64) * N + o_left, o_n8, mask=m_lost)
-            gl.store(level + o_row, b_t, mask=m_lost)
+            o_overflow = gl.atomic_add(
+                overflow_count + i_local + o_n8 * 0, m_lost.to(gl.int32), mask=m_lost, sem="relaxed"
+            )
+            gl.store(overflow_rows + i_local.to(gl.int64) * N + o_overflow, o_n8, mask=m_lost)
+            gl.store(threshold + o_row, b_t, mask=m_lost)
 
 
 @gluon.jit(do_not_specialize=["bh_first", "S", "W", "k", "work", "tiles"])
-def _few_hopper(
-    q, pair_desc, chunk, row, keep, free, sel, level, left_row, left,
+def moc_select_registers_sm90(
+    q, desc_tma, chunk, row, shot_mask, free, sel, threshold, overflow_rows, overflow_count,
     s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
     D: gl.constexpr, G: gl.constexpr, GROUPS: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
-    SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    blocks = ring(pair_desc, STAGES, GROUPS)
-    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], pair_desc.dtype)
-    q_smem = gl.allocate_shared_memory(pair_desc.dtype, [GROUPS, ROWS, 2 * D], q_layout)
-    rules = chunk, row, keep, free
+    blocks = pipeline(desc_tma, STAGES, GROUPS)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], desc_tma.dtype)
+    q_smem = gl.allocate_shared_memory(desc_tma.dtype, [GROUPS, ROWS, 2 * D], q_layout)
+    rules = chunk, row, shot_mask, free
     if GROUPS == 3:
         gl.warp_specialize(
             [
-                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (2, GROUPS, q, q_smem.index(2), blocks, rules, sel, level, left_row, left, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+                (_consumer, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, threshold, overflow_rows,
+                    overflow_count, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, threshold, overflow_rows,
+                    overflow_count, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (2, GROUPS, q, q_smem.index(2), blocks, rules, sel, threshold, overflow_rows,
+                    overflow_count, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (producer, (desc_tma, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
             ],
             [4, 4, 1],
             [160, 160, 24],
@@ -114,11 +119,13 @@ def _few_hopper(
     else:
         gl.warp_specialize(
             [
-                (_rows, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, level, left_row, left, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (_rows, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, level, left_row, left, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SPLIT, CAUSAL, KEEP)),
-                (fetch, (pair_desc, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+                (_consumer, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, threshold, overflow_rows,
+                    overflow_count, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, threshold, overflow_rows,
+                    overflow_count, s_bh, s_n,
+                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (producer, (desc_tma, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
             ],
             [4, 1],
             [240, 24],
@@ -127,19 +134,21 @@ def _few_hopper(
 
 @watched("topk_registers_sm90")
 def choose(
-    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, level: Tensor, left_row: Tensor, left: Tensor,
-    plan: Plan, heads: range, *, split: bool, causal: bool,
+    q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, threshold: Tensor, overflow_rows: Tensor,
+    overflow_count: Tensor,
+    plan: DeviceTable, heads: range, *, signs: bool, causal: bool,
 ) -> None:  # fmt: skip
     """Bits sel [heads, W, N] of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
-    n, d, passes = plan.length, pair.shape[-1], -(-plan.chunks // CHUNKS)
+    n, d, passes = plan.length, desc.shape[-1], -(-plan.chunks // CHUNKS)
     groups = 3 if passes <= 3 else 2
     tiles = -(-n // (groups * 64))
     work = tiles * len(heads)
     # the last pass of a head reaches into the next one: those chunks are shut
-    block = described(pair.flatten(2), [pair.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
-    _few_hopper[(min(processors(q), work),)](
-        q, block, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(CHUNKS), sel, level,
-        left_row, left, *q.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, tiles, work,
+    block = tma_descriptor(desc.flatten(2), [desc.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
+    moc_select_registers_sm90[(min(processors(q), work),)](
+        q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(CHUNKS), sel, threshold,
+        overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
+        0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work,
         heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,
-        SPLIT=split, CAUSAL=causal, KEEP=keep is not None, num_warps=4,
+        SIGNED=signs, CAUSAL=causal, SHOT_MASK=shot_mask is not None, num_warps=4,
     )  # fmt: skip

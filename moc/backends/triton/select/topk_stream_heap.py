@@ -48,17 +48,17 @@ def alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R: tl.constexpr, LOW: tl.
 
 
 @triton.jit
-def chunk_of(b_x, o_g, turn, G: tl.constexpr, LOW: tl.constexpr):
+def chunk_of(b_x, o_g, rotation, G: tl.constexpr, LOW: tl.constexpr):
     """The chunk that a number of group g stands for."""
     b_pass = LOW - (bits(b_x) & LOW)
-    return b_pass * G + ((o_g[None, :] + b_pass * turn) & (G - 1))
+    return b_pass * G + ((o_g[None, :] + b_pass * rotation) & (G - 1))
 
 
 @triton.jit
-def _mark(
-    b_x, b_from, p_slot, place, o_g, o_n, p_sel, N, turn, G: tl.constexpr, LOW: tl.constexpr, BITS: tl.constexpr
+def _emit(
+    b_x, b_from, p_slot, place, o_g, o_n, p_sel, N, rotation, G: tl.constexpr, LOW: tl.constexpr, BITS: tl.constexpr
 ):  # fmt: skip
-    b_c = chunk_of(b_x, o_g, turn, G, LOW)
+    b_c = chunk_of(b_x, o_g, rotation, G, LOW)
     if BITS:
         o = (b_c >> 5).to(tl.int64) * N + o_n
         tl.atomic_or(p_sel + o, 1 << (b_c & 31), mask=b_x >= b_from, sem="relaxed")
@@ -67,15 +67,15 @@ def _mark(
 
 
 @triton.jit
-def mark(
-    b_0, b_1, b_2, b_3, b_from, p_slot, place, o_g, o_n, p_sel, N, turn,
+def emit(
+    b_0, b_1, b_2, b_3, b_from, p_slot, place, o_g, o_n, p_sel, N, rotation,
     G: tl.constexpr, LOW: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
     """Rows take the numbers that reach from [M, G]: set their bits, or store their chunks at slot [M, G] + place."""
-    _mark(b_0, b_from, p_slot, place, o_g, o_n, p_sel, N, turn, G, LOW, BITS)
-    _mark(b_1, b_from, p_slot, place + 1, o_g, o_n, p_sel, N, turn, G, LOW, BITS)
-    _mark(b_2, b_from, p_slot, place + 2, o_g, o_n, p_sel, N, turn, G, LOW, BITS)
-    _mark(b_3, b_from, p_slot, place + 3, o_g, o_n, p_sel, N, turn, G, LOW, BITS)
+    _emit(b_0, b_from, p_slot, place, o_g, o_n, p_sel, N, rotation, G, LOW, BITS)
+    _emit(b_1, b_from, p_slot, place + 1, o_g, o_n, p_sel, N, rotation, G, LOW, BITS)
+    _emit(b_2, b_from, p_slot, place + 2, o_g, o_n, p_sel, N, rotation, G, LOW, BITS)
+    _emit(b_3, b_from, p_slot, place + 3, o_g, o_n, p_sel, N, rotation, G, LOW, BITS)
 
 
 @triton.jit
@@ -86,8 +86,9 @@ def taken(b_0, b_1, b_2, b_3, b_from):
 
 
 @triton.jit
-def settle(
-    b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_common, o_g, o_n, m_n, level, left_row, left, i_local, N, k, turns, turn,
+def finish(
+    b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_common, o_g, o_n, m_n, threshold, overflow_rows, overflow_count, i_local,
+    N, k, num_blocks, rotation,
     G: tl.constexpr, R: tl.constexpr, LOW: tl.constexpr,
 ):  # fmt: skip
     """From which number on a row takes what its groups kept [M, G], and which rows are done [M].
@@ -126,7 +127,7 @@ def settle(
     else:
         b_end = b_3
     b_gone = tl.sum(((b_end >= b_t[:, None]) & (b_end > float("-inf"))).to(tl.int32), 1)
-    b_lost = tl.where(turns > R, b_gone, 0) > 0  # as many places as passes lose nothing
+    b_lost = tl.where(num_blocks > R, b_gone, 0) > 0  # as many places as passes lose nothing
     if tl.sum((b_lo < 0).to(tl.int32), 0) > 0:  # below zero the pass counts backwards: suspect equals
         b_n = alike(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_t, R, LOW)
         b_above = (bits(b_t) & ~LOW).to(tl.float32, bitcast=True)
@@ -134,10 +135,10 @@ def settle(
         b_lost = b_lost | ((b_lo < 0) & (b_above + b_n > k))
     m_lost = b_lost & m_n
     if tl.sum(m_lost.to(tl.int32), 0) > 0:  # which place of the list a row gets does not show
-        o_left = tl.atomic_add(left + i_local + o_n * 0, m_lost.to(tl.int32), mask=m_lost, sem="relaxed")
-        tl.store(left_row + i_local.to(tl.int64) * N + o_left, o_n, mask=m_lost)
+        o_overflow = tl.atomic_add(overflow_count + i_local + o_n * 0, m_lost.to(tl.int32), mask=m_lost, sem="relaxed")
+        tl.store(overflow_rows + i_local.to(tl.int64) * N + o_overflow, o_n, mask=m_lost)
         b_below = b_common + b_t - (tl.abs(b_t) * 2.0**-8 + tl.abs(b_common) * 2.0**-18)
-        tl.store(level + i_local.to(tl.int64) * N + o_n, b_below, mask=m_lost)
+        tl.store(threshold + i_local.to(tl.int64) * N + o_n, b_below, mask=m_lost)
     m_row = m_n & (m_lost == 0)
 
     # Equal numbers at the border come from one pass, so from as many groups: the lower chunks win
@@ -148,7 +149,7 @@ def settle(
         if R > 4:
             b_level = b_level | (b_4 == b_t[:, None]) | (b_5 == b_t[:, None])
             b_level = b_level | (b_6 == b_t[:, None]) | (b_7 == b_t[:, None])
-        b_c = tl.where(b_level, chunk_of(b_t[:, None], o_g, turn, G, LOW), HIGHEST)
+        b_c = tl.where(b_level, chunk_of(b_t[:, None], o_g, rotation, G, LOW), HIGHEST)
         b_need = tl.where(b_tied, k - b_at + tl.sum(b_level.to(tl.int32), 1), 0)
         b_cut = tl.where(b_tied, -1, HIGHEST)
         while tl.max(b_need, 0) > 0:

@@ -19,36 +19,36 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ..device_table import Plan
+from ..device_table import DeviceTable
 from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, by_rows, candidates, described, own_chunks, products, ring
+from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
 from . import topk_stream_heap
 
 STAGES = 3
 GROUPS = 64
 
 settle, mark, taken = (
-    gluon.jit(f.fn) for f in (topk_stream_heap.settle, topk_stream_heap.mark, topk_stream_heap.taken)
+    gluon.jit(f.fn) for f in (topk_stream_heap.finish, topk_stream_heap.emit, topk_stream_heap.taken)
 )
 cumsum = gluon.jit(tl.cumsum.fn)
 
 
 @gluon.jit
-def _fetch(
-    pair_desc, high, low, full, empty, tiles, work, turns,
+def _producer(
+    desc_tma, high, low, full, empty, tiles, work, num_blocks,
     D: gl.constexpr, G: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
-        o_c = i_t // tiles * turns * G
-        for j in range(0, turns):
+        o_c = i_t // tiles * num_blocks * G
+        for j in range(0, num_blocks):
             stage, phase = i % STAGES, (i // STAGES) & 1
             mbarrier.wait(empty.index(stage), phase ^ 1)
-            mbarrier.expect(full.index(stage), 2 * pair_desc.block_type.nbytes)
-            copy_block(pair_desc, [o_c + j * G, 0], full.index(stage), high.index(stage))
-            copy_block(pair_desc, [o_c + j * G, D], full.index(stage), low.index(stage))
+            mbarrier.expect(full.index(stage), 2 * desc_tma.block_type.nbytes)
+            copy_block(desc_tma, [o_c + j * G, 0], full.index(stage), high.index(stage))
+            copy_block(desc_tma, [o_c + j * G, D], full.index(stage), low.index(stage))
             i += 1
 
 
@@ -74,15 +74,17 @@ def _done(b_s, stage, i, full, empty, more, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def _keep(
+def _insert(
     b_s, i, free, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
-    chunk, p_keep, C, S, turn, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    chunk, p_shot_mask, C, S, rotation, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr,
+    SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best. free: see `closed`."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
     b_new = candidates(
-        b_new, i * G + ((o_g + i * turn) & (G - 1)), i * G, i * G + G, free, b_first, b_last, b_shot, own_from, own_to,
-        shot, chunk, p_keep, C, S, CAUSAL, KEEP,
+        b_new, i * G + ((o_g + i * rotation) & (G - 1)), i * G, i * G + G, free, b_first, b_last, b_shot, own_from,
+        own_to,
+        shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK,
     )  # fmt: skip
     b_3 = gl.maximum(b_3, gl.minimum(b_2, b_new))
     b_2 = gl.maximum(b_2, gl.minimum(b_1, b_new))
@@ -92,14 +94,15 @@ def _keep(
 
 
 @gluon.jit
-def _deal(
-    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, pair, chunk, row, keep, passes,
-    sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+def _consumer(
+    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, desc, chunk, row, shot_mask, passes,
+    sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
+    num_blocks, rotation,
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
-    BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    BITS: gl.constexpr, SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    by_row: gl.constexpr = by_rows(D)
-    layout: gl.constexpr = products(G)
+    by_row: gl.constexpr = row_layout(D)
+    layout: gl.constexpr = mma_layout(G)
     by_group: gl.constexpr = gl.BlockedLayout([1, G // 4], [8, 4], [4, 1], [1, 0])  # in which sums run along a row
     rows: gl.constexpr = gl.SliceLayout(1, layout)
     o_g = gl.arange(0, G, gl.SliceLayout(0, layout))
@@ -113,15 +116,15 @@ def _deal(
         o_n = first + gl.arange(0, ROWS, rows)
         m_n = o_n < N
         b_first, b_last, b_shot, own_from, own_to, shot = own_chunks(row, o_n, m_n, N, C)
-        p_keep = keep + i_bh.to(gl.int64) * S * S
+        p_shot_mask = shot_mask + i_bh.to(gl.int64) * S * S
 
         o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
         p_q = q + i_local.to(gl.int64) * s_bh + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :]
         b_q = gl.load(p_q, mask=(o_r < N)[:, None], other=0.0)
-        p_typical = pair + (i_local.to(gl.int64) * turns * G + C // 2) * 2 * D + o_d
+        p_typical = desc + (i_local.to(gl.int64) * num_blocks * G + C // 2) * 2 * D + o_d
         b_high, b_low = gl.load(p_typical).to(gl.float32)[None, :], gl.load(p_typical + D).to(gl.float32)[None, :]
         b_f = b_q.to(gl.float32)
-        if SPLIT:
+        if SIGNED:
             b_up, b_down = gl.maximum(b_f, 0.0), gl.minimum(b_f, 0.0)
             b_common = gl.sum(b_up * b_high + b_down * b_low, 1)
             q_high.store(b_up.to(b_q.dtype))
@@ -138,26 +141,27 @@ def _deal(
         stage, phase = i % STAGES, (i // STAGES) & 1
         mbarrier.wait(full.index(stage), phase)
         b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
-        for j in range(0, turns, 2):  # turns is even: two sets of registers take turns
+        for j in range(0, num_blocks, 2):  # turns is even: two sets of registers take turns
             free = gl.load(passes + j)
             free_2 = gl.load(passes + j + 1, mask=(j + 1) * G < C, other=2**31 - 1)
             b_now, stage, i = _done(b_s, stage, i, full, empty, True, STAGES)
             b_next = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
-            b_0, b_1, b_2, b_3 = _keep(
+            b_0, b_1, b_2, b_3 = _insert(
                 b_now, j, free, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to, shot,
-                chunk, p_keep, C, S, turn, G, LOW, CAUSAL, KEEP,
+                chunk, p_shot_mask, C, S, rotation, G, LOW, CAUSAL, SHOT_MASK,
             )  # fmt: skip
             # the last products are for nothing: of what the next tile begins with, or of what was there before
-            b_now, stage, i = _done(b_next, stage, i, full, empty, j + 2 < turns, STAGES)
+            b_now, stage, i = _done(b_next, stage, i, full, empty, j + 2 < num_blocks, STAGES)
             b_s = _scores(q_high, q_low, high.index(stage), low.index(stage), b_none)
-            b_0, b_1, b_2, b_3 = _keep(
+            b_0, b_1, b_2, b_3 = _insert(
                 b_now, j + 1, free_2, b_0, b_1, b_2, b_3, b_common, o_g, b_first, b_last, b_shot, own_from, own_to,
-                shot, chunk, p_keep, C, S, turn, G, LOW, CAUSAL, KEEP,
+                shot, chunk, p_shot_mask, C, S, rotation, G, LOW, CAUSAL, SHOT_MASK,
             )  # fmt: skip
         warpgroup_mma_wait(0, deps=[b_s])
         b_from, m_row = settle(
-            b_0, b_1, b_2, b_3, b_3, b_3, b_3, b_3, b_common, o_g, o_n, m_n, level, left_row, left, i_local, N, k,
-            turns, turn, G, 4, LOW,
+            b_0, b_1, b_2, b_3, b_3, b_3, b_3, b_3, b_common, o_g, o_n, m_n, threshold, overflow_rows, overflow_count,
+            i_local, N, k,
+            num_blocks, rotation, G, 4, LOW,
         )  # fmt: skip
         o_h = i_local.to(gl.int64) * N
         p_slot = pairs + o_h * k
@@ -166,60 +170,67 @@ def _deal(
             gl.store(number + o_h + o_n, gl.sum(b_n, 1), mask=m_row)
             b_upto = gl.convert_layout(cumsum(gl.convert_layout(b_n, by_group), 1), layout)
             p_slot += o_n[:, None] * k + b_upto - b_n
-        mark(b_0, b_1, b_2, b_3, b_from, p_slot, 0, o_g, o_n[:, None], sel + o_h * W, N, turn, G, LOW, BITS)
+        mark(b_0, b_1, b_2, b_3, b_from, p_slot, 0, o_g, o_n[:, None], sel + o_h * W, N, rotation, G, LOW, BITS)
 
 
-@gluon.jit(do_not_specialize=["bh_first", "k", "S", "turns", "turn", "work"])
-def _deal_hopper(
-    q, pair, pair_desc, chunk, row, keep, passes,
-    sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, turns, turn,
+@gluon.jit(do_not_specialize=["bh_first", "k", "S", "num_blocks", "rotation", "work"])
+def moc_select_stream_sm90(
+    q, desc, desc_tma, chunk, row, shot_mask, passes,
+    sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
+    num_blocks, rotation,
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
-    BITS: gl.constexpr, SPLIT: gl.constexpr, CAUSAL: gl.constexpr, KEEP: gl.constexpr,
+    BITS: gl.constexpr, SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q.dtype.element_ty
-    high, full, empty = ring(pair_desc, STAGES)
-    low = gl.allocate_shared_memory(dtype, [STAGES, G, D], pair_desc.layout)
+    high, full, empty = pipeline(desc_tma, STAGES)
+    low = gl.allocate_shared_memory(dtype, [STAGES, G, D], desc_tma.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [4, ROWS, D], q_layout)
     gl.warp_specialize(
         [
-            (_deal, (0, q, q_smem.index(0), q_smem.index(1 if SPLIT else 0), high, low, full, empty, pair, chunk, row,
-                     keep, passes, sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work,
-                     bh_first, k, turns, turn, D, G, LOW, STAGES, BITS, SPLIT, CAUSAL, KEEP)),
-            (_deal, (1, q, q_smem.index(2), q_smem.index(3 if SPLIT else 2), high, low, full, empty, pair, chunk, row,
-                     keep, passes, sel, pairs, number, level, left_row, left, s_bh, s_n, N, C, S, W, tiles, work,
-                     bh_first, k, turns, turn, D, G, LOW, STAGES, BITS, SPLIT, CAUSAL, KEEP)),
-            (_fetch, (pair_desc, high, low, full, empty, tiles, work, turns, D, G, STAGES)),
+            (_consumer, (0, q, q_smem.index(0), q_smem.index(1 if SIGNED else 0), high, low, full, empty, desc, chunk,
+                row,
+                     shot_mask, passes, sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C,
+                     S, W, tiles, work,
+                     bh_first, k, num_blocks, rotation, D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (1, q, q_smem.index(2), q_smem.index(3 if SIGNED else 2), high, low, full, empty, desc, chunk,
+                row,
+                     shot_mask, passes, sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C,
+                     S, W, tiles, work,
+                     bh_first, k, num_blocks, rotation, D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
+            (_producer, (desc_tma, high, low, full, empty, tiles, work, num_blocks, D, G, STAGES)),
         ],
         [4, 1],
         [240, 24],
     )  # fmt: skip
 
 
-def turned(pair: Tensor, turns: int, turn: int) -> Tensor:
+def rotated(desc: Tensor, num_blocks: int, rotation: int) -> Tensor:
     """pair [B*H, C, 2, D] -> [B*H, turns * G, 2, D] in the order in which the groups take the chunks."""
-    place = torch.arange(turns * GROUPS, device=pair.device)
+    place = torch.arange(num_blocks * GROUPS, device=desc.device)
     number = place // GROUPS
-    index = number * GROUPS + (place % GROUPS + number * turn) % GROUPS
-    return pair.index_select(1, index.clamp(max=pair.shape[1] - 1))
+    index = number * GROUPS + (place % GROUPS + number * rotation) % GROUPS
+    return desc.index_select(1, index.clamp(max=desc.shape[1] - 1))
 
 
 @watched("topk_stream_sm90")
-def deal(
-    q: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, level: Tensor,
-    left_row: Tensor, left: Tensor, plan: Plan, heads: range,
-    *, split: bool, causal: bool, turn: int, low: int, as_bits: bool,
+def select(
+    q: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, pairs: Tensor, number: Tensor, threshold: Tensor,
+    overflow_rows: Tensor, overflow_count: Tensor, plan: DeviceTable, heads: range,
+    *, signs: bool, causal: bool, rotation: int, low: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """The first deal of heads [heads.start, heads.stop): q [heads, N, D], not split by sign."""
-    n, d = plan.length, pair.shape[-1]
-    turns, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
+    n, d = plan.length, desc.shape[-1]
+    num_blocks, tiles = -(-plan.chunks // (2 * GROUPS)) * 2, -(-n // 128)
     work = tiles * len(heads)
-    flat = turned(pair[heads.start : heads.stop], turns, turn)
-    block = described(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
-    _deal_hopper[(min(processors(q), work),)](
-        q, flat, block, plan.chunk, plan.row, sel if keep is None else keep, plan.passes(GROUPS), sel,
-        pairs, number, level, left_row, left, *q.stride()[:2], n, plan.chunks,
-        0 if keep is None else keep.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, turns, turn,
-        D=d, G=GROUPS, LOW=low, STAGES=STAGES, BITS=as_bits, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,
+    flat = rotated(desc[heads.start : heads.stop], num_blocks, rotation)
+    block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
+    moc_select_stream_sm90[(min(processors(q), work),)](
+        q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(GROUPS), sel,
+        pairs, number, threshold, overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
+        0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, num_blocks,
+        rotation,
+        D=d, G=GROUPS, LOW=low, STAGES=STAGES, BITS=as_bits, SIGNED=signs, CAUSAL=causal,
+        SHOT_MASK=shot_mask is not None,
         num_warps=4,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ....config import RoutingConfig
 from ..attend.block import LOG2E
-from ..block_sizes import Config
-from ..device_table import Plan
+from ..block_sizes import BlockSize
+from ..device_table import DeviceTable
 from ..lib.sortable import ones, open_to, own_of_rows, pair_columns, signed
 
 PASSES = 10
@@ -25,14 +25,14 @@ PASSES = 10
 
 @triton.jit
 def _scored(
-    b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S,
-    D: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S,
+    D: tl.constexpr, CAUSAL: tl.constexpr, SHOT_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores of the i-th chunks [M, G], and which of them the rows may choose."""
     o_c = i * o_g.shape[0] + o_g
-    b_p = tl.load(p_pair + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
+    b_p = tl.load(p_desc + o_c[:, None] * 2 * D, mask=(o_c < C)[:, None] & m_k[None, :], other=0.0)
     b_s = tl.dot(b_q, tl.trans(b_p), input_precision=PRECISION)
-    return b_s, open_to(o_c, b_first, b_last, b_shot, chunk, p_keep, C, S, CAUSAL, KEEP)
+    return b_s, open_to(o_c, b_first, b_last, b_shot, chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK)
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _logits(b_s, b_cand, weight, i, o_g, scale, C):
 
 
 @triton.jit
-def _write(b_sel, sel, count, b_n, i, turns, o_n, m_n, i_h, N, W, G: tl.constexpr, MORE: tl.constexpr):
+def _write(b_sel, sel, count, b_n, i, num_blocks, o_n, m_n, i_h, N, W, G: tl.constexpr, MORE: tl.constexpr):
     """The bits of a step -> chunks that the rows have chosen up to here, which is written down after the last."""
     b_bits = tl.reshape(b_sel.to(tl.int32), [b_sel.shape[0], G // 32, 32]) << tl.arange(0, 32)[None, None, :]
     b_w = tl.sum(b_bits, 2)
@@ -55,17 +55,17 @@ def _write(b_sel, sel, count, b_n, i, turns, o_n, m_n, i_h, N, W, G: tl.constexp
         b_w = b_w | tl.load(p_sel, mask=m_w, other=0)
     tl.store(p_sel, b_w, mask=m_w)
     b_n += tl.sum(ones(b_w), 1)
-    if i == turns - 1:  # not after the loop: Triton 3.5 does not build that
+    if i == num_blocks - 1:  # not after the loop: Triton 3.5 does not build that
         tl.store(count + i_h * N + o_n, b_n, mask=m_n)
     return b_n
 
 
 @triton.jit(do_not_specialize=["bh_first", "S", "tiles"])
-def _ruled(
-    q, pair, chunk, row, keep, weight, sel, count,
+def moc_select_topp_threshold(
+    q, desc, chunk, row, shot_mask, weight, sel, count,
     s_bh, s_n, N, C, S, W, bh_first, tiles, bar, least, scale,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, G: tl.constexpr, TOP_P: tl.constexpr, MORE: tl.constexpr,
-    PASSES: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    PASSES: tl.constexpr, SIGNED: tl.constexpr, CAUSAL: tl.constexpr, SHOT_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """bar: p or beta; least: log2 of the part of a softmax that a chunk may hold and yet not matter; MORE: add bits."""
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
@@ -77,18 +77,19 @@ def _ruled(
     o_k = tl.arange(0, 2 * DP)
     o_q, o_p, m_k = pair_columns(o_k, D, DP)
     p_q = q + i_h * s_bh + o_n.to(tl.int64)[:, None] * s_n + o_q[None, :]
-    b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SPLIT)  # [BM, 2 * DP]
-    p_pair = pair + i_bh * C * 2 * D + o_p[None, :]
-    p_keep = keep + i_bh * S * S
-    turns = tl.cdiv(C, G)
+    b_q = signed(tl.load(p_q, mask=m_n[:, None] & m_k[None, :], other=0.0), o_k, DP, SIGNED)  # [BM, 2 * DP]
+    p_desc = desc + i_bh * C * 2 * D + o_p[None, :]
+    p_shot_mask = shot_mask + i_bh * S * S
+    num_blocks = tl.cdiv(C, G)
     b_zero = tl.zeros([BM], tl.float32)
     b_number = tl.zeros([BM], tl.int32)
 
     if not TOP_P:
         b_n, b_mean, b_square = b_zero, b_zero, b_zero  # candidates, their mean, squares of their distance from it
-        for i in range(0, turns):
+        for i in range(0, num_blocks):
             b_s, b_cand = _scored(
-                b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S, D, CAUSAL, KEEP, PRECISION
+                b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S, D, CAUSAL, SHOT_MASK,
+                PRECISION
             )  # fmt: skip
             b_m = tl.sum(tl.where(b_cand, 1.0, 0.0), 1)
             b_here = tl.sum(tl.where(b_cand, b_s, 0.0), 1) / tl.maximum(b_m, 1.0)
@@ -98,18 +99,19 @@ def _ruled(
             b_mean += b_far * (b_m / b_all)
             b_n += b_m
         b_bar = b_mean + bar * tl.sqrt(b_square / tl.maximum(b_n, 1.0))
-        for i in range(0, turns):
+        for i in range(0, num_blocks):
             b_s, b_cand = _scored(
-                b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S, D, CAUSAL, KEEP, PRECISION
+                b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S, D, CAUSAL, SHOT_MASK,
+                PRECISION
             )  # fmt: skip
             b_sel = b_cand & (b_s > b_bar[:, None])
-            b_number = _write(b_sel, sel, count, b_number, i, turns, o_n, m_n, i_h, N, W, G, MORE)
+            b_number = _write(b_sel, sel, count, b_number, i, num_blocks, o_n, m_n, i_h, N, W, G, MORE)
         return
 
     b_top, b_low, b_sum = b_zero - float("inf"), b_zero + float("inf"), b_zero
-    for i in range(0, turns):
+    for i in range(0, num_blocks):
         b_s, b_cand = _scored(
-            b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S, D, CAUSAL, KEEP, PRECISION
+            b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S, D, CAUSAL, SHOT_MASK, PRECISION
         )  # fmt: skip
         b_x = _logits(b_s, b_cand, weight, i, o_g, scale, C)
         b_new = tl.maximum(b_top, tl.max(b_x, 1))
@@ -126,9 +128,10 @@ def _ruled(
         b_part = (b_hi - b_lo) * 0.25
         b_at1, b_at2, b_at3 = b_lo + b_part, b_lo + 2 * b_part, b_lo + 3 * b_part
         b_1, b_2, b_3 = b_zero, b_zero, b_zero
-        for i in range(0, turns):
+        for i in range(0, num_blocks):
             b_s, b_cand = _scored(
-                b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S, D, CAUSAL, KEEP, PRECISION
+                b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S, D, CAUSAL, SHOT_MASK,
+                PRECISION
             )  # fmt: skip
             b_x = _logits(b_s, b_cand, weight, i, o_g, scale, C)
             b_e = tl.math.exp2(b_x - b_ref[:, None])
@@ -139,9 +142,9 @@ def _ruled(
         b_lo = tl.where(b_is3, b_at3, tl.where(b_is2, b_at2, tl.where(b_is1, b_at1, b_lo)))
         b_hi = tl.where(b_is1, tl.where(b_is2, tl.where(b_is3, b_hi, b_at3), b_at2), b_at1)
         b_have = tl.where(b_is1, tl.where(b_is2, tl.where(b_is3, b_have, b_3), b_2), b_1)
-    for i in range(0, turns):
+    for i in range(0, num_blocks):
         b_s, b_cand = _scored(
-            b_q, p_pair, i, o_g, m_k, chunk, p_keep, b_first, b_last, b_shot, C, S, D, CAUSAL, KEEP, PRECISION
+            b_q, p_desc, i, o_g, m_k, chunk, p_shot_mask, b_first, b_last, b_shot, C, S, D, CAUSAL, SHOT_MASK, PRECISION
         )  # fmt: skip
         b_x = _logits(b_s, b_cand, weight, i, o_g, scale, C)
         b_even = b_cand & (b_x >= b_lo[:, None]) & (b_x < b_hi[:, None])
@@ -149,16 +152,17 @@ def _ruled(
         b_before = b_have[:, None] + tl.cumsum(b_e, 1) - b_e
         b_sel = b_cand & ((b_x >= b_hi[:, None]) | (b_even & (b_before < b_want[:, None])))
         b_have += tl.sum(b_e, 1)
-        b_number = _write(b_sel, sel, count, b_number, i, turns, o_n, m_n, i_h, N, W, G, MORE)
+        b_number = _write(b_sel, sel, count, b_number, i, num_blocks, o_n, m_n, i_h, N, W, G, MORE)
 
 
 def rule_bits(
-    queries: Tensor, pair: Tensor, keep: Tensor | None, sel: Tensor, plan: Plan, heads: range, routing: RoutingConfig,
-    *, scale: float, split: bool, causal: bool, precision: str, config: Config,
+    queries: Tensor, desc: Tensor, shot_mask: Tensor | None, sel: Tensor, plan: DeviceTable, heads: range,
+    routing: RoutingConfig,
+    *, scale: float, signs: bool, causal: bool, precision: str, config: BlockSize,
 ) -> Tensor:  # fmt: skip
     """As `route`, by threshold or by share. With "top-k or top-p" the k best are in sel already. scale: of q . k in the
     softmax. -> how many chunks a row chose [heads, N]."""
-    n, d = plan.length, pair.shape[-1]
+    n, d = plan.length, desc.shape[-1]
     top_p = routing.rule != "threshold"
     bar = routing.top_p if top_p else routing.beta
     least = -math.inf
@@ -168,12 +172,14 @@ def rule_bits(
         least = math.log2((1 - bar) / plan.chunks) - 1e-3
     tiles = -(-n // config.rows)
     count = torch.empty(len(heads), n, dtype=torch.int32, device=sel.device)
-    _ruled[(tiles * len(heads),)](
-        queries, pair, plan.chunk, plan.row, sel if keep is None else keep, plan.weight, sel, count,
-        *queries.stride()[:2], n, plan.chunks, 0 if keep is None else keep.shape[-1], plan.words, heads.start, tiles,
+    moc_select_topp_threshold[(tiles * len(heads),)](
+        queries, desc, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.weight, sel, count,
+        *queries.stride()[:2], n, plan.chunks, 0 if shot_mask is None else shot_mask.shape[-1], plan.words,
+        heads.start, tiles,
         float(bar), least, scale * LOG2E,
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, G=max(32, config.keys), TOP_P=top_p,
-        MORE=routing.rule == "top-k or top-p", PASSES=PASSES, SPLIT=split, CAUSAL=causal, KEEP=keep is not None,
+        MORE=routing.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
+        SHOT_MASK=shot_mask is not None,
         PRECISION=precision, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return count
