@@ -42,11 +42,12 @@ def test_a_device_that_knows_no_autocast_needs_none():
 def test_kernels_keep_the_outer_loops_digits_under_autocast():
     """Else a forward pass without gradients, and the one that autograd repeats, would read other shots."""
     pytest.importorskip("triton", reason="Triton is not installed")
+    from moc.backends.registry import Call
     from moc.backends.triton import supports
 
     table = build_chunks(LAYOUT, (0, 1, 2, 3, 4, 5), ROUTING)
     q, k, v = qkv(LAYOUT, dtype=torch.float32)
-    if supports(q, table, ROUTING) is not None:
+    if supports(Call(q, table, ROUTING)) is not None:
         pytest.skip("needs a GPU or Triton's interpreter")
     k += 10 * torch.randn(k.shape[-1])  # what all keys share leaves few digits for what tells shots apart
     plain = moc_attention(q, k, v, table, ROUTING, backend="triton")
