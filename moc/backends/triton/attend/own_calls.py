@@ -13,7 +13,7 @@ from ..dataflow import FEWEST_ROWS
 from ..device_table import DeviceTable
 
 ROW_PARTIALS = 3 * 2**27  # bytes that partials of whole rows may take, own parts among them
-# So many stretches of rows are a call each, without a copy: eight shots are (docs/measured.md), and the processor is
+# So many stretches of rows are a call each, without a copy: eight shots are (docs/performance.md), and the processor is
 # done with them long before the GPU
 FEW = 8
 # Milliseconds of the processor. 180,000 tokens, 24 heads, 80 uneven shots and text on an H200: 108 ms for 64 calls with
