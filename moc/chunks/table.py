@@ -74,7 +74,7 @@ class TableTensors:
 @dataclass(frozen=True, eq=False)
 class ChunkTable:
     """Chunks and query groups of one layout. Sorted order: what stands before the video, the video by
-    (shot, frames, tile), what stands after it. Build with `chunks.build_table`."""
+    (shot, frames, tile), what stands after it. Build with `build_chunks`."""
 
     layout: TokenLayout
     starts: tuple[int, ...]

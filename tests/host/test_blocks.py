@@ -45,7 +45,7 @@ def test_the_heatmap_of_blocks_with_different_chunks_is_still_drawn(view):
 
 def test_blocks_that_differ_in_how_much_they_read_share_their_chunks(monkeypatch):
     built = []
-    monkeypatch.setattr(tables, "build_table", lambda *a, make=tables.build_table: built.append(a[2]) or make(*a))
+    monkeypatch.setattr(tables, "build_chunks", lambda *a, make=tables.build_chunks: built.append(a[2]) or make(*a))
     more = tuple((b, replace(ROUTING, top_k=b + 1, descriptor="minmax")) for b in range(BLOCKS))
     patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=more))
     tiny.sample(patched)

@@ -20,7 +20,7 @@ def window(first: int) -> TokenLayout:
 @pytest.fixture
 def built(monkeypatch):
     found: list[TokenLayout] = []
-    monkeypatch.setattr(tables, "build_table", lambda *a: found.append(a[0]) or build_chunks(*a))
+    monkeypatch.setattr(tables, "build_chunks", lambda *a: found.append(a[0]) or build_chunks(*a))
     return found
 
 

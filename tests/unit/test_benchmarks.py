@@ -242,7 +242,8 @@ def test_stages_are_the_mean_of_calls_in_a_row_after_as_many_that_warm_the_devic
 
         def key_averages(self):
             spent = 3000 * made.profiled  # microseconds
-            return [SimpleNamespace(key="moc_attend_gather_my", self_device_time_total=spent, self_cpu_time_total=spent)]
+            event = SimpleNamespace(key="moc_attend_gather_my", self_device_time_total=spent, self_cpu_time_total=spent)
+            return [event]
 
     def call():
         made.profiled += 1

@@ -12,6 +12,7 @@ from moc.backends.registry import Call, wants_gradients
 from moc.backends.triton import BACKEND, autograd, dataflow, health
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
+from moc.backends.triton.lib.permute import Move
 from moc.backends.triton.select.by_torch import pack, unpack
 from moc.chunks.build import build_chunks
 from tests.unit.kernels.test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
@@ -122,7 +123,7 @@ def test_moved_rows_take_their_gradients_back():
     x = torch.randn(2, 3, 7, 16, device=DEVICE, requires_grad=True)
     index = torch.randperm(7, device=DEVICE)
     weight = torch.randn(7, 16, device=DEVICE).expand(2, 3, 7, 16)
-    out = autograd.Move.apply(x, index, index.argsort())
+    out = Move.apply(x, index, index.argsort())
     assert torch.equal(out, x[:, :, index])
     (grad,) = torch.autograd.grad((out * weight).sum(), x)
     assert torch.equal(grad, weight[:, :, index.argsort()])

@@ -254,7 +254,7 @@ def test_rows_with_equal_scores_below_zero_are_dealt_again_or_counted(
 ) -> None:
     """Ten rows of a head fall through the first deal here; dealt again, none does. Chunk by chunk the router writes
     chunks, tile by tile bits."""
-    monkeypatch.setattr(topk_stream, "ROUNDS", rounds)
+    monkeypatch.setattr(topk_stream, "RETRIES", rounds)
     routing = R(top_k=8, tile=(1, 1, 1), own="frame", causal=True, tail="pooled")
     both(PLAIN, (0, 2), routing, which=which, quantised=True, selection="topk_stream")
 
