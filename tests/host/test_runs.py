@@ -294,7 +294,7 @@ def test_a_density_below_what_is_always_seen_is_told_before_the_first_step_with_
     patched.add_wrapper_with_key("diffusion_model", "test", see)
     tiny.sample(patched)
     (note,) = trace.notes
-    assert note.startswith("a density of 0.1 chooses nothing: 20.0% of all pairs are always seen already")
+    assert note.startswith("a density of 0.1 chooses nothing: 20.0% of all pairs are always seen anyway")
     assert note in told[0] and max(record.density for record in trace.records) == pytest.approx(0.2)
     least = float(re.search(r"Use a density of ([0-9.]+) or more", note)[1])
     patched, trace = routed(tiny.load(), settings(least))
