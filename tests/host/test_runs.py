@@ -81,7 +81,7 @@ def test_a_picture_is_no_reason_to_end_a_run(what, monkeypatch):
     monkeypatch.setattr(Trace, what, broken)
     assert torch.equal(tiny.sample(patched), wanted)
     assert trace.routed == 2 * BLOCKS and not trace.records and not len(trace._queue)
-    assert "a step is missing in the heatmap (OutOfMemoryError: 2 GiB)" in trace.report()
+    assert "a step is missing from the heatmap (OutOfMemoryError: 2 GiB)" in trace.report()
 
 
 @pytest.mark.parametrize("workflow", ["text", None, [], {"id": 7}])
