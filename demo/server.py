@@ -78,8 +78,7 @@ class Server:
         env.update(PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8", PYTHONNOUSERSITE="1")
         with self.log.open("wb") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
-            self.process = subprocess.Popen(self.command(self.base), env=env, cwd=self.host.folder,
-                **pipes)  # type: ignore[call-overload]
+            self.process = subprocess.Popen(self.command(self.base), env=env, cwd=self.host.folder, **pipes)  # type: ignore[call-overload]
         deadline = time.monotonic() + timeout
         while not self.answers():
             if self.process.poll() is not None:

@@ -60,7 +60,11 @@ def attention_override(
                 return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
             with outside_malloc_graph():
                 selected = _worth_it(forward, call, split[0])
-                out = selected if isinstance(selected, Reason) else _video_attention(forward, call, *split, selected)
+                out = (
+                    selected
+                    if isinstance(selected, Reason)
+                    else _video_attention(forward, call, split[0], split[1], split[2], selected)
+                )
     if isinstance(out, Tensor):
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
     forward.ran_dense(out)

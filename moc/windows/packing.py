@@ -26,8 +26,8 @@ class Packed:
         return sum(x.numel() * x.element_size() for x in (self.codes, self.scale) if x is not None)
 
     def to(self, device: torch.device) -> Packed:
-        codes, scale = (x if x is None else x.to(device, non_blocking=True) for x in (self.codes, self.scale))
-        return Packed(codes, scale, self.bits)
+        scale = None if self.scale is None else self.scale.to(device, non_blocking=True)
+        return Packed(self.codes.to(device, non_blocking=True), scale, self.bits)
 
     def in_main_memory(self) -> Packed:
         """Where a GPU fetches it from without the processor's help, if the machine lets it."""
@@ -55,11 +55,11 @@ def pack(x: Tensor, bits: int) -> Packed:
 
 def unpack(packed: Packed, out: Tensor) -> None:
     """Into out [H, N, D], of any precision, on the codes' device."""
-    if packed.bits == 4:
+    if packed.scale is None:
+        out.copy_(packed.codes)
+    elif packed.bits == 4:
         parts = out.unflatten(-1, (-1, 2)).unbind(-1)
         for part, codes in zip(parts, (packed.codes & 15, packed.codes >> 4), strict=True):
             part.copy_((codes.to(torch.int8) - 8) * packed.scale)
-    elif packed.scale is not None:
-        out.copy_(packed.codes * packed.scale.float())
     else:
-        out.copy_(packed.codes)
+        out.copy_(packed.codes * packed.scale.float())

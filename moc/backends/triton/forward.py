@@ -64,8 +64,9 @@ def run(
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
     job = Job(
-        q, k, v, out, plan, flow, routing.causal, union, scale, precision, block_sizes_of(q), summary, keep and keep.lse
-    )
+        q, k, v, out, plan, flow, routing.causal, union, scale, precision, block_sizes_of(q), summary,
+        None if keep is None else keep.lse,
+    )  # fmt: skip
     how: dict[str, Any] = dict(
         signs=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
         config=job.configs.router,
@@ -87,7 +88,7 @@ def run(
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
         if routing.rule in RULES:
-            by = dict(by=flow.selection, arch=arch)
+            by: dict[str, Any] = dict(by=flow.selection, arch=arch)
             plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
             plan = chosen(q, k, shots, sel, plan, routing, scale=scale)

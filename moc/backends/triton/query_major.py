@@ -30,9 +30,9 @@ def _attend(job: Job, sel: Tensor, heads: range) -> None:
         from .lib.pipeline_sm90 import BOTH, KEYS
 
         tiles, blocks = plan.tiles(BOTH, "routed"), plan.blocks(BOTH, "routed", KEYS)
-        lists = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
+        pairs = union_lists(sel, plan, tiles, pieces, 2, width_of(plan, pieces, 2, True), False, pairs=True)
         union_sm90.attend(
-            job.q, job.k, job.v, job.out, plan, tiles, blocks, lists, heads, job.tail(sel, heads, "tile"),
+            job.q, job.k, job.v, job.out, plan, tiles, blocks, pairs, heads, job.tail(sel, heads, "tile"),
             scale=job.scale * LOG2E,
         )  # fmt: skip
         return

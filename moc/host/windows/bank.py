@@ -118,7 +118,8 @@ class Reader:
         if not self.reads or self.bank.store is None:
             return None
         store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
-        wanted = [(store.frames(place) & self.bank.weights.keys()) - set(self.video.frame_ids) for place in places]
+        own = set(self.video.frame_ids or ())
+        wanted = [(store.frames(place) & self.bank.weights.keys()) - own for place in places]
         if not any(wanted):
             return None
         self.bank.read += 1
@@ -134,15 +135,17 @@ class Reader:
         """What is left of the sequence; None where the mask does more than hide padding."""
         if self.unpadded is None or self.unpadded[0]() is not mask:
             layout = self.video.layout(length)
-            self.unpadded = ref(mask), unpad(mask, layout)
+            self.unpadded = ref(mask), None if layout is None else unpad(mask, layout)
         return self.unpadded[1]
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
-        layout = self.video.layout(k.shape[-2])
-        store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(self.video.frame_ids) - self.own
+        layout, frames = self.video.layout(k.shape[-2]), self.video.frame_ids
+        if layout is None or frames is None:
+            return
+        store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(frames) - self.own
         self.rotation = self.rotation.to(k.device)
-        for number, frame in enumerate(self.video.frame_ids):
+        for number, frame in enumerate(frames):
             if number < anchor or frame not in self.bank.weights:
                 continue
             begin = layout.video_start + number * size
@@ -217,7 +220,9 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     # a pass with blocks replaced, as guidance by skipped layers makes one, has keys of its own
     replaced = frozenset(str(key) for some in options.get("patches_replace", {}).values() for key in some)
-    prompts = [(prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)]
+    prompts: list[Hashable] = [
+        (prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)
+    ]
     own = len(getattr(options["context_window"], "index_list", video.frame_ids))
     return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
 
@@ -259,7 +264,7 @@ def attention(
     split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     with outside_malloc_graph():
         seen = split if unpadded is None else tuple(unpadded.take(x) for x in split)
-        out = reader.attend(options, *seen, kwargs.get("scale"))
+        out = reader.attend(options, seen[0], seen[1], seen[2], kwargs.get("scale"))
         if out is not None and unpadded is not None:
             out = unpadded.put(out, split[0].shape)
         reader.keep(options, *split[1:])

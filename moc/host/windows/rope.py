@@ -93,7 +93,7 @@ def _ltx(model, args: list, kwargs: dict, frames: int) -> Rotation:
     return Rotation(between[..., 0, 0], between[..., 1, 0], halves)
 
 
-WAN = ("WanModel", "VaceWanModel", "CameraWanModel", "HumoWanModel", "WanModel_S2V", "AnimateWanModel")
+WAN: tuple[str, ...] = ("WanModel", "VaceWanModel", "CameraWanModel", "HumoWanModel", "WanModel_S2V", "AnimateWanModel")
 WAN += ("SCAILWanModel", "SCAIL2WanModel", "CausalWanModel")
 LTX = ("LTXVModel", "LTXAVModel")
 ROWS: dict[str, Callable] = {
