@@ -22,8 +22,7 @@ def asked(monkeypatch) -> list[tuple[int, ...]]:
     """As if this were a GPU on which routing never pays; the shapes that were asked about."""
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(override.cost_model, "applies", lambda device: True)
-    monkeypatch.setattr(override.cost_model, "pays", lambda q, table, routing: bool(shapes.append(tuple(q.shape))))
-    monkeypatch.setattr(override.triton, "supports", lambda *_: None)
+    monkeypatch.setattr(override.cost_model, "pays", lambda q, *_, kernels: bool(shapes.append(tuple(q.shape))))
     return shapes
 
 
@@ -36,7 +35,8 @@ def test_what_does_not_pay_is_bitwise_the_unpatched_model_and_says_why(asked):
 
 
 def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypatch):
-    monkeypatch.setattr(override.triton, "supports", lambda *_: "Triton is not installed")
+    taken = override.registry.Selected(override.registry.BACKENDS["eager"], "Triton is not installed")
+    monkeypatch.setattr(override.registry, "select", lambda *_: taken)
     patched, trace = routed(tiny.load())
     assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
     assert trace.dense == {Reason.KERNELS: STEPS * BLOCKS} and not trace.routed
@@ -45,7 +45,7 @@ def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypa
 
 
 def test_what_pays_is_routed(asked, monkeypatch):
-    monkeypatch.setattr(override.cost_model, "pays", lambda *_: True)
+    monkeypatch.setattr(override.cost_model, "pays", lambda *_, kernels: True)
     patched, trace = routed(tiny.load())
     tiny.sample(patched)
     assert trace.routed == STEPS * BLOCKS and not trace.dense
