@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from weakref import ref
 
@@ -129,9 +128,9 @@ def _video_attention(
     run, patch = forward.run, forward.run.patch
     table, routing, unpadded = call.table, call.routing, call.unpadded
     training = _is_training(q)
-    if training and (routing.drop_off or routing.drop_in):
+    if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = None
     shape = q.shape
     try:
