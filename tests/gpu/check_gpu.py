@@ -30,7 +30,7 @@ from moc.routing.scores import chunk_means, describe, scores
 from moc.trace.pair_counts import Counts
 from tests.gpu.check_more import film, poison
 
-R = RoutingConfig
+R = RoutingConfig.of
 
 
 # name: layout, shot starts, routing, batch, heads, dim (each with the reason why it is here)

@@ -85,7 +85,7 @@ def test_dropped_chunks_differ_from_step_to_step_and_only_in_training(model, mon
     attention = override.moc_attention
 
     def spy(*args, training, **kwargs):
-        seeds.append((training, args[4].seed))
+        seeds.append((training, args[4].noise.seed))
         return attention(*args, training=training, **kwargs)
 
     monkeypatch.setattr(override, "moc_attention", spy)
