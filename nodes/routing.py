@@ -8,9 +8,10 @@ from comfy_api.latest import io
 
 from ..moc.config import PRESETS
 from ..moc.errors import MoCError
+from ..moc.methods import METHODS
 from .types import MocRouting, advanced, check_ranges, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
-from .widgets.sentences import choices_of, tell_choices, tell_presets
+from .widgets.sentences import choices_of, tell_choices, tell_methods, tell_presets
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
@@ -275,6 +276,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             default="",
             tooltip="Blocks of the model with chunks of another size, like 0-1: 1x2x2; 7: frame.",
         ),
+        choice("method", METHODS, tell_methods()),
     ]
 
 

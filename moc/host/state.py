@@ -128,7 +128,7 @@ class Run:
         No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
         """
         settings = self.patch.settings
-        for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+        for routing in settings.routings:
             asked = max(routing.budget.head_density, default=routing.budget.density)
             if layout is None or asked is None or routing.budget.rule != "top-k":
                 continue
