@@ -137,6 +137,7 @@ RULES: dict[str, Rule] = {
         "Sol-Attn (arXiv 2607.24027)",
         probed=tuple({"beta": deviations} for deviations in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)),
     ),
+    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more", "LongCat-Video"),
     "best of head": Rule(
         best_of_head,
         ("top_p",),
@@ -144,5 +145,4 @@ RULES: dict[str, Rule] = {
         "VMoBA (arXiv 2506.23858)",
         whole=True,
     ),
-    "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more", "LongCat-Video"),
 }

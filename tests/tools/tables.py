@@ -12,6 +12,7 @@ from tests.unit.pack import load
 
 REPO = Path(__file__).resolve().parents[2]
 config = load("moc.config")
+published = load("moc.methods")
 sentences = load("nodes.widgets.sentences")
 
 
@@ -37,8 +38,46 @@ def sources() -> str:
     return "| part | choices | where it comes from |\n|---|---|---|\n" + "".join(rows)
 
 
+def methods() -> str:
+    """For users."""
+    rows = (f"| {name} | {method.sees} | {method.source} |\n" for name, method in published.METHODS.items())
+    return "| method | what every token sees | source |\n|---|---|---|\n" + "".join(rows)
+
+
+def method_parts() -> str:
+    """For readers of code: what each is made of here."""
+    rows = []
+    for name, method in published.METHODS.items():
+        settings = method.settings
+        parts = "; in turn ".join(_settings(routing) for routing in settings.routings)
+        dense = [f"steps up to {settings.schedule.start_percent:.0%}"] * (settings.schedule.start_percent > 0)
+        dense += [f"block {block}" for block in range(settings.schedule.dense_first)]
+        others = "; ".join(f"{of}: {_changes(settings, other)}" for of, other in method.models.items())
+        rows.append(f"| {name} | {parts} | {', '.join(dense) or '-'} | {others or '-'} | {method.differs or '-'} |\n")
+    head = "| method | parts | dense | its authors' other settings | what differs |\n"
+    return head + "|---|---|---|---|---|\n" + "".join(rows)
+
+
+def _settings(routing) -> str:
+    usual = config.RoutingConfig().settings
+    shown = {n: v for n, v in routing.settings.items() if v != usual[n] or n in ("own", "rule")}
+    return ", ".join(f"`{name}` {_value(value)}" for name, value in shown.items())
+
+
+def _changes(settings, other) -> str:
+    mine, theirs = settings.routing.settings, other.routing.settings
+    changed = [f"`{n}` {_value(v)}" for n, v in theirs.items() if v != mine[n]]
+    schedule = {n: v for n, v in vars(other.schedule).items() if v != getattr(settings.schedule, n)}
+    return ", ".join(changed + [f"`{n}` {_value(v)}" for n, v in schedule.items()])
+
+
+def _value(value) -> str:
+    return "x".join("all" if v >= 999 else str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "js/docs/MoCRouting.md": {"presets": presets, "choices": choices},
+    "js/docs/MoCRouting.md": {"presets": presets, "choices": choices, "methods": methods},
+    "docs/methods.md": {"parts": method_parts},
     "docs/routing.md": {"sources": sources},
 }
 

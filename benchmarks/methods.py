@@ -1,0 +1,201 @@
+"""Every published method on the same queries, keys and values: error, what it reads of other shots, time.
+
+python -m benchmarks.methods FOLDER [--out benchmarks/results/methods.json]               captures of the demo model
+python -m benchmarks.methods --device cuda [--out benchmarks/results/methods_h200.json]   times, on a GPU
+
+FOLDER holds what `benchmarks/capture.py` kept. Every method runs as its authors set it, and at shares of all (query,
+key) pairs that its one most telling setting is moved to. Methods that have dense steps or blocks are taken where they
+are not dense: what such a prefix costs is in `whole_run`. Sizes that authors give for large pictures are made smaller
+with the picture (`SCALED`). Beside them our own presets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import host
+from benchmarks.capture import Call, blocks_of, load, open_folder
+from benchmarks.cases import CASES, Case
+from benchmarks.quality import settle
+from benchmarks.timing import cost
+from moc.attention import moc_attention
+from moc.config import PRESETS, MoCSettings, RoutingConfig
+from moc.config.parts import ALL
+from moc.methods import METHODS
+from moc.probe.sampled_error import SampledError, sampled_error
+from moc.trace.pair_counts import Counts
+
+TARGETS = (0.05, 0.1, 0.2)
+ROWS, TRIAL_ROWS = 256, 64  # query rows of every head: measured, and tried where a setting is looked for
+PRESET_NAMES = ("recommended", "fast", "large pictures")
+TIMED = ("medium tiles, 720p", "medium tiles, 8 shots")  # shapes and inputs of benchmarks/cases.py
+# As many chunks in 18 frames of 16x16 tokens as its authors cut 720p into
+SCALED = {"VMoBA": ((3, ALL, ALL), (ALL, 2, 3), (3, 4, 6))}
+BOXES = sorted(product((1, 3), (1, 3), (1, 3)), key=lambda box: (box[0] * box[1] * box[2], box))
+
+
+@dataclass(frozen=True)
+class Knob:
+    """settings: (value, target) -> what it changes; low keeps least, high most; whole: numbers only."""
+
+    settings: Callable[[float, float], dict[str, Any]]
+    low: float
+    high: float
+    whole: bool = False
+
+
+def count(value: float, target: float) -> dict[str, Any]:
+    return {"top_k": int(value), "density": None}
+
+
+COUNT = Knob(count, 1, 1024, whole=True)
+KNOBS = {
+    "MoC": COUNT,
+    "HoloCine": Knob(lambda x, _: {"static": "first tokens", "static_tokens": int(x)}, 1, 256, whole=True),
+    "Sol-Attn": Knob(lambda x, _: {"beta": -x}, -6.0, 1.0),
+    "VSA": COUNT,
+    # half of it by count, the rest by share
+    "Jenga": Knob(lambda x, target: {"density": target / 2, "top_p": x}, 0.001, 1.0),
+    "SpargeAttn": COUNT,
+    "VMoBA": Knob(lambda x, _: {"top_p": x}, 0.001, 1.0),
+    "STA": Knob(lambda x, _: {"box": BOXES[int(x)]}, 0, len(BOXES) - 1, whole=True),
+    "Radial": Knob(lambda x, _: {"decay": x}, 0.001, 1.0),
+} | dict.fromkeys(PRESET_NAMES, COUNT)
+
+
+def all_settings() -> dict[str, MoCSettings]:
+    return {name: method.settings for name, method in METHODS.items()} | {name: PRESETS[name] for name in PRESET_NAMES}
+
+
+def scaled(name: str, settings: MoCSettings) -> MoCSettings:
+    if name not in SCALED:
+        return settings
+    first, *turns = (r.changed(tile=t) for r, t in zip(settings.routings, SCALED[name], strict=True))
+    return replace(settings, routing=first, turns=tuple(turns))
+
+
+def look(call: Call, settings: MoCSettings, rows: int) -> SampledError:
+    """The same tokens whatever the chunks."""
+    table = call.table(settings.routing_of(call.block))
+    tokens = torch.randperm(table.length, generator=torch.Generator().manual_seed(call.block))[:rows].sort().values
+    t = table.tensors("cpu")
+    q, k, v = (x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
+    return sampled_error(q, k, v, table, [settings.routing_of(call.block)], t.inverse[tokens]).cpu()
+
+
+def kept_of(found: list[SampledError], tokens: int) -> float:
+    return statistics.mean(float(one.kept.mean()) / one.rows / tokens for one in found)
+
+
+def tuned(name: str, settings: MoCSettings, target: float, sample: list[Call]) -> MoCSettings | None:
+    """The settings that keep about `target` of all pairs; None where the method cannot."""
+    knob = KNOBS.get(name)
+    if knob is None:
+        return None
+    tokens = sample[0].q.shape[-2]
+
+    @cache
+    def share(value: float) -> float:
+        asked = settings.with_routing(**knob.settings(value, target))
+        return kept_of([look(call, asked, TRIAL_ROWS) for call in sample], tokens)
+
+    value = settle(share, target, knob.low, knob.high, knob.whole)
+    if value is None or not 0.8 < share(value) / target < 1.25:
+        return None
+    return settings.with_routing(**knob.settings(value, target))
+
+
+def measure(settings: MoCSettings, calls: list[Call]) -> dict[str, float]:
+    """error: relative, the mean over heads. recall: of what full attention reads; across: of that in other shots."""
+    found = [look(call, settings, ROWS) for call in calls]
+    tokens = calls[0].q.shape[-2]
+    error = [float((one.error[0] / one.size).sqrt().mean()) for one in found]
+    across = sum(float(one.across.sum()) for one in found) / sum(float(one.abroad.sum()) for one in found)
+    kept, schedule = kept_of(found, tokens), settings.schedule
+    dense = 1 - (1 - schedule.start_percent) * (1 - schedule.dense_first / 40)  # of a model of 40 blocks
+    return {
+        "kept": round(kept, 4), "whole_run": round(dense + (1 - dense) * kept, 4),
+        "error": round(statistics.mean(error), 4), "error_p90": round(statistics.quantiles(error, n=10)[-1], 4),
+        "recall": round(statistics.mean(float(one.mass.mean()) / one.rows for one in found), 4),
+        "across": round(across, 4),
+    }  # fmt: skip
+
+
+def on_captures(paths: list[Path], every: int) -> Iterator[dict[str, Any]]:
+    calls = [load(path, block) for path in paths for block in blocks_of(path)[::every]]
+    sample = calls[:: max(1, len(calls) // 3)][:3]
+    for name, published in all_settings().items():
+        settings = scaled(name, published)
+        yield {"method": name, "target": None, **measure(settings, calls)}
+        for target in TARGETS:
+            asked = tuned(name, settings, target, sample)
+            if asked is not None:
+                usual = settings.routing.settings
+                changed = {n: v for n, v in asked.routing.settings.items() if v != usual[n]}
+                yield {"method": name, "target": target, "settings": changed, **measure(asked, calls)}
+
+
+def timed(case: Case, device: str) -> Iterator[dict[str, Any]]:
+    """Dense attention and every method as its authors set it, without their dense steps."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    q, k, v = case.inputs(device, dtype)
+    dense = cost(torch.nn.functional.scaled_dot_product_attention, q, k, v)
+    yield {"case": case.name, "method": "dense", **dense}
+    for name, settings in all_settings().items():
+        if name == "LCT":
+            continue  # dense
+        took = [one_time(case, routing, q, k, v) for routing in settings.routings]
+        mean = {what: round(statistics.mean(one[what] for one in took), 4) for what in took[0]}
+        yield {"case": case.name, "method": name, **mean, "ratio": round(dense["ms"] / mean["ms"], 2)}
+
+
+def one_time(case: Case, routing: RoutingConfig, q, k, v) -> dict[str, float]:
+    table = replace(case, routing=routing).table()
+    backend = "triton" if q.is_cuda else "eager"
+    counts = Counts(table, q.shape[1], q.device)
+    moc_attention(q, k, v, table, routing, backend=backend, record=counts)
+    kept = counts.geometry.mandatory + float(counts.result()[1])
+    return {"kept": kept, **cost(lambda *x: moc_attention(*x, table, routing, backend=backend), q, k, v)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--device", help="times instead of errors, on this device")
+    parser.add_argument("--tiny", action="store_true", help="times of very short films: a dry run")
+    parser.add_argument("--every", type=int, default=2, help="errors of every so-many-th block")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "command": host.command("methods"), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    if args.device:
+        cases = [case for case in CASES if case.name in TIMED]
+        cases = [replace(c, grid=(8, 16, 16), heads=2, shots=min(c.shots, 2)) for c in cases] if args.tiny else cases
+        result["device"] = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+        found = (row for case in cases for row in timed(case, args.device))
+    else:
+        paths, _ = open_folder(args.folder)
+        result |= {"captures": [path.stem for path in paths], "facts": load(paths[0], 0).facts, "rows": ROWS}
+        found = on_captures(paths, args.every)
+    result["results"] = []
+    for row in found:
+        result["results"].append(row)
+        print(json.dumps(row), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
