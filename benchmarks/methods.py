@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import host
 from benchmarks.capture import Call, blocks_of, load, open_folder
@@ -30,14 +32,19 @@ from benchmarks.cases import CASES, Case
 from benchmarks.quality import settle
 from benchmarks.timing import cost
 from moc.attention import moc_attention
+from moc.chunks.build import build_chunks
+from moc.chunks.layout import TokenLayout
+from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, MoCSettings, RoutingConfig
 from moc.config.parts import ALL
 from moc.methods import METHODS
 from moc.probe.sampled_error import SampledError, sampled_error
+from moc.routing.candidates import candidates
+from moc.routing.selection import Selection
 from moc.trace.pair_counts import Counts
 
 TARGETS = (0.05, 0.1, 0.2)
-ROWS, TRIAL_ROWS = 256, 64  # query rows of every head: measured, and tried where a setting is looked for
+ROWS = 256  # query rows of every head
 PRESET_NAMES = ("recommended", "fast", "large pictures")
 TIMED = ("medium tiles, 720p", "medium tiles, 8 shots")  # shapes and inputs of benchmarks/cases.py
 # As many chunks in 18 frames of 16x16 tokens as its authors cut 720p into
@@ -85,30 +92,49 @@ def scaled(name: str, settings: MoCSettings) -> MoCSettings:
     return replace(settings, routing=first, turns=tuple(turns))
 
 
-def look(call: Call, settings: MoCSettings, rows: int) -> SampledError:
-    """The same tokens whatever the chunks."""
-    table = call.table(settings.routing_of(call.block))
+def sample(call: Call, table: ChunkTable, rows: int) -> Tensor:
+    """The same tokens whatever the chunks, in sorted order."""
     tokens = torch.randperm(table.length, generator=torch.Generator().manual_seed(call.block))[:rows].sort().values
-    t = table.tensors("cpu")
-    q, k, v = (x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
-    return sampled_error(q, k, v, table, [settings.routing_of(call.block)], t.inverse[tokens]).cpu()
+    return table.tensors("cpu").inverse[tokens]
 
 
-def kept_of(found: list[SampledError], tokens: int) -> float:
-    return statistics.mean(float(one.kept.mean()) / one.rows / tokens for one in found)
+def look(call: Call, settings: MoCSettings) -> SampledError:
+    routing = settings.routing_of(call.block)
+    table = table_of(call, routing)
+    q, k, v = (x.index_select(-2, table.tensors("cpu").order) for x in (call.q, call.k, call.v))
+    return sampled_error(q, k, v, table, [routing], sample(call, table, ROWS)).cpu()
 
 
-def tuned(name: str, settings: MoCSettings, target: float, sample: list[Call]) -> MoCSettings | None:
+def kept_share(call: Call, settings: MoCSettings) -> float:
+    """Of all pairs."""
+    routing = settings.routing_of(call.block)
+    table = table_of(call, routing)
+    t, rows = table.tensors("cpu"), sample(call, table, ROWS)
+    q, k = (x.index_select(-2, t.order) for x in (call.q, call.k))
+    read = candidates(table, routing, rows, q.device)[0]
+    read = read | Selection(q, k, table, routing, q.shape[-1] ** -0.5).of(rows).chosen
+    return float((read * t.lengths).sum(-1).double().mean()) / table.length
+
+
+def table_of(call: Call, routing: RoutingConfig) -> ChunkTable:
+    return _table(tuple(call.facts["grid"]), tuple(call.facts["starts"]), routing)
+
+
+@cache
+def _table(grid: tuple[int, int, int], starts: tuple[int, ...], routing: RoutingConfig) -> ChunkTable:
+    return build_chunks(TokenLayout(math.prod(grid), grid), starts, routing)
+
+
+def tuned(name: str, settings: MoCSettings, target: float, calls: list[Call]) -> MoCSettings | None:
     """The settings that keep about `target` of all pairs; None where the method cannot."""
     knob = KNOBS.get(name)
     if knob is None:
         return None
-    tokens = sample[0].q.shape[-2]
 
     @cache
     def share(value: float) -> float:
         asked = settings.with_routing(**knob.settings(value, target))
-        return kept_of([look(call, asked, TRIAL_ROWS) for call in sample], tokens)
+        return statistics.mean(kept_share(call, asked) for call in calls)
 
     value = settle(share, target, knob.low, knob.high, knob.whole)
     if value is None or not 0.8 < share(value) / target < 1.25:
@@ -118,11 +144,10 @@ def tuned(name: str, settings: MoCSettings, target: float, sample: list[Call]) -
 
 def measure(settings: MoCSettings, calls: list[Call]) -> dict[str, float]:
     """error: relative, the mean over heads. recall: of what full attention reads; across: of that in other shots."""
-    found = [look(call, settings, ROWS) for call in calls]
-    tokens = calls[0].q.shape[-2]
+    found, tokens = [look(call, settings) for call in calls], calls[0].q.shape[-2]
     error = [float((one.error[0] / one.size).sqrt().mean()) for one in found]
     across = sum(float(one.across.sum()) for one in found) / sum(float(one.abroad.sum()) for one in found)
-    kept, schedule = kept_of(found, tokens), settings.schedule
+    kept, schedule = statistics.mean(float(one.kept.mean()) / one.rows / tokens for one in found), settings.schedule
     dense = 1 - (1 - schedule.start_percent) * (1 - schedule.dense_first / 40)  # of a model of 40 blocks
     return {
         "kept": round(kept, 4), "whole_run": round(dense + (1 - dense) * kept, 4),
@@ -134,12 +159,12 @@ def measure(settings: MoCSettings, calls: list[Call]) -> dict[str, float]:
 
 def on_captures(paths: list[Path], every: int) -> Iterator[dict[str, Any]]:
     calls = [load(path, block) for path in paths for block in blocks_of(path)[::every]]
-    sample = calls[:: max(1, len(calls) // 3)][:3]
+    few = calls[:: max(1, len(calls) // 4)][:4]
     for name, published in all_settings().items():
         settings = scaled(name, published)
         yield {"method": name, "target": None, **measure(settings, calls)}
         for target in TARGETS:
-            asked = tuned(name, settings, target, sample)
+            asked = tuned(name, settings, target, few)
             if asked is not None:
                 usual = settings.routing.settings
                 changed = {n: v for n, v in asked.routing.settings.items() if v != usual[n]}

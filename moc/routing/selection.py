@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from .candidates import candidates, kept_shots, narrow
 from .descriptors import wide
 from .rules import RULES, choose
-from .scores import Descriptors, describe, per_chunk, scores
+from .scores import Descriptors, chunk_means, describe, per_chunk, scores
 
 BLOCK_ELEMENTS = 2**26  # scores of groups held at a time
 
@@ -46,12 +47,16 @@ class Selection:
         self.shots = kept_shots(q, k, table, routing) if shots is None else shots
         self.place: Tensor | None = None  # [N] row -> where its choice stands in `ready` [B, H, G or N, C]
         guard, shared = routing.score.guard, routing.score.shared
-        centred = wide(k) - wide(k).mean(-2, keepdim=True) if guard else k
-        self.like_keys = likeness(centred, table) > guard if guard else None
+        self.like_keys = like_rows = None
+        if guard:
+            centred = wide(k) - wide(k).mean(-2, keepdim=True)
+            self.like_keys = likeness(chunk_means(normalize(centred, dim=-1), table)) > guard
         if shared:
-            self.place, first = shared_rows(table, shared, q.device)
-            like_rows = likeness(q, table, self.place) > guard if guard else None
-            self.ready = self._choose(group_means(q, table, self.place), first, like_rows)
+            groups = shared_rows(table, shared, q.device)
+            if guard:
+                like_rows = likeness(group_means(normalize(wide(q), dim=-1), table, groups)) > guard
+            self.place = groups.place
+            self.ready = self._choose(group_means(q, table, groups), groups.first, like_rows)
         elif self.whole:
             self.place = torch.arange(table.length, device=q.device)
             self.ready = self._choose(q, self.place)
@@ -101,27 +106,33 @@ class Selection:
         return chosen if like_rows is None else chosen | (open_to & ~like_rows[..., None])
 
 
-def shared_rows(table: ChunkTable, shared: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(group of every row [N], first row of every group [G]): the rows of so many neighbouring chunks that always see
-    the same."""
-    t = table.tensors(device)
-    first_chunk = t.chunk_of[torch.tensor([g.start for g in table.groups], device=device)]
-    within = (t.chunk_of - first_chunk[t.row_group]) // shared
-    _, place, count = torch.unique_consecutive(
-        t.row_group * len(table.chunks) + within, return_inverse=True, return_counts=True
-    )
-    return place, count.cumsum(0) - count
+@dataclass(frozen=True)
+class RowGroups:
+    """place [N]: group of every row; first [G]: its first row; of_chunk [C]: group that the rows of a chunk are in."""
+
+    place: Tensor
+    first: Tensor
+    of_chunk: Tensor
 
 
-def group_means(x: Tensor, table: ChunkTable, place: Tensor) -> Tensor:
-    """Mean of x [B, H, N, D] over the rows of every group -> [B, H, G, D]. place [N]: `shared_rows`."""
-    t = table.tensors(x.device)
+def shared_rows(table: ChunkTable, shared: int, device: torch.device) -> RowGroups:
+    """The rows of so many neighbouring chunks that always see the same."""
+    starts = np.array([c.start for c in table.chunks])
+    lengths = np.array([c.length for c in table.chunks])
+    alike = np.searchsorted([g.start for g in table.groups], starts, "right") - 1  # query group of every chunk
+    within = (np.arange(len(starts)) - np.searchsorted(alike, alike)) // shared
+    new = np.diff(alike * len(starts) + within, prepend=-1) != 0
+    of_chunk = new.cumsum() - 1
+    return RowGroups(*(torch.from_numpy(x).to(device) for x in (of_chunk.repeat(lengths), starts[new], of_chunk)))
+
+
+def group_means(x: Tensor, table: ChunkTable, groups: RowGroups) -> Tensor:
+    """Mean of x [B, H, N, D] over the rows of every group -> [B, H, G, D]."""
     sums = per_chunk(x, table, lambda block: wide(block).sum(-2))
-    member = torch.nn.functional.one_hot(place[t.starts]).to(sums.dtype)  # [C, G]
-    return member.mT @ sums / (member.mT @ t.lengths.to(sums.dtype))[:, None]
+    member = one_hot(groups.of_chunk, len(groups.first)).to(sums.dtype).mT  # [G, C]
+    return member @ sums / (member @ table.tensors(x.device).lengths.to(sums.dtype))[:, None]
 
 
-def likeness(x: Tensor, table: ChunkTable, place: Tensor | None = None) -> Tensor:
-    """Mean cosine of the tokens of every chunk, with themselves too, or of every group of rows -> [B, H, C or G]."""
-    t = table.tensors(x.device)
-    return group_means(normalize(wide(x), dim=-1), table, t.chunk_of if place is None else place).square().sum(-1)
+def likeness(means: Tensor) -> Tensor:
+    """Mean cosine of tokens with each other and themselves: of the means of what `normalize` made of them [..., D]."""
+    return means.square().sum(-1)

@@ -5,6 +5,7 @@ A table stands between the two comments that name it; all around them is written
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -58,6 +59,24 @@ def method_parts() -> str:
     return head + "|---|---|---|---|---|\n" + "".join(rows)
 
 
+def method_errors() -> str:
+    """From benchmarks/results/methods.json."""
+    found = json.loads((REPO / "benchmarks" / "results" / "methods.json").read_text("utf-8"))["results"]
+    targets = sorted({row["target"] for row in found} - {None})
+    cells = {(row["method"], row["target"]): row for row in found}
+    head = "| | as its authors set it: kept | error | across | " + " | ".join(f"error at {t:.0%}" for t in targets)
+    lines = [head + " | " + " | ".join(f"across at {t:.0%}" for t in targets) + " |"]
+    lines.append("|---" * (4 + 2 * len(targets)) + "|")
+    for method in dict.fromkeys(row["method"] for row in found):
+        usual = cells[method, None]
+        at = [cells.get((method, target)) for target in targets]
+        words = [method, f"{usual['kept']:.1%}", f"{usual['error']:.3f}", f"{usual['across']:.0%}"]
+        words += [f"{row['error']:.3f}" if row else "-" for row in at]
+        words += [f"{row['across']:.0%}" if row else "-" for row in at]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _settings(routing) -> str:
     usual = config.RoutingConfig().settings
     shown = {n: v for n, v in routing.settings.items() if v != usual[n] or n in ("own", "rule")}
@@ -77,7 +96,7 @@ def _value(value) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "js/docs/MoCRouting.md": {"presets": presets, "choices": choices, "methods": methods},
-    "docs/methods.md": {"parts": method_parts},
+    "docs/methods.md": {"parts": method_parts, "errors": method_errors},
     "docs/routing.md": {"sources": sources},
 }
 

@@ -86,7 +86,8 @@ def test_gradients_of_rows_that_own_nothing_are_eagers_and_right():
 def test_rows_choose_together_only_where_they_see_the_same(own, shared):
     routing = RoutingConfig.of(tile=(1, 2, 2), own=own)
     table = build_chunks(LAYOUT, (0, 2), routing)
-    place, first = shared_rows(table, shared, torch.device("cpu"))
+    groups = shared_rows(table, shared, torch.device("cpu"))
+    place, first = groups.place, groups.first
     t = table.tensors("cpu")
     assert torch.equal(place[first], torch.arange(len(first)))
     for group in range(len(first)):
