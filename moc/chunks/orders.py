@@ -20,9 +20,13 @@ def gilbert(grid: Vector) -> np.ndarray:
     """Along a generalised Hilbert curve, which fills a box of any size in steps to a neighbour (J. Cerveny, 2018)."""
     longest = max(range(3), key=lambda axis: grid[axis])
     axes = [longest, *(axis for axis in range(3) if axis != longest)]
-    sides = [tuple(grid[axis] * (axis == i) for i in range(3)) for axis in axes]
-    path = np.array(list(_walk((0, 0, 0), *sides)))
+    a, b, c = (_along(axis, grid[axis]) for axis in axes)
+    path = np.array(list(_walk((0, 0, 0), a, b, c)))
     return np.ravel_multi_index(tuple(path.T), grid)
+
+
+def _along(axis: int, length: int) -> Vector:
+    return length * (axis == 0), length * (axis == 1), length * (axis == 2)
 
 
 def _plus(*vectors: Vector) -> Vector:
