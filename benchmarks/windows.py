@@ -118,12 +118,12 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
 
 def routed(windows: Callable[[Model, Film, int], Model]) -> Callable[[Model, Film, int], Model]:
     """The same node behind MoC Apply, which routes however short the window."""
-    config, shots, node = pack("moc.config"), pack("moc.shots.cuts").Shots, pack("nodes.apply").MoCApply
+    shots, apply, trace = pack("moc.shots.cuts").Shots, pack("moc.host.patch").apply_moc, pack("moc.trace.trace").Trace
+    settings = pack("moc.config").PRESETS["recommended"].with_schedule(min_tokens=1)
 
     def put(model, film, together):
-        settings = config.PRESETS["recommended"].with_schedule(min_tokens=1)
-        model = node.execute(model, shots(cuts=film.cuts(), unit="latent"), settings).args[0]
-        return windows(model, film, together)
+        cuts = shots(cuts=film.cuts(), unit="latent")
+        return windows(apply(model, cuts, settings, trace()), film, together)
 
     return put
 

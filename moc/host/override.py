@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import comfy.model_management
 import torch
 from torch import Tensor
@@ -91,9 +89,9 @@ def _video_attention(
     if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
         reader = None
     training = _is_training(q)
-    if training and (routing.drop_off or routing.drop_in):
+    if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = None
     shape = q.shape
     try:
