@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .attend.block import LOG2E, attend_tiles
-from .attend.tail import Tail, tail_of
+from .attend.combine import Partial
+from .attend.tail import tail_of
 from .block_sizes import BlockSize, BlockSizes
 from .dataflow import Dataflow
 from .device_table import DeviceTable, Tiles
@@ -43,7 +44,7 @@ class Job:
         config = self.configs.long
         self.attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
 
-    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Tail | None:
+    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Partial | None:
         """mask: as `tail_of` takes it; sel: the bits that it looks at."""
         if self.summary is None:
             return None

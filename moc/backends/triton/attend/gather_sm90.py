@@ -33,7 +33,7 @@ from ..lib.pipeline_sm90 import (
 )
 from ..lists.csr import ChunkCSR
 from . import gather as plain
-from .combine import Slots
+from .combine import Partial, new_slots
 
 STAGES = 2
 
@@ -240,18 +240,19 @@ def moc_attend_gather_sm90(
 @watched("gather_sm90")
 def gather_chunks(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
-    heads: range,
-    slots: Slots, *, scale: float,
-) -> None:  # fmt: skip
-    """As `routed.routed`; lists of BOTH rows."""
+    heads: range, *, scale: float,
+) -> Partial:  # fmt: skip
+    """As `gather.gather_chunks`; lists of BOTH rows."""
     _, h, n, d = q.shape
+    slots = new_slots(q, lists.number, plan.top_k, rest=summary is not None)
     keys, stages = (KEYS // 2, 2 * STAGES) if plan.longest <= KEYS // 2 else (KEYS, STAGES)
     blocks, steps = tma_descriptors(k, v, keys)
     for x in summary or (k, v):  # without a tail they are not looked at
         shape = [x.shape[0] * x.shape[1], d] if summary else [16, d]
         blocks.append(tma_descriptor(x, shape, d, 16))
     moc_attend_gather_sm90[(min(processors(q), lists.most),)](
-        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.part, slots.lse,
+        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.out, slots.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, len(heads), heads.start, lists.tile.shape[1], lists.head, scale,
-        K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
+        K=plan.top_k, D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
     )  # fmt: skip
+    return slots

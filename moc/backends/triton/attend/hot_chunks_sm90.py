@@ -6,7 +6,6 @@ that its own 64 rows chose, masked for rows that did not. The running softmax st
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -24,7 +23,7 @@ from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, mma_layout, pipeline, row_layout, tma_descriptors
 from ..lists.hot_chunks import HotChunks
-from .tail import Tail
+from .combine import Partial, new_partial
 
 KEYS = HOT_KEYS
 STAGES = 4
@@ -217,15 +216,13 @@ def moc_attend_hot_chunks_sm90(
 @watched("hot_chunks_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: DeviceTable,
-    heads: range,
-    tail: Tail | None, *, scale: float,
-) -> Tail:  # fmt: skip
+    heads: range, tail: Partial | None, *, scale: float,
+) -> Partial:  # fmt: skip
     """A partial per row over what it chose of the popular chunks, with its tail (which is overwritten), from which the
     summaries of those chunks are taken off. scale in log2 units."""
     _, h, n, d = q.shape
     assert (summary is None) == (tail is None)
-    if tail is None:
-        tail = Tail(q.new_empty(len(heads), n, d), q.new_empty(len(heads), n, dtype=torch.float32))
+    tail = tail or new_partial(q, len(heads))
     blocks, steps = tma_descriptors(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)

@@ -32,6 +32,7 @@ from ..lib.pipeline_sm90 import (
     row_layout,
     tma_descriptor,
 )
+from .combine import Partial, new_partial
 
 KEYS = STEP
 STAGES = 3
@@ -217,12 +218,13 @@ def moc_attend_tail_sm90(
 
 
 @watched("tail_sm90")
-def tail(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, out: Tensor, lse: Tensor,
-    *, scale: float, causal: bool, mask: str,
-) -> None:  # fmt: skip
-    """As `tail.tail_of`, into out [heads, N, D], lse [heads, N]. mask "tile": by the bits of the first of 64 rows."""
+def tail_of(
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, *, scale: float,
+    causal: bool, mask: str,
+) -> Partial:  # fmt: skip
+    """As `tail.tail_of`. mask "tile": by the bits of the first of 64 rows."""
     _, h, n, d = q.shape
+    tail = new_partial(q, len(heads))
     blocks = [tma_descriptor(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
     tiles = plan.tiles(BOTH, "routed" if mask == "tile" else "all")
     work = tiles.count * len(heads)
@@ -235,7 +237,8 @@ def tail(
         )
         some = some.view(torch.int32)
     moc_attend_tail_sm90[(min(processors(q), work),)](
-        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse,
-        *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
+        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS),
+        tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip
+    return tail

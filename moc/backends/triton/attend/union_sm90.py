@@ -34,7 +34,7 @@ from ..lib.pipeline_sm90 import (
     tma_descriptors,
 )
 from ..lists.unions import UnionLists, steps_of
-from .tail import Tail
+from .combine import Partial
 
 STAGES = 3
 
@@ -215,7 +215,7 @@ def moc_attend_union_sm90(
 @watched("union_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, blocks: Blocks, lists: UnionLists,
-    heads: range, tail: Tail | None, *, scale: float,
+    heads: range, tail: Partial | None, *, scale: float,
 ) -> None:  # fmt: skip
     """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
     units."""
