@@ -38,7 +38,7 @@ def lists_of(job: Job, choice: SelectionIndices | SelectionMask) -> Listed:
 
         return listed(choice, job.plan, BOTH)
     config = job.configs.chunks_of(job.plan.longest, job.plan.typical)
-    return listed(choice, job.plan, config.rows * config.tiles)
+    return listed(choice, job.plan, config.block_m * config.blocks_per_program)
 
 
 def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: HotChunks | None = None) -> None:
@@ -88,7 +88,7 @@ def _combine(
     plan = job.plan
     if owned is None:
         config = job.configs.keys_in_a_row(plan.group_rows)
-        job.attend(plan.tiles(config.rows, "routed"), heads, config, ranges=True, tail=tail, slots=slots)
+        job.attend(plan.tiles(config.block_m, "routed"), heads, config, ranges=True, tail=tail, slots=slots)
         return
     for run_, first, partial in owned:
         some = range(max(first, heads.start), min(first + len(partial.out), heads.stop))
@@ -97,7 +97,7 @@ def _combine(
         part = offset_in(some, heads)
         which = f"{run_.first}:{run_.first + run_.length * run_.groups}" if run_ else "routed"
         job.attend(
-            plan.tiles(config.rows, which), some, config, ranges=rest,
+            plan.tiles(config.block_m, which), some, config, ranges=rest,
             own=partial.of(slice(some.start - first, some.stop - first)),
             tail=tail and tail.of(part), slots=slots and slots.of(part),
         )  # fmt: skip

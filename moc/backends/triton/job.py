@@ -42,7 +42,7 @@ class Job:
     def full_rows(self, heads: range) -> None:
         """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
         config = self.configs.long
-        self.attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
+        self.attend(self.plan.tiles(config.block_m, "unrouted"), heads, config, ranges=True)
 
     def tail(self, sel: Tensor | None, heads: range, mask: str) -> Partial | None:
         """mask: as `tail_of` takes it; sel: the bits that it looks at."""
@@ -53,6 +53,6 @@ class Job:
         mean_k, mean_v = self.summary
         return tail_of(
             self.q, mean_k, mean_v, self.plan.row if sel is None else sel, self.plan,
-            self.plan.tiles(config.rows, "routed" if shared else "all"), heads, by=self.flow.tail_by,
+            self.plan.tiles(config.block_m, "routed" if shared else "all"), heads, by=self.flow.tail_by,
             scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip

@@ -140,7 +140,7 @@ def attend_tiles(
         return
     _, h, n, d = q.shape
     none = plan.chunk  # stands where a part is left out; never read
-    size = lists.pieces.size if lists else config.keys
+    size = lists.pieces.size if lists else config.block_n
     listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
     moc_attend_block[(tiles.count * len(heads),)](
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
@@ -151,7 +151,7 @@ def attend_tiles(
         *(_strides(own.out) if own else (0, 0, 0)), *(_strides(own.lse) if own else (0, 0, 0)),
         h, n, heads.start, tiles.count, lists.width if lists else 0,
         own.first if own else 0, own.out.shape[2] if own else 1, scale * LOG2E,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=max(config.keys, size), CS=size,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=max(config.block_n, size), CS=size,
         K=slots.out.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
         REST=slots is not None and slots.lse.shape[3] == 2, TAIL=tail is not None,

@@ -179,13 +179,13 @@ def gather_chunks(
     sizes = h, n, plan.chunks, len(heads), lists.head, lists.tile.shape[1], heads.start, scale
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     how = dict(
-        K=plan.top_k, D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,
+        K=plan.top_k, D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, TAIL=summary is not None,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
     )  # fmt: skip
     arguments = *inputs, slots.out, slots.lse, *strides, *sizes
-    if plan.longest <= config.keys:
+    if plan.longest <= config.block_n:
         keys = max(16, triton.next_power_of_2(plan.longest))
-        moc_attend_gather_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
+        moc_attend_gather_short[(lists.most,)](*arguments, BN=keys, TILES=config.blocks_per_program, **how)
     else:
-        moc_attend_gather[(lists.most,)](*arguments, BN=config.keys, **how)
+        moc_attend_gather[(lists.most,)](*arguments, BN=config.block_n, **how)
     return slots

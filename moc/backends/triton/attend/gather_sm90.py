@@ -48,9 +48,10 @@ def _where(tiles, i_t, C):
 
 @gluon.jit
 def _producer(
-    k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
+    loads, keys, values, means, chunk, tiles, H, C, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    k_desc, v_desc, mk_desc, mv_desc, k_b, k_h, k_c, v_b, v_h, v_c = loads
     k_smem, k_full, k_empty = keys
     v_smem, v_full, v_empty = values
     m_smem, m_full, m_empty = means
@@ -115,10 +116,10 @@ def _subtract(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, keys, values, means, weight, chunk, entry, tiles, part, lse,
-    sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
+    GROUP: gl.constexpr, call, q_smem, keys, values, means,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    q, weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale = call
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -223,14 +224,13 @@ def moc_attend_gather_sm90(
         mbarrier.init(m_empty, count=2)
         means = m_smem, m_full, m_empty
     tiles = tile, gl.load(border + head), gl.load(border + head + heads), most, head * C, N * K
+    call = q, weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale
+    loads = k_desc, v_desc, mk_desc, mv_desc, k_b, k_h, k_c, v_b, v_h, v_c
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_0, keys, values, means, weight, chunk, entry, tiles, part, lse,
-                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_consumer, (1, q, q_1, keys, values, means, weight, chunk, entry, tiles, part, lse,
-                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_producer, (k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles,
-                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first, BN, STAGES, TAIL)),
+            (_consumer, (0, call, q_0, keys, values, means, K, D, BN, STAGES, TAIL)),
+            (_consumer, (1, call, q_1, keys, values, means, K, D, BN, STAGES, TAIL)),
+            (_producer, (loads, keys, values, means, chunk, tiles, H, C, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
         [240, 24],

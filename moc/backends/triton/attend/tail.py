@@ -98,9 +98,9 @@ def tail_of(
     _, h, n, d = q.shape
     tail = new_partial(q, len(heads))
     moc_attend_tail[(tiles.count * len(heads),)](
-        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), tiles.first, tiles.stop,
+        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.block_n), tiles.first, tiles.stop,
         tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal, MASK=mask,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=config.block_n, CAUSAL=causal, MASK=mask,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
     return tail

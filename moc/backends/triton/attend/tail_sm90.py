@@ -108,10 +108,12 @@ def _weights(
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, keys, values, tile_first, tile_stop, sel, some, chunk, row, weight, passes,
-    out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+    GROUP: gl.constexpr, call, q_smem, keys, values,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
+    q, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse, strides, sizes, bh_first, scale = call
+    s_b, s_h, s_n = strides
+    H, N, C, W, tiles, work = sizes
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -201,16 +203,13 @@ def moc_attend_tail_sm90(
     keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    strides, sizes = (s_b, s_h, s_n), (H, N, C, W, tiles, work)
+    call = q, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse, strides, sizes, bh_first, scale
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
-                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-                     D, BN, STAGES, CAUSAL, MASK)),
-            (_consumer, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
-                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-                     D, BN, STAGES, CAUSAL, MASK)),
-            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
-                      BN, STAGES)),
+            (_consumer, (0, call, q_smem.index(0), keys, values, D, BN, STAGES, CAUSAL, MASK)),
+            (_consumer, (1, call, q_smem.index(1), keys, values, D, BN, STAGES, CAUSAL, MASK)),
+            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first, BN, STAGES)),
         ],
         [4, 1],
         [240, 24],

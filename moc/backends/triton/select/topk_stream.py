@@ -116,7 +116,7 @@ def stream(
     """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice.
     by: the file whose kernel makes the first deal."""
     n, d = plan.length, desc.shape[-1]
-    rows, groups = config.rows, config.keys
+    rows, groups = config.block_m, config.block_n
     num_blocks, tiles = -(-plan.chunks // groups), -(-n // rows)
     in_registers = by == "topk_registers_sm90"
     if isinstance(into, Tensor):
