@@ -11,7 +11,8 @@ from .attend.combine import Partial
 from .attend.tail import tail_of
 from .block_sizes import BlockSize, BlockSizes
 from .dataflow import Dataflow
-from .device_table import DeviceTable, Tiles
+from .device_table import DeviceTable
+from .tiles import Tiles
 
 
 @dataclass

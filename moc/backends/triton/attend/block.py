@@ -14,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..block_sizes import BlockSize
-from ..device_table import DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.sortable import attend_step
 from ..lists.unions import UnionLists
+from ..tiles import Tiles
 from .combine import Partial, combine, combine_slot
 
 LOG2E = 1.4426950408889634

@@ -14,8 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..block_sizes import BlockSize
-from ..device_table import DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.sortable import bounds, closed, own_of_rows
+from ..tiles import Tiles
 from .combine import Partial, new_partial
 
 
@@ -98,7 +99,8 @@ def tail_of(
     _, h, n, d = q.shape
     tail = new_partial(q, len(heads))
     moc_attend_tail[(tiles.count * len(heads),)](
-        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.block_n), tiles.first, tiles.stop,
+        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight,
+        plan.max_shot_per_block(config.block_n), tiles.first, tiles.stop,
         tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=config.block_n, CAUSAL=causal, MASK=mask,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,

@@ -236,7 +236,8 @@ def tail_of(
         )
         some = some.view(torch.int32)
     moc_attend_tail_sm90[(min(processors(q), work),)](
-        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS),
+        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight,
+        plan.max_shot_per_block(KEYS),
         tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip

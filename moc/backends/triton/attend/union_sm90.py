@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ...health import watched
-from ..device_table import Blocks, DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (
@@ -34,6 +34,7 @@ from ..lib.pipeline_sm90 import (
     tma_descriptors,
 )
 from ..lists.unions import UnionLists, steps_of
+from ..tiles import Blocks, Tiles
 from .combine import Partial
 
 STAGES = 3

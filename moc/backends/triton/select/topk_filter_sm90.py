@@ -236,7 +236,8 @@ def filter_topk(
         flat = desc[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
         block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
         moc_select_filter_sm90[(min(processors(q), work),)](
-            q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask, plan.passes(CHUNKS),
+            q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask,
+            plan.max_shot_per_block(CHUNKS),
             sample.chunk,
             sample.range, written, count, threshold[part], *q.stride()[:2], n, plan.chunks,
             0 if shot_mask is None else shot_mask.shape[-1], tiles, work, heads.start + first,

@@ -131,7 +131,8 @@ def choose(
     # the last pass of a head reaches into the next one: those chunks are shut
     block = tma_descriptor(desc.flatten(2), [desc.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
     moc_select_registers_sm90[(min(processors(q), work),)](
-        q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(CHUNKS), sel, threshold,
+        q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask,
+        plan.max_shot_per_block(CHUNKS), sel, threshold,
         overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
         0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work,
         heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,

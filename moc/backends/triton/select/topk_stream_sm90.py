@@ -225,7 +225,8 @@ def select(
     flat = rotated(desc[heads.start : heads.stop], num_blocks, rotation)
     block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
     moc_select_stream_sm90[(min(processors(q), work),)](
-        q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(GROUPS), sel,
+        q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask,
+        plan.max_shot_per_block(GROUPS), sel,
         pairs, number, threshold, overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
         0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, num_blocks,
         rotation,
