@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 
-import triton
-from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from moc.backends.triton.attend import gather_sm90, hot_chunks_sm90, tail_sm90, union_sm90
 from moc.backends.triton.select import topk_filter_finish_sm90, topk_filter_sm90, topk_registers_sm90, topk_stream_sm90
-from tests.tools.signatures import facts, signature
+from tests.tools.kernel_builds import Build
 
 RING = dict(D=128, BN=128, STAGES=2)
 HOT = RING | dict(BN=64, STAGES=4)
@@ -26,7 +24,7 @@ def tma(rows: int, width: int) -> str:
 
 
 BOTH_HALVES = {"desc_tma": tma(64, 256)}  # of a descriptor, in one block
-# name -> kernel, constants, what arguments mean here and nowhere else (`signatures.py`), warps
+# name -> kernel, constants, what arguments mean here and nowhere else (`kernel_builds.py`), warps
 KERNELS: dict[str, tuple[object, dict, dict[str, str], int]] = {
     "routed": (gather_sm90.moc_attend_gather_sm90, RING | dict(K=5, TAIL=False), {}, 4),
     "routed, short chunks and tail": (gather_sm90.moc_attend_gather_sm90, HOT | dict(K=32, TAIL=True), {}, 4),
@@ -69,16 +67,13 @@ KERNELS: dict[str, tuple[object, dict, dict[str, str], int]] = {
 }
 
 
-def compiled(kernel, constants: dict, own: dict[str, str], warps: int) -> dict[str, str]:
-    """ "ptx" and "ttgir" for sm_90."""
+def build(kernel, constants: dict, own: dict[str, str], warps: int) -> Build:
     keys, pieces, d = constants.get("BN"), constants.get("CS"), constants.get("D")
     blocks = {"k_desc": keys, "v_desc": keys, "k_piece": pieces, "v_piece": pieces, "mk_desc": 16, "mv_desc": 16}
     own = {name: tma(rows, d) for name, rows in blocks.items() if rows and d} | own
-    types = signature(kernel, constants, own)
-    source = GluonASTSource(kernel, types, *facts(kernel, constants, types))
-    asm = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm
-    return {stage: asm[stage] for stage in ("ptx", "ttgir")}
+    return Build.of(kernel, constants, own, 90, {"num_warps": warps}, GluonASTSource)
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: compiled(*how) for name, how in KERNELS.items()}))
+    asm = {name: build(*how).compiled().asm for name, how in KERNELS.items()}
+    print(json.dumps({name: {stage: code[stage] for stage in ("ptx", "ttgir")} for name, code in asm.items()}))

@@ -1,24 +1,17 @@
-"""Compile the kernels that every card takes, for cards that nobody here has, and print as JSON how much shared memory
-each asks for. A program of its own: the tests' own process has Triton's interpreter in the compiler's place."""
+"""The kernels that every card takes, as they are built for cards that nobody here has."""
 
 from __future__ import annotations
-
-import json
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from moc.backends.triton.attend import backward, block, gather, tail
 from moc.backends.triton.block_sizes import HALF, BlockSize, BlockSizes
 from moc.backends.triton.lib import pair_counts, permute, pool
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
-from tests.tools.signatures import facts, signature
+from tests.tools.kernel_builds import Build
 
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
-# What arguments mean in these kernels and nowhere else (`signatures.py`)
+# What arguments mean in these kernels and nowhere else (`kernel_builds.py`)
 KEYS: dict[str, str] = {"k": "*bf16"}
 OWN_TYPES: dict[object, dict[str, str]] = {
     block.moc_attend_block: KEYS,
@@ -124,19 +117,17 @@ def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
     }
 
 
-def compiled(kernel, constants: dict, how: BlockSize, architecture: int):
-    """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
-    types = signature(kernel, constants, OWN_TYPES.get(kernel, {}))
-    source = ASTSource(kernel, types, *facts(kernel, constants, types))
+def build(kernel, constants: dict, how: BlockSize, architecture: int) -> Build:
     options = {"num_warps": how.warps, "num_stages": how.stages}
     if how.registers:
         options["maxnreg"] = how.registers
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return Build.of(kernel, constants, OWN_TYPES.get(kernel, {}), architecture, options)
 
 
-if __name__ == "__main__":
-    found = {
-        name: {what: compiled(*how, int(name[3:])).metadata.shared for what, how in kernels(HALF[size]).items()}
-        for name, size in ARCHITECTURES.items()
+def builds() -> dict[tuple[str, str], Build]:
+    """(architecture, name of the kernel) -> build."""
+    return {
+        (card, name): build(*how, int(card[3:]))
+        for card, size in ARCHITECTURES.items()
+        for name, how in kernels(HALF[size]).items()
     }
-    print(json.dumps(found))

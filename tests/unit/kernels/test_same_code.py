@@ -54,7 +54,8 @@ def test_an_instruction_that_changes_is_other_code(old: str, new: str) -> None:
 
 
 def test_a_spec_that_changes_goes_or_comes_is_told_by_name() -> None:
-    found = same_code.differences({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "4", "d": "5"})
+    before, now = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "4", "d": "5"}
+    found = same_code.differences(*({name: {"ptx": x} for name, x in specs.items()} for specs in (before, now)))
     assert [text.partition(":")[0] for text in found] == ["b", "c", "d"]
 
 

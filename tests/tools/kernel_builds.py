@@ -1,4 +1,4 @@
-"""What the arguments of kernels are, to compile them without calling them.
+"""Kernels compiled without calling them, and so without a GPU: what their arguments are.
 
 A name means the same in every kernel, as far as this table goes; a spec says what is otherwise in its kernel. A name
 that is new stands in one of the two. Strides (`s_n`, `sq_h`, ...) are integers.
@@ -6,7 +6,13 @@ that is new stands in one of the two. Strides (`s_n`, `sq_h`, ...) are integers.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from dataclasses import dataclass
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 _BY_TYPE = {
     "*bf16": "desc grad mean mean_k mean_v out own part q tail v x",
@@ -37,12 +43,33 @@ def signature(kernel, constants: dict, own: dict[str, str]) -> dict[str, str]:
     return {name: kind(name) for name in kernel.arg_names}
 
 
-def facts(kernel, constants: dict, types: dict[str, str]) -> tuple[dict, dict]:
-    """(constants, what is a multiple of 16) by place, as Triton's sources take them."""
-    places = {name: i for i, name in enumerate(kernel.arg_names)}
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for name, i in places.items()
-        if types[name].startswith("*") or _ALIGNED.fullmatch(name)
-    }
-    return {(places[name],): value for name, value in constants.items()}, aligned
+@dataclass(frozen=True)
+class Build:
+    """One kernel as it is built for one architecture, without calling it."""
+
+    source: ASTSource
+    architecture: int
+    options: dict[str, int]
+
+    @classmethod
+    def of(
+        cls, kernel, constants: dict, own: dict[str, str], architecture: int, options: dict[str, int], kind=ASTSource
+    ) -> Build:
+        types = signature(kernel, constants, own)
+        places = {name: i for i, name in enumerate(kernel.arg_names)}
+        aligned = {
+            (i,): [["tt.divisibility", 16]]
+            for name, i in places.items()
+            if types[name].startswith("*") or _ALIGNED.fullmatch(name)
+        }
+        values = {(places[name],): value for name, value in constants.items()}
+        return cls(kind(kernel, types, values, aligned), architecture, options)
+
+    def key(self) -> str:
+        """Of all that goes into it but Triton: its source and that of whatever it calls, types, constants, options."""
+        what = self.source.hash(), self.architecture, sorted(self.options.items())
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
+
+    def compiled(self):
+        """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
+        return triton.compile(self.source, target=GPUTarget("cuda", self.architecture, 32), options=self.options)
