@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 REPO = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.xdist_group(name="builds")  # compiled once
 MOST = {"sm_86": 99 * 1024, "sm_120": 99 * 1024}  # bytes a program may use: RTX 30, RTX 50
 
 
