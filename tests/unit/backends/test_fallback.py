@@ -136,7 +136,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     def kernel(q):
         raise RuntimeError("ptxas failed\non line 3")
 
-    def engine(q, k, v, table, routing, scale, record, training):
+    def engine(q, k, v, table, routing, scale, record, training, lse):
         tries.append(1)
         record.frame_pairs(2)[0].add_(1)
         return q if health.reason(q.device, variant) else kernel(q)
