@@ -13,7 +13,7 @@ ComfyUI's defaults  windows that overlap by a third, moved at every step, with t
 shots               MoC Windows along the shots, with ComfyUI's frame before a window
 drawn anew          MoC Windows, drawn anew at every step
 drawn by chance     the same by throwing dice, which forget whom a shot has met already
-bank                MoC Windows along the shots with a bank of the first four shots: a frame of each, which counts for it
+bank                MoC Windows along the shots with a bank of one frame of each of the first four, which counts for it
 bank, all shots     the same with a frame of every shot
 bank, all frames    the same with all frames of all shots
 bank, 4 bit         the same as bank, packed

@@ -100,7 +100,7 @@ class _Backward:
     def _how(self, config: BlockSize, keys: int | None = None, stages: int | None = None) -> dict:
         d = self.q.shape[3]
         return dict(
-            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=keys or config.keys,
+            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=keys or config.block_n,
             STAGES=stages or config.stages,
             PRECISION=precision_of(self.q), num_warps=config.warps,
         )  # fmt: skip
@@ -210,4 +210,4 @@ def seen_items(plan: DeviceTable, rows: int, keys: int, all_rows: bool) -> Tenso
 
 
 def _keys(config: BlockSize, longest: int) -> int:
-    return max(16, min(config.keys, triton.next_power_of_2(longest)))
+    return max(16, min(config.block_n, triton.next_power_of_2(longest)))
