@@ -2,6 +2,7 @@
 
 from .bank import AS_MODEL, BANK, OFF, STORAGE, BankSettings
 from .drawn import Drawing
+from .remake import AGAIN, CONTINUE, DO, INSERT, KEPT, SEES, WHOLE, Making
 from .settings import DRAWN, FOLLOW, FUSE, SHOTS, WindowSettings
 from .shots import by_shots, cut
 

@@ -46,12 +46,16 @@ class Bank:
     away     latent frames that a stored key is moved into the past: a window's length, so that what is kept stands
              before every window, whichever reads it
     start    highest noise level at which the bank is read
+    node     whose bank it is, in the log
+    filling  passes are kept, and see only themselves
     """
 
     settings: BankSettings
     weights: dict[int, float]
     away: int
     start: float
+    node: str = "MoC Windows"
+    filling: bool = False
     read: int = 0  # calls
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
@@ -78,12 +82,12 @@ class Bank:
         self._hooks.clear()
         if self.store is not None:
             log.info(
-                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
-                len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
+                self.node, len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
-            log.warning("MoC Windows: %d calls saw their own window alone and not the bank: %s", calls, why)
+            log.warning("%s: %d calls saw their own window alone and not the bank: %s", self.node, calls, why)
 
 
 @dataclass(eq=False)
@@ -224,7 +228,7 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
         (prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)
     ]
     own = len(getattr(options["context_window"], "index_list", video.frame_ids))
-    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
+    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start and not bank.filling)
 
 
 @torch.compiler.disable  # a compiled graph would bake in the window that traced it
