@@ -82,7 +82,7 @@ def _around_run(patch: Patch) -> Callable:
             patch.start()
             raise
         finally:
-            run.end()
+            run.blocks.end()
         run.hand_over()
         patch.finish()
         if not trace.routed and not trace.dense:
