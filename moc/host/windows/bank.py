@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...chunks.layout import TokenLayout
 from ...errors import MoCError
 from ...windows.attend import attend
 from ...windows.bank import STORAGE, BankSettings, alike
+from ...windows.memory import kept_tokens
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
@@ -45,6 +48,8 @@ class Bank:
     start    highest noise level at which the bank is read
     node     whose bank it is, in the log
     filling  passes are kept, and see only themselves
+    masks    kept frames of which not all is kept -> [h, w], 1 where it is
+    hidden   latent frames of the film -> kept frames that they do not read
     """
 
     settings: BankSettings
@@ -53,6 +58,8 @@ class Bank:
     start: float
     node: str = "MoC Windows"
     filling: bool = False
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, frozenset[int]] = field(default_factory=dict)
     read: int = 0  # calls
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
@@ -64,6 +71,12 @@ class Bank:
             budget = self.settings.budget * GB or comfy.model_management.get_free_memory(device) / 2
             self.store = Store(STORAGE[self.settings.storage], budget)
         return self.store
+
+    def take(self, other: Bank) -> None:
+        """What is to be kept in another one is kept here."""
+        self.weights |= other.weights
+        self.masks |= other.masks
+        self.hidden |= other.hidden
 
     def end(self) -> None:
         """Everything goes; the log says what there was."""
@@ -103,8 +116,10 @@ class Reader:
         block = options.get(BLOCK)
         return block is not None and block[0] in (self.bank.settings.blocks or (block[0],))
 
-    def attend(self, options: dict, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor | None:
-        """q, k, v [B, H, N, D] -> [B, H, N, D]; None where there is nothing to read yet."""
+    def attend(
+        self, options: dict, layout: TokenLayout, q: Tensor, k: Tensor, v: Tensor, scale: float | None
+    ) -> Tensor | None:
+        """q, k, v [B, H, N, D] of this layout -> [B, H, N, D]; None where there is nothing to read yet."""
         if not self.reads or self.bank.store is None:
             return None
         store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
@@ -116,10 +131,26 @@ class Reader:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         outs = []
         for i, place in enumerate(places):
-            row, classes = slice(i, i + 1), alike(wanted[i], self.bank.weights)
-            parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
-            outs.append(attend(q[row], k[row], v[row], parts, scale))
+            row, pieces = slice(i, i + 1), []
+            for tokens, some in self._who_reads(layout, wanted[i]):
+                classes = alike(some, self.bank.weights)
+                parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
+                pieces.append(attend(q[row, :, tokens], k[row], v[row], parts, scale))
+            outs.append(torch.cat(pieces, -2) if len(pieces) > 1 else pieces[0])
         return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+    def _who_reads(self, layout: TokenLayout, kept: set[int]) -> list[tuple[slice, set[int]]]:
+        """(queries, kept frames that they read), in order; what is not the film's reads all."""
+        hidden, begin = self.bank.hidden, layout.video_start
+        if not hidden:
+            return [(slice(None), kept)]
+        found = [(slice(0, begin), kept)]
+        for unread, frames in groupby(layout.frames, lambda frame: hidden.get(frame, frozenset())):
+            stop = begin + len(list(frames)) * layout.frame_tokens
+            found.append((slice(begin, stop), kept - unread))
+            begin = stop
+        found.append((slice(begin, layout.length), kept))
+        return [(tokens, some) for tokens, some in found if tokens.start < tokens.stop]
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -132,10 +163,13 @@ class Reader:
             if number < anchor or frame not in self.bank.weights:
                 continue
             begin = layout.video_start + number * size
-            tokens = slice(begin, begin + size)
-            turned = turn(k[..., tokens, :], self.rotation)
+            some_k, some_v = (x[..., begin : begin + size, :] for x in (k, v))
+            if (mask := self.bank.masks.get(frame)) is not None:
+                some = kept_tokens(mask, layout.grid[1:]).to(k.device)
+                some_k, some_v = some_k[..., some, :], some_v[..., some, :]
+            turned = turn(some_k, self.rotation)
             for i, prompt in enumerate(self.prompts):
-                store.put(self._place(options, prompt), frame, turned[i], v[i, :, tokens])
+                store.put(self._place(options, prompt), frame, turned[i], some_v[i])
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
@@ -160,7 +194,7 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
     """The arguments of a forward pass, with our reader and override in its transformer_options."""
     options = options_of(args, kwargs)
     bank: Bank | None = options.get(BANK)
-    if bank is None or READER in options or options.get("context_window") is None:
+    if bank is None or READER in options:
         return args, kwargs
     with outside_malloc_graph():
         reader = _reader(bank, model, args, kwargs, options)
@@ -200,7 +234,7 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     prompts: list[Hashable] = [
         (prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)
     ]
-    own = len(getattr(options["context_window"], "index_list", video.frame_ids))
+    own = len(getattr(options.get("context_window"), "index_list", video.frame_ids))
     return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start and not bank.filling)
 
 
@@ -220,7 +254,7 @@ def attention(reader: Reader, call: HostCall) -> Tensor:
     with outside_malloc_graph():
         seen = (call.q, call.k, call.v)
         q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
-        out = reader.attend(call.options, q, k, v, call.scale)
+        out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, q, k, v, call.scale)
         if out is not None and unpadded is not None:
             out = unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)

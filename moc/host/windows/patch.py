@@ -83,13 +83,15 @@ def _around_run(
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
     session_of(guider, noise, kwargs)  # in which the passes find the length of the film
-    weights = kept(film.shots, wanted.frames, length)
-    options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
+    around: Bank | None = options.get(BANK)  # MoC Recall's
+    options[BANK] = bank = Bank(wanted, kept(film.shots, wanted.frames, length), length, float(start) * (1 + ROUNDING))
+    if around is not None:
+        bank.take(around)
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:  # cancelled too
         bank.end()
-        options.pop(BANK, None)
+        options.pop(BANK) if around is None else options.update({BANK: around})
 
 
 def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:

@@ -25,6 +25,7 @@ from ..session import session_of
 from . import rope
 from .bank import BANK, Bank, around_apply, around_forward
 from .handler import TIME, Handler
+from .levels import noised, sigma_at, tells_frames
 from .patch import check_host, put_handler, put_wrappers
 
 KEY = "moc_remake"  # of our wrappers
@@ -73,7 +74,7 @@ class Run:
     noise: Tensor
     others: list[int]
     level: float
-    range: tuple[float, float]
+    sigmas: Tensor
     windows: list[list[int]]
     unread: list[list[int]]
 
@@ -95,7 +96,7 @@ class RemakeHandler(Handler):
         return found
 
     def _fill(self, run: Run, calc_cond_batch, model, conds, timestep, model_options) -> None:
-        sigma = sigma_at(model.model_sampling, run.level).clamp(*run.range).to(timestep).expand_as(timestep)
+        sigma = sigma_at(model.model_sampling, run.level, run.sigmas).to(timestep).expand_as(timestep)
         film = model.process_latent_in(run.film.to(timestep.device, torch.float32))
         context = noised(model, sigma, run.noise.to(film), film)
         # every prompt is to find the film, also one that is used in a part of the sampling only
@@ -113,18 +114,14 @@ def _windows(frames: int, handler: Handler, model_options: dict) -> list[list[in
     return model_options["transformer_options"][RUN].windows
 
 
-def sigma_at(sampling, level: float) -> Tensor:
-    """The noise level [1] at which noise is this part, 0 to 1, of noise and film."""
-    sigmas = sampling.sigmas
-    noise, film = (sampling.noise_scaling(sigmas, a, 1 - a) for a in (torch.ones_like(sigmas), torch.zeros_like(sigmas)))
-    return sigmas[(noise / (noise + film) - level).abs().argmin()].reshape(1)
-
-
-def noised(model: BaseModel, sigma: Tensor, noise: Tensor, film: Tensor) -> Tensor:
-    """A finished film as the model knows it beside what it samples: without noise if it tells it so frame by frame."""
-    if _tells_frames(model):
-        return model.scale_latent_inpaint(x=film, sigma=sigma, noise=noise, latent_image=film)
-    return model.model_sampling.noise_scaling(sigma, noise, film)
+def _handler(remake: Remake) -> RemakeHandler:
+    return RemakeHandler(
+        context_schedule=host.ContextSchedule(RUN, _windows),
+        fuse_method=host.get_matching_fuse_method("pyramid"),
+        context_length=remake.length,
+        context_overlap=remake.overlap,
+        dim=TIME,
+    )
 
 
 def remake_shot(
@@ -159,26 +156,19 @@ def remake_shot(
         longer[:, :, making.others] = film
         film = longer
     windows = settings.latents(adapter.time_rule)
-    remake, handler, model = Remake(making, film, bank, *windows, level), None, model.clone()
+    remake, model = Remake(making, film, bank, *windows, level), model.clone()
     if bank is not None:
         if why := rope.missing(model.model.diffusion_model):
             raise MoCError(f"MoC Remake can keep no frames for this model: {why}. Let it see the whole film.")
-        handler = RemakeHandler(
-            context_schedule=host.ContextSchedule(RUN, _windows),
-            fuse_method=host.get_matching_fuse_method("pyramid"),
-            context_length=remake.length,
-            context_overlap=remake.overlap,
-            dim=TIME,
-        )
-        put_handler(model, handler)
-    put_wrappers(model, KEY, partial(_around_run, remake, handler), reads=bank is not None)
+        put_handler(model, _handler(remake))
+    put_wrappers(model, KEY, partial(_around_run, remake), reads=bank is not None)
     model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
     return model, {**latent, "samples": film}, shots
 
 
 def _around_run(
-    remake: Remake, handler, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs
+    remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs
 ):
     guider, others = executor.class_obj, remake.making.others
     shapes = [tuple(shape) for shape in kwargs.get("latent_shapes") or [noise.shape]]
@@ -195,10 +185,10 @@ def _around_run(
     if denoise_mask is not None:
         mask = mask * reshape_mask(denoise_mask.to(mask), noise.shape)
     options = guider.model_options.setdefault("transformer_options", {})
-    if handler is not None and guider.model_options.get("context_handler") is not handler:
+    if remake.bank is not None and not isinstance(guider.model_options.get("context_handler"), RemakeHandler):
         raise MoCError("MoC Remake cuts its own windows: put it behind MoC Windows and ComfyUI's context windows.")
     options[MASK] = mask
-    if _tells_frames(guider.model_patcher.model):
+    if tells_frames(guider.model_patcher.model):
         denoise_mask = mask
     if remake.bank is not None:
         options[BANK] = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
@@ -215,8 +205,6 @@ def _around_run(
 
 
 def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tensor) -> Run:
-    # half of a model may know some levels only: none is looked at that is not sampled
-    levels = float(sigmas[:-1].min()), float(sigmas[:-1].max())
     windows = remake.making.windows(remake.length, remake.overlap)
     frames = sorted(remake.weights)
     unread = [frames[i : i + remake.length] for i in range(0, len(frames), remake.length)]
@@ -225,7 +213,7 @@ def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tens
         "MoC Remake: shot %d in %d windows of at most %d latent frames; seeing the others costs %.0f %% of that once",
         remake.making.made + 1, len(windows), remake.length, 100 * len(frames) / max(tokens, 1),
     )  # fmt: skip
-    return Run(bank, film, noise, remake.making.others, remake.level, levels, windows, unread)
+    return Run(bank, film, noise, remake.making.others, remake.level, sigmas, windows, unread)
 
 
 def _around_sampler(
@@ -234,11 +222,6 @@ def _around_sampler(
     """The mask is the sampler's: an image-to-video model that saw it would take what it hides for start images."""
     mask = extra_args["model_options"]["transformer_options"].get(MASK, denoise_mask)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *args, **kwargs)
-
-
-def _tells_frames(model: BaseModel) -> bool:
-    """Whether the model is told how much noise every frame has, so that finished ones need none."""
-    return type(model).process_timestep is not BaseModel.process_timestep
 
 
 def _check(remake: Remake, guider, latent_image: Tensor, shapes: list[tuple]) -> None:
