@@ -31,7 +31,9 @@ ANCHOR = int(HOST >= Version("0.30.0"))  # the frame in front of a window, in ne
 
 def remade(model, do=AGAIN, shot=3, film=FILM, shots=FIVE, **more):
     """(model, film to sample, its shots)"""
-    model, latent, shots = MoCRemake.execute(model, {"samples": film}, shots, do, shot, window=13, overlap=0, **more).args
+    model, latent, shots = MoCRemake.execute(
+        model, {"samples": film}, shots, do, shot, window=13, overlap=0, **more
+    ).args
     return model, latent["samples"], shots
 
 
@@ -180,7 +182,9 @@ def test_a_prompt_that_is_used_late_has_seen_the_film_too(monkeypatch):
     with torch.inference_mode():
         given = (4, 1.0, "euler", "simple", early + late, early, film)
         comfy.sample.sample(model, random(*TEN, seed=1), *given, disable_pbar=True, seed=4)
-    assert reads == [False] * 3 + [True] * 12, "three blocks look at the film, for both prompts, and read it in every step"
+    assert reads == [False] * 3 + [True] * 12, (
+        "three blocks look at the film, for both prompts, and read it in every step"
+    )
 
 
 def test_two_samplers_one_after_the_other_see_the_film_with_noise():
@@ -265,7 +269,12 @@ def test_every_family_remakes_a_shot_or_says_why_not(variant):
             patched, latent, _ = MoCRemake.execute(model, {"samples": film}, shots, AGAIN, 3, sees=sees, window=33).args
             out = tiny.sample(patched, variant, shape=shape, latent=latent["samples"], steps=1)
         except MoCError as refusal:
-            told = ("can keep no frames for this model", "puts its start image", "without references or guides", "does not cut")
+            told = (
+                "can keep no frames for this model",
+                "puts its start image",
+                "without references or guides",
+                "does not cut",
+            )
             assert any(text in str(refusal) for text in told), refusal
             continue
         assert torch.equal(out[:, :, others], film[:, :, others]) and torch.isfinite(out).all()

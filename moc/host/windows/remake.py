@@ -167,9 +167,7 @@ def remake_shot(
     return model, {**latent, "samples": film}, shots
 
 
-def _around_run(
-    remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs
-):
+def _around_run(remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
     guider, others = executor.class_obj, remake.making.others
     shapes = [tuple(shape) for shape in kwargs.get("latent_shapes") or [noise.shape]]
     _check(remake, guider, latent_image, shapes)
