@@ -32,6 +32,12 @@ LISTS = {
     "token": "every token reads exactly what it chose",
     "union": "64 neighbouring tokens read all that any of them chose: never less, and slower with small tiles",
 }
+BREAK_EVEN = {
+    "estimated": "by what the work should take on this GPU beside 16-bit attention; the same film is always routed or "
+    "never",
+    "measured": "three calls of the first step are computed both ways, and from the next step on the faster way is "
+    "taken. For SageAttention, 8-bit attention and others that the estimate does not know",
+}
 
 
 def _check(ok: bool, message: str) -> None:
@@ -153,7 +159,8 @@ class Schedule:
     dense_first, dense_last      transformer blocks at either end that stay dense
     dense_blocks                 more blocks that stay dense, counted from 0
     min_tokens                   shorter sequences stay dense; 0: on a GPU those where dense attention should be faster
-                                 (`cost_model.py`), elsewhere none; 1: none
+                                 (break_even), elsewhere none; 1: none
+    break_even                   how that is known: "estimated" (`cost_model.py`) or "measured" (`measured.py`)
     """
 
     start_percent: float = 0.0
@@ -162,6 +169,7 @@ class Schedule:
     dense_last: int = 0
     min_tokens: int = 0
     dense_blocks: tuple[int, ...] = ()
+    break_even: str = "estimated"
 
     def is_dense(self, block: int, blocks: int) -> bool:
         """Whether block number `block` of `blocks` stays dense."""
@@ -176,6 +184,10 @@ class Schedule:
         _check(
             min(self.dense_first, self.dense_last, self.min_tokens) >= 0,
             "dense_first, dense_last and min_tokens are counts; use 0 or more.",
+        )
+        _check(
+            self.break_even in BREAK_EVEN,
+            f"break_even is {self.break_even!r}; choose one of: {', '.join(BREAK_EVEN)}.",
         )
         _check(
             min(self.dense_blocks, default=0) >= 0,

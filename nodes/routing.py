@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import PRESETS
+from ..moc.config import BREAK_EVEN, PRESETS
 from ..moc.errors import MoCError
 from .types import MocRouting, advanced, check_ranges, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
@@ -274,6 +274,13 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="",
             tooltip="Blocks of the model with chunks of another size, like 0-1: 1x2x2; 7: frame.",
+        ),
+        io.Combo.Input(
+            "break_even",
+            options=list(BREAK_EVEN),
+            default="estimated",
+            optional=True,
+            tooltip=tell_choices("break_even"),
         ),
     ]
 

@@ -1,7 +1,7 @@
 """Whether routing pays, measured where a film is made: a few calls are computed both ways and the device notes when.
 
-`cost_model.py` knows one card and 16-bit dense attention. Whoever computes dense attention in 8 bits, or on another card,
-has another break-even.
+`cost_model.py` knows one card and 16-bit dense attention. Where the card is another, or dense attention is computed in 8
+bits, so is the break-even.
 
 **The same seed gives the same film**, whatever has been measured before: in every run the first CALLS calls of a kind,
 and all others at their noise level, go by the estimate; from the next noise level on the faster way is taken, until the
@@ -16,16 +16,18 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..config import RoutingConfig
 from .cost_model import Work
 
+T = TypeVar("T")
 WAYS = DENSE, ROUTED = "dense", "routed"
 CALLS = 3  # of a kind that are computed both ways: the first, which builds kernels, is not timed
 CLOSE = 1.03
@@ -62,14 +64,16 @@ class DeviceClock:
 class Kind:
     """Calls that take the same time. (Versions of drivers and libraries are those of the process.)
 
-    dense    `identity` of what computes dense attention
+    by       who computes dense attention, in a user's words
+    dense    `identity` of that
     shape    of q [B, H, N, D]
     work     what the table of chunks makes of that
     backend  that routes
     """
 
-    card: str
+    by: str
     dense: Hashable
+    card: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     work: Work
@@ -94,7 +98,7 @@ class Stopwatch:
         self._times: OrderedDict[Kind, Times] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begins(self, kind: Kind) -> Lap | None:
+    def begins(self, kind: Kind, device: torch.device) -> Lap | None:
         """For a call that should be computed both ways; None where enough were."""
         with self._lock:
             times = self._times.setdefault(kind, Times())
@@ -103,7 +107,7 @@ class Stopwatch:
             if times.begun == CALLS:
                 return None
             times.begun += 1
-            return Lap(self, times, timed=times.begun > 1)
+            return Lap(self, times, device, timed=times.begun > 1)
 
     def keep(self, times: Times, way: str, begin: Any, end: Any) -> None:
         with self._lock:
@@ -129,53 +133,56 @@ class Lap:
 
     stopwatch: Stopwatch
     times: Times
+    device: torch.device
     timed: bool
 
-    @contextmanager
-    def way(self, name: str, device: torch.device) -> Iterator[None]:
-        """Around one of WAYS; what breaks off has no time."""
-        clock = self.stopwatch.clock
-        begin = clock.mark(device)
-        yield
-        if self.timed:
-            self.stopwatch.keep(self.times, name, begin, clock.mark(device))
+    def way(self, name: str, compute: Callable[[], T]) -> T:
+        """What `compute` returns, one of WAYS. What returns no tensor, but a reason why not, has no time."""
+        mark = self.stopwatch.clock.mark
+        begin = mark(self.device)
+        out = compute()
+        if self.timed and isinstance(out, Tensor):
+            self.stopwatch.keep(self.times, name, begin, mark(self.device))
+        return out
 
 
 STOPWATCH = Stopwatch(DeviceClock())
+
+
+class Taken(NamedTuple):
+    routed: bool
+    measured: bool = False
 
 
 @dataclass(eq=False)
 class BreakEven:
     """What one run takes for every kind of call, by the rule above.
 
-    told  called once for every kind that is decided by measurement, with its times and the decision
+    told  called once for every kind that is decided by measurement, with its times and whether it is routed
     """
 
     stopwatch: Stopwatch
     told: Callable[[Kind, float, float, bool], None]
     _calls: dict[Kind, int] = field(default_factory=dict)
     _since: dict[Kind, float] = field(default_factory=dict)  # noise level at which the estimate still holds
-    _taken: dict[Kind, bool] = field(default_factory=dict)
+    _taken: dict[Kind, Taken] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def routes(self, kind: Kind, sigma: float, estimate: bool) -> bool:
-        """Whether a call at noise level `sigma` is routed; estimate: whether it is by the cost model."""
+    def take(self, kind: Kind, sigma: float, estimate: bool) -> Taken:
+        """For a call at noise level `sigma`; estimate: whether it is routed by the cost model."""
         with self._lock:
             if kind in self._taken:
                 return self._taken[kind]
             seen = self._calls[kind] = self._calls.get(kind, 0) + 1
-            if seen <= CALLS or self._since[kind] == sigma:
-                self._since[kind] = sigma
-                return estimate
-            times = self.stopwatch.times(kind)
+            times = None if seen <= CALLS or self._since[kind] == sigma else self.stopwatch.times(kind)
             if times is None:
                 self._since[kind] = sigma
-                return estimate
+                return Taken(estimate)
             dense, routed = times
             near = max(times) < CLOSE * min(times)
-            self._taken[kind] = estimate if near else routed < dense
-        self.told(kind, dense, routed, self._taken[kind])
-        return self._taken[kind]
+            self._taken[kind] = taken = Taken(estimate if near else routed < dense, True)
+        self.told(kind, dense, routed, taken.routed)
+        return taken
 
 
 def identity(function: object, depth: int = 4) -> Hashable:

@@ -6,16 +6,18 @@ from dataclasses import replace
 from functools import partial
 from weakref import ref
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..attention import moc_attention
-from ..backends import cost_model, registry
+from ..backends import registry
+from ..backends.measured import DENSE, ROUTED
 from ..chunks.layout import TokenLayout
+from ..trace.pair_counts import Counts
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
 from .adapters import Sequence
+from .break_even import Choice, choose, is_training
 from .malloc_graph import outside_malloc_graph
 from .probed_call import look_at
 from .state import BLOCK, FORWARD, READER, Call, Forward
@@ -46,29 +48,39 @@ def attention_override(
     width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
     if forward is None or not is_video(forward.video.sequence, q, k, v, width):
         return dense()
-    out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
+    call: Call | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
     if q.shape == k.shape:
         block, reader = options.get(BLOCK, options.get("block_index", 0)), options.get(READER)
         call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
         if isinstance(call, Call) and reader is not None and reader.serves(options) and forward.run.patch.probe is None:
             call = Reason.BANK  # the bank's override stands behind us, among the others
-        if isinstance(call, Reason):
-            out = call
-        else:
-            split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-            if forward.run.patch.probe is not None:
-                return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            with outside_malloc_graph():
-                selected = _worth_it(forward, call, split[0])
-                out = (
-                    selected
-                    if isinstance(selected, Reason)
-                    else _video_attention(forward, call, split[0], split[1], split[2], selected)
-                )
-    if isinstance(out, Tensor):
-        return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
-    forward.ran_dense(out)
-    return dense()
+    if isinstance(call, Reason):
+        forward.ran_dense(call)
+        return dense()
+    split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if forward.run.patch.probe is not None:
+        return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
+    return _faster_of(forward, call, split, dense, not skip_output_reshape, choose(forward, call, split[0], dense))
+
+
+def _faster_of(
+    forward: Forward, call: Call, split: tuple[Tensor, ...], dense: partial, joined: bool, choice: Choice
+) -> Tensor:
+    """The call as the choice says, and where it is timed the other way beside it. split: q, k, v [B, H, N, D]."""
+    reason, note = choice.dense, forward.run.patch.trace.note
+    if reason is None:
+        with outside_malloc_graph():
+            out = choice.timed(ROUTED, lambda: _counted(forward, call, split, choice.backend, joined))
+            if isinstance(out, Tensor):
+                choice.beside(DENSE, dense, note)
+                return out
+            reason = out
+    forward.ran_dense(reason)
+    out = choice.timed(DENSE, dense)
+    if choice.dense is not None:
+        with outside_malloc_graph():
+            choice.beside(ROUTED, lambda: _route(forward, call, split, choice.backend, joined)[0], note)
+    return out
 
 
 def is_video(sequence: Sequence, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
@@ -104,71 +116,57 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     return Call(block, table, routing, unpadded, scale)
 
 
-def _worth_it(forward: Forward, call: Call, q: Tensor) -> str | registry.Selected | Reason:
-    """The backend for a call or, if dense attention would be faster and nobody has said what to do (no min_tokens, no
-    backend), why."""
-    patch = forward.run.patch
-    if patch.backend != "auto" or patch.settings.schedule.min_tokens or not cost_model.applies(q.device):
-        return patch.backend
-    if _is_training(q) or torch.is_grad_enabled():
-        return patch.backend  # who trains with MoC trains what it does on long films
-    scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-    selected = registry.select("auto", registry.Call(q, call.table, call.routing, scale))
-    if cost_model.pays(q, call.table, call.routing, kernels=selected.reason is None):
-        return selected
-    if selected.reason is None:
-        return Reason.SHORT
-    patch.trace.note(f"MoC's GPU kernels do not run here: {selected.reason}")
-    return Reason.KERNELS
-
-
-def _video_attention(
-    forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor, backend: str | registry.Selected
+def _counted(
+    forward: Forward, call: Call, split: tuple[Tensor, ...], backend: str | registry.Selected, joined: bool
 ) -> Tensor | Reason:
-    """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
-    run, patch = forward.run, forward.run.patch
-    table, routing, unpadded = call.table, call.routing, call.unpadded
-    training = _is_training(q)
-    if training and (routing.drop_off or routing.drop_in):
-        # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
-    counts = None
-    shape = q.shape
+    """`_route`, in the trace; or why this call has to run dense."""
+    run = forward.run
     try:
-        if unpadded is not None:
-            q, k, v = (unpadded.take(x) for x in (q, k, v))
-        if forward.recording:
-            counts = patch.trace.counts(table, routing, q, k, call.scale)
-        out = moc_attention(
-            q,
-            k,
-            v,
-            table,
-            routing,
-            backend=backend,
-            scale=call.scale,
-            training=training,
-            record=counts,
-            note=patch.trace.note,
-        )
-        if unpadded is not None:
-            out = unpadded.put(out, shape)
+        out, counts = _route(forward, call, split, backend, joined, record=forward.recording)
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
         forward.reason = run.failed(error)
         return forward.reason
     if forward.recording:
-        patch.trace.ran_routed(forward.step, call.block, counts)
+        run.patch.trace.ran_routed(forward.step, call.block, counts)
         forward.routed += 1
         if forward.routed == AHEAD:
             run.hand_over()
     return out
 
 
-def _is_training(q: Tensor) -> bool:
-    flag = getattr(comfy.model_management, "in_training", None)  # not in ComfyUI 0.3.75
-    return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
+def _route(
+    forward: Forward,
+    call: Call,
+    split: tuple[Tensor, ...],
+    backend: str | registry.Selected,
+    joined: bool,
+    record: bool = False,
+) -> tuple[Tensor, Counts | None]:
+    """([B, N, H*D] if joined, else [B, H, N, D]; what was counted)."""
+    trace, routing = forward.run.patch.trace, call.routing
+    q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)
+    training = is_training(split[0])
+    if training and (routing.drop_off or routing.drop_in):
+        # other chunks in every step and block, the same ones when autograd runs this call again
+        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+    counts = trace.counts(call.table, routing, q, k, call.scale) if record else None
+    out = moc_attention(
+        q,
+        k,
+        v,
+        call.table,
+        routing,
+        backend=backend,
+        scale=call.scale,
+        training=training,
+        record=counts,
+        note=trace.note,
+    )
+    if call.unpadded is not None:
+        out = call.unpadded.put(out, split[0].shape)
+    return out.transpose(1, 2).flatten(2) if joined else out, counts
 
 
 def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:

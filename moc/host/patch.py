@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..backends import BACKENDS
+from ..backends.measured import STOPWATCH, Stopwatch
 from ..config import MoCSettings, RoutingConfig, Schedule
 from ..errors import MoCError
 from ..probe.log import ProbeLog
@@ -34,6 +35,7 @@ def apply_moc(
     *,
     backend: str = "auto",
     probe: ProbeLog | None = None,
+    stopwatch: Stopwatch = STOPWATCH,
 ) -> ModelPatcher:
     """A copy of the model whose video self-attention is routed, or with a probe only looked at.
 
@@ -46,7 +48,7 @@ def apply_moc(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
-    patch = Patch(shots, settings, trace, backend, probe)
+    patch = Patch(shots, settings, trace, backend, probe, stopwatch)
     model = model.clone()
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _around_run(patch)),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..backends import head_split
+from ..backends.measured import STOPWATCH, BreakEven, Kind, Stopwatch
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import MoCSettings, RoutingConfig
@@ -46,6 +47,7 @@ class Patch:
     trace: Trace
     backend: str
     probe: ProbeLog | None = None
+    stopwatch: Stopwatch = STOPWATCH
 
     def start(self, sigmas: list[float] | tuple[float, ...] = (), percent_to_sigma: Callable | None = None) -> None:
         """Forget the last run. sigmas [steps + 1] of the next one."""
@@ -75,6 +77,7 @@ class Run:
     active: tuple[float, float]
     starts: tuple[int, ...]
     live: Live = field(init=False)
+    break_even: BreakEven = field(init=False)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
     _tables: Tables = field(default_factory=Tables)
@@ -84,6 +87,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.live = Live(self.patch.trace)
+        self.break_even = BreakEven(self.patch.stopwatch, self._told)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
@@ -165,6 +169,10 @@ class Run:
             )
             self.patch.trace.note(text)
             log.warning("MoC: %s.", text)
+
+    def _told(self, kind: Kind, dense: float, routed: float, on: bool) -> None:
+        text = f"a call of {kind.shape[2]:,} tokens: dense with {kind.by} {dense:.3g} ms, MoC {routed:.3g} ms: "
+        self.patch.trace.note(text + ("on" if on else "off"))
 
     def failed(self, error: Exception) -> Reason:
         """Tell the person, and once the log with everything; returns the reason for running dense."""

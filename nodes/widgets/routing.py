@@ -97,6 +97,7 @@ def read_routing(
     lists: str = PRESET,
     dense_blocks: str = "",
     block_tiles: str = "",
+    break_even: str = "estimated",
 ) -> MoCSettings:
     """The preset, with everything replaced that is not left at "preset" or empty."""
     if preset not in PRESETS:
@@ -128,7 +129,7 @@ def read_routing(
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
     own_tiles = read_block_tiles(block_tiles)
     blocks = tuple((b, replace(settings.routing, tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
-    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks))
+    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks), break_even=break_even)
 
 
 def check_routing(
@@ -185,6 +186,8 @@ def tell_routing(settings: MoCSettings) -> str:
         parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
     if s.dense_blocks:
         parts.append(f"dense in {tell_numbers('block', s.dense_blocks)}")
+    if s.break_even == "measured":
+        parts.append("where that is measured to be faster")
     if settings.blocks:
         parts.append(f"with settings of their own in {tell_numbers('block', [b for b, _ in settings.blocks])}")
     return ", ".join(parts) + "."

@@ -1,5 +1,6 @@
-"""Whether routing pays, by measurement: what is measured, how often, and when it counts. The device's clock is a list."""
+"""Whether routing pays, by measurement: what is measured, how often, and when it counts. The clock is a number."""
 
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from moc.backends.cost_model import Work
 from moc.backends.measured import CALLS, CLOSE, DENSE, MOST, ROUTED, BreakEven, DeviceClock, Kind, Stopwatch, identity
 from moc.config import RoutingConfig
+from moc.trace.reasons import Reason
 
 CPU = torch.device("cpu")
 NOISY, LESS, LEAST = 1.0, 0.5, 0.25  # noise levels
@@ -31,7 +33,7 @@ class Clock:
 
 def kind(tokens: int = 100) -> Kind:
     work = Work(tokens**2, 0, 0, 0, 0, 0, 0)
-    return Kind("a card", "sage", (1, 2, tokens, 64), torch.float16, work, RoutingConfig(), "triton")
+    return Kind("sage", ("sage.py", 1), "a card", (1, 2, tokens, 64), torch.float16, work, RoutingConfig(), "triton")
 
 
 class Film:
@@ -44,14 +46,17 @@ class Film:
 
     def call(self, sigma: float, of: Kind | None = None) -> bool:
         of = of or kind()
-        routes = self.choices.routes(of, sigma, self.estimate)
-        lap = self.stopwatch.begins(of)
+        taken = self.choices.take(of, sigma, self.estimate)
+        lap = self.stopwatch.begins(of, CPU)
         if lap is not None:
             self.extra += 1
-            for way, ms in self.takes.items():
-                with lap.way(way, CPU):
-                    self.stopwatch.clock.now += ms
-        return routes
+            for way in self.takes:
+                lap.way(way, lambda way=way: self.compute(way))
+        return taken.routed
+
+    def compute(self, way: str) -> torch.Tensor:
+        self.stopwatch.clock.now += self.takes[way]
+        return torch.ones(1)
 
     def steps(self, *sigmas: float, blocks: int = 5) -> list[set[bool]]:
         return [{self.call(sigma) for _ in range(blocks)} for sigma in sigmas]
@@ -112,14 +117,22 @@ def test_a_device_that_is_not_there_yet_is_asked_again_at_the_next_noise_level()
     assert not film.call(0.1)
 
 
-def test_a_way_that_breaks_off_leaves_the_estimate_for_good():
+def refuses() -> Reason:
+    return Reason.MEMORY
+
+
+def breaks_off():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("compute", [refuses, breaks_off])
+def test_a_way_that_breaks_off_leaves_the_estimate_for_good(compute):
     stopwatch = Stopwatch(Clock())
     for _ in range(CALLS):
-        lap = stopwatch.begins(kind())
-        with lap.way(ROUTED, CPU):
-            pass
-        with pytest.raises(MemoryError), lap.way(DENSE, CPU):
-            raise MemoryError
+        lap = stopwatch.begins(kind(), CPU)
+        lap.way(ROUTED, lambda: torch.ones(1))
+        with suppress(MemoryError):
+            lap.way(DENSE, compute)
     film = Film(stopwatch, 1.0, 1.0)
     assert film.steps(NOISY, LESS, LEAST) == [{True}] * 3 and not film.told
 
@@ -151,7 +164,7 @@ def test_every_kind_of_call_is_measured_and_decided_by_itself():
 def test_a_process_forgets_the_oldest_kinds():
     stopwatch = Stopwatch(Clock())
     for tokens in range(MOST + 1):
-        stopwatch.begins(kind(tokens))
+        stopwatch.begins(kind(tokens), CPU)
     assert len(stopwatch._times) == MOST and kind(0) not in stopwatch._times
 
 

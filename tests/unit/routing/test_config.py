@@ -50,6 +50,7 @@ def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
+        ({"break_even": "guessed"}, "choose one of: estimated, measured"),
         ({"start_percent": 0.8, "end_percent": 0.2}, "start first"),
         ({"end_percent": 1.2}, "between 0 and 1"),
         ({"start_percent": nan}, "between 0 and 1"),
@@ -115,6 +116,13 @@ def test_the_schedule_counts_when_it_is_custom():
     numbers = {"start_percent": 0.2, "end_percent": 0.9, "dense_first": 1, "dense_last": 2, "min_tokens": 4096}
     assert choices.read_routing(preset="fast", **numbers).schedule == packed.Schedule()
     assert choices.read_routing(preset="fast", schedule="custom", **numbers).schedule == packed.Schedule(**numbers)
+
+
+@pytest.mark.parametrize("schedule", ["preset", "custom"])
+def test_break_even_counts_by_itself_and_the_summary_tells_what_is_measured(schedule):
+    settings = choices.read_routing(preset="fast", schedule=schedule, break_even="measured")
+    assert settings.schedule == packed.Schedule(break_even="measured")
+    assert choices.tell_routing(settings).endswith(", where that is measured to be faster.")
 
 
 def test_blocks_may_be_dense_or_have_chunks_of_another_size():
