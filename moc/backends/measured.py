@@ -1,7 +1,7 @@
 """Whether routing pays, measured where a film is made: a few calls are computed both ways and the device notes when.
 
-`cost_model.py` knows one card and 16-bit dense attention. Where the card is another, or dense attention is computed in 8
-bits, so is the break-even.
+`cost_model.py` knows one card and 16-bit dense attention. On another card, or with dense attention in 8 bits, the
+break-even is another.
 
 **The same seed gives the same film**, whatever has been measured before: in every run the first CALLS calls of a kind,
 and all others at their noise level, go by the estimate; from the next noise level on the faster way is taken, until the
