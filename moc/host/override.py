@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from weakref import ref
 
@@ -148,9 +147,9 @@ def _route(
     trace, routing = forward.run.patch.trace, call.routing
     q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)
     training = is_training(split[0])
-    if training and (routing.drop_off or routing.drop_in):
+    if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = trace.counts(call.table, routing, q, k, call.scale) if record else None
     out = moc_attention(
         q,

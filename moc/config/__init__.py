@@ -1,0 +1,34 @@
+"""How MoC routes (`RoutingConfig`, in parts), when it is on (`Schedule`), and named presets."""
+
+from __future__ import annotations
+
+from ..routing.descriptors import DESCRIPTORS
+from ..routing.rules import RULES
+from .parts import OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
+from .routing import LISTS, PART_OF, TAILS, RoutingConfig
+from .schedule import BREAK_EVEN, Schedule
+from .settings import NAMED, PRESETS, MoCSettings, Preset
+
+__all__ = [
+    "BREAK_EVEN",
+    "DESCRIPTORS",
+    "LISTS",
+    "NAMED",
+    "OWN",
+    "PART_OF",
+    "PRESETS",
+    "REFERENCES",
+    "RULES",
+    "STATIC",
+    "TAILS",
+    "Budget",
+    "Candidates",
+    "Links",
+    "MoCSettings",
+    "Noise",
+    "Partition",
+    "Preset",
+    "RoutingConfig",
+    "Schedule",
+    "Score",
+]
