@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import BREAK_EVEN, PRESETS
+from ..moc.config import BREAK_EVEN, CURVES, PRESETS
 from ..moc.errors import MoCError
 from .types import MocRouting, advanced, check_ranges, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
@@ -281,6 +281,20 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             default="estimated",
             optional=True,
             tooltip=tell_choices("break_even"),
+        ),
+        io.Combo.Input(
+            "curve", options=list(CURVES), default="constant", optional=True, tooltip=tell_choices("curve")
+        ),
+        io.Float.Input(
+            "dense_above",
+            optional=True,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Noisier steps stay dense: 0.95 keeps those dense in which more than 95% is noise, whichever steps "
+            "these are. 1: none.",
         ),
     ]
 

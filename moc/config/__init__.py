@@ -6,11 +6,12 @@ from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
 from .parts import OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
 from .routing import LISTS, PART_OF, TAILS, RoutingConfig
-from .schedule import BREAK_EVEN, Schedule
+from .schedule import BREAK_EVEN, CURVES, Schedule
 from .settings import NAMED, PRESETS, MoCSettings, Preset
 
 __all__ = [
     "BREAK_EVEN",
+    "CURVES",
     "DESCRIPTORS",
     "LISTS",
     "NAMED",

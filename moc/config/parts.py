@@ -6,7 +6,7 @@ No two parts have a setting of the same name, so that all of them can be named a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from ..errors import MoCError
@@ -177,6 +177,12 @@ class Budget:
         """Raises MoCError where a density for every head is not one for each of so many."""
         told = f"head_density has {len(self.head_density)} numbers, but this model has {heads} heads: give one each"
         check(len(self.head_density) in (0, heads), f"{told}, or leave it empty.")
+
+    def settled(self, top_k: int, share: float, seen: float) -> Budget:
+        """With a number of chunks, of which a share is chosen, one at least. seen: density of what is always seen."""
+        fewer = max(1, round(share * top_k)) if top_k else 0
+        heads = tuple(seen + share * max(density - seen, 0.0) for density in self.head_density)
+        return replace(self, top_k=fewer, density=None, head_density=self.head_density if share == 1.0 else heads)
 
     @property
     def same_k(self) -> bool:

@@ -109,7 +109,7 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
         if unpadded is None:
             return Reason.MASK
         layout = unpadded.layout
-    table, routing = run.table(layout, block)
+    table, routing = run.table(layout, block, run.share(forward.sigma))
     if routing is None:
         return Reason.NO_CHOICE
     return Call(block, table, routing, unpadded, scale)

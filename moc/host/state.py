@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import ReferenceType
 
@@ -68,6 +68,7 @@ class Run:
 
     sigmas  noise level of every step
     active  (lowest, highest) noise level that MoC is on for
+    flow    a noise level is a share of noise, as models of flow matching have it; else a ratio of noise to signal
     starts  first latent frame of every shot
     live    tells a browser how it goes
     """
@@ -76,6 +77,7 @@ class Run:
     sigmas: list[float]
     active: tuple[float, float]
     starts: tuple[int, ...]
+    flow: bool = True
     live: Live = field(init=False)
     break_even: BreakEven = field(init=False)
     forwards: int = 0
@@ -135,16 +137,22 @@ class Run:
             remove()
         self._hooks.clear()
 
-    def table(self, layout: TokenLayout, block: int) -> tuple[ChunkTable, RoutingConfig | None]:
-        """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
+    def share(self, sigma: float) -> float:
+        """Of the budget, at a noise level."""
+        return self.patch.settings.schedule.share(sigma if self.flow else sigma / (1 + sigma))
+
+    def table(self, layout: TokenLayout, block: int, share: float) -> tuple[ChunkTable, RoutingConfig | None]:
+        """The chunks of a layout, and the routing with a share of its top_k settled; None where there is nothing to
+        choose.
 
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
         routing = self.patch.settings.routing_of(block)
         table = self._tables.get(layout, self.starts, routing)
-        if table.density(0, routing.candidates.causal) >= 1.0:
+        seen = table.density(0, routing.candidates.causal)
+        if seen >= 1.0:
             return table, None
-        return table, routing.changed(top_k=table.top_k(routing), density=None)
+        return table, replace(routing, budget=routing.budget.settled(table.top_k(routing), share, seen))
 
     def warn(self, layout: TokenLayout | None) -> None:
         """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
+from ...moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
 from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
@@ -98,6 +98,8 @@ def read_routing(
     dense_blocks: str = "",
     block_tiles: str = "",
     break_even: str = "estimated",
+    curve: str = "constant",
+    dense_above: float = 1.0,
 ) -> MoCSettings:
     """The preset, with everything replaced that is not left at "preset" or empty."""
     if preset not in PRESETS:
@@ -130,7 +132,9 @@ def read_routing(
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
     own_tiles = read_block_tiles(block_tiles)
     blocks = tuple((b, settings.routing.changed(tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
-    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks), break_even=break_even)
+    return replace(settings, blocks=blocks).with_schedule(
+        dense_blocks=read_blocks(dense_blocks), break_even=break_even, curve=curve, dense_above=dense_above
+    )
 
 
 def check_routing(
@@ -157,6 +161,12 @@ def tell_routing(settings: MoCSettings) -> str:
     s, parts = settings.schedule, [f"Every token sees {settings.routing.sentence}"]
     if (s.start_percent, s.end_percent) != (0.0, 1.0):
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
+    if s.dense_above < 1.0:
+        parts.append(f"dense above a noise of {s.dense_above:g}")
+    if s.curve != "constant":
+        rule = settings.routing.budget.rule
+        follows = "top_k" in RULES[rule].parameters
+        parts.append(f"the budget {s.curve} with the noise" if follows else f"{rule} the same at every noise")
     if s.dense_first or s.dense_last:
         parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
     if s.dense_blocks:

@@ -52,6 +52,9 @@ def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
     ("setting", "sentence"),
     [
         ({"break_even": "guessed"}, "choose one of: estimated, measured"),
+        ({"curve": "rising"}, "choose one of: constant, falling"),
+        ({"dense_above": 1.1}, "use 0 .* to 1"),
+        ({"dense_above": nan}, "use 0 .* to 1"),
         ({"start_percent": 0.8, "end_percent": 0.2}, "start first"),
         ({"end_percent": 1.2}, "between 0 and 1"),
         ({"start_percent": nan}, "between 0 and 1"),
