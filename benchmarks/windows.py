@@ -212,7 +212,7 @@ def work(comfyui: Path, device: str, gpu: int, threads: int, steps: int, jobs, r
 def check() -> float:
     """Largest error of a window's attention with a bank in 16 bits on the GPU, against 32 bits. Where the library that
     it takes is wrong, it goes on without."""
-    attend, refused = (getattr(pack("moc.windows.attend"), name) for name in ("attend", "_refused"))
+    attend, health = pack("moc.windows.attend").attend, pack("moc.backends.health")
     q, k, v, bank_k, bank_v = (torch.randn(1, 2, n, 128, device="cuda") for n in (1536, 1536, 1536, 300, 300))
     found = []
     for dtype in (torch.bfloat16, torch.float32):
@@ -221,7 +221,7 @@ def check() -> float:
     error = float((found[0] - found[1]).abs().max())
     if not error < 0.02:
         print(f"the library's attention with a bank is wrong on this GPU by {error}", flush=True)
-        refused.add(q.device)
+        health.leave_out(q.device, health.LIBRARY, f"wrong by {error}")
     return error
 
 

@@ -282,9 +282,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             tooltip=tell_choices("break_even"),
         ),
-        io.Combo.Input(
-            "curve", options=list(CURVES), default="constant", optional=True, tooltip=tell_choices("curve")
-        ),
+        io.Combo.Input("curve", options=list(CURVES), default="constant", optional=True, tooltip=tell_choices("curve")),
         io.Float.Input(
             "dense_above",
             optional=True,

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backends import cost_model, registry
 from ..backends.measured import Kind, Lap, identity
 from ..trace.reasons import Reason
+from .host_call import HostCall
 from .state import READER, Call, Forward
 
 T = TypeVar("T")
@@ -44,9 +45,8 @@ class Choice:
             note(f"{way} attention was not timed, so the estimate counts ({type(error).__name__}: {error})"[:300])
 
 
-def choose(forward: Forward, call: Call, q: Tensor, dense: partial) -> Choice:
-    """For one call with q [B, H, N, D]. dense: computes it as whoever was there before us does, from the arguments of
-    the host's attention."""
+def choose(forward: Forward, call: Call, host_call: HostCall) -> Choice:
+    q = host_call.q
     run, patch, schedule = forward.run, forward.run.patch, forward.run.patch.settings.schedule
     measures = schedule.break_even == "measured" and patch.stopwatch.clock.runs_on(q.device)
     if patch.backend != "auto" or schedule.min_tokens or not (measures or cost_model.applies(q.device)):
@@ -62,7 +62,7 @@ def choose(forward: Forward, call: Call, q: Tensor, dense: partial) -> Choice:
         return Choice(selected, None if pays else Reason.KERNELS)  # plain torch may take a hundred times as long
     if not measures:
         return Choice(selected, None if pays else Reason.SHORT)
-    kind = _kind(q, call, dense, selected)
+    kind = _kind(call, host_call, selected)
     taken = run.break_even.take(kind, forward.sigma, pays)
     reason = Reason.SLOWER if taken.measured else Reason.SHORT
     return Choice(selected, None if taken.routed else reason, patch.stopwatch.begins(kind, q.device))
@@ -73,9 +73,10 @@ def is_training(q: Tensor) -> bool:
     return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
 
 
-def _kind(q: Tensor, call: Call, dense: partial, selected: registry.Selected) -> Kind:
-    reader = dense.keywords["transformer_options"].get(READER)
-    chain = (dense.func, getattr(reader, "previous", None))  # the bank hands on what it does not serve
+def _kind(call: Call, host_call: HostCall, selected: registry.Selected) -> Kind:
+    reader = host_call.options.get(READER)
+    chain = (host_call.others, getattr(reader, "previous", None))  # the bank hands on what it does not serve
+    q = host_call.q
     foreign = [f for link in chain for f in _functions(link) if not f.__module__.startswith(OURS)]
     name = getattr(foreign[0], "__name__", type(foreign[0]).__name__) if foreign else "other attention"
     card = torch.cuda.get_device_name(q.device) if q.device.type == "cuda" else q.device.type

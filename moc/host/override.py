@@ -2,101 +2,67 @@
 
 from __future__ import annotations
 
-from functools import partial
-from weakref import ref
-
 import torch
 from torch import Tensor
 
 from ..attention import moc_attention
 from ..backends import registry
 from ..backends.measured import DENSE, ROUTED
-from ..chunks.layout import TokenLayout
 from ..trace.pair_counts import Counts
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
-from .adapters import Sequence
-from .break_even import Choice, choose, is_training
+from .block_numbers import BLOCK
+from .break_even import choose, is_training
+from .host_call import HostCall, override
 from .malloc_graph import outside_malloc_graph
 from .probed_call import look_at
-from .state import BLOCK, FORWARD, READER, Call, Forward
-from .text_padding import Unpadded, unpad
+from .state import FORWARD, READER, Call, Forward
 
 
-@torch.compiler.disable  # a compiled graph would bake in the settings of the run that traced it
-def attention_override(
-    func,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs,
-) -> Tensor:
-    """q, k, v [B, N, H*D], with skip_reshape [B, H, N, D]; returns the first, with skip_output_reshape the second."""
-    options = kwargs.get("transformer_options") or {}
-    forward: Forward | None = options.get(FORWARD)
-    kwargs.update(
-        mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
-    )
-    others = func if forward is None or forward.previous is None else partial(forward.previous, func)
-    dense = partial(others, q, k, v, heads, **kwargs)
-    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
-    if forward is None or not is_video(forward.video.sequence, q, k, v, width):
-        return dense()
-    call: Call | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
-    if q.shape == k.shape:
-        block, reader = options.get(BLOCK, options.get("block_index", 0)), options.get(READER)
-        call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
-        if isinstance(call, Call) and reader is not None and reader.serves(options) and forward.run.patch.probe is None:
-            call = Reason.BANK  # the bank's override stands behind us, among the others
-    if isinstance(call, Reason):
-        forward.ran_dense(call)
-        return dense()
-    split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    if forward.run.patch.probe is not None:
-        return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-    return _faster_of(forward, call, split, dense, not skip_output_reshape, choose(forward, call, split[0], dense))
+@override(FORWARD)
+def attention_override(forward: Forward, call: HostCall) -> Tensor:
+    if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
+        forward.ran_dense(Reason.MASK)
+        return call.dense()
+    probed, reader = forward.run.patch.probe is not None, call.options.get(READER)
+    routed = _call(forward, call)
+    if isinstance(routed, Call) and reader is not None and reader.serves(call.options) and not probed:
+        routed = Reason.BANK  # the bank's override stands behind us, among the others
+    if isinstance(routed, Call):
+        if probed:
+            return look_at(forward, routed, call)
+        return _faster_of(forward, routed, call)
+    forward.ran_dense(routed)
+    return call.dense()
 
 
-def _faster_of(
-    forward: Forward, call: Call, split: tuple[Tensor, ...], dense: partial, joined: bool, choice: Choice
-) -> Tensor:
-    """The call as the choice says, and where it is timed the other way beside it. split: q, k, v [B, H, N, D]."""
-    reason, note = choice.dense, forward.run.patch.trace.note
-    if reason is None:
-        with outside_malloc_graph():
-            out = choice.timed(ROUTED, lambda: _counted(forward, call, split, choice.backend, joined))
+def _faster_of(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
+    """The call by the faster way; where that is being measured, the other way is computed beside it."""
+    note = forward.run.patch.trace.note
+    with outside_malloc_graph():
+        choice = choose(forward, call, host_call)
+        reason = choice.dense
+        if reason is None:
+            out = choice.timed(ROUTED, lambda: _counted(forward, call, host_call, choice.backend))
             if isinstance(out, Tensor):
-                choice.beside(DENSE, dense, note)
+                choice.beside(DENSE, host_call.dense, note)
                 return out
             reason = out
     forward.ran_dense(reason)
-    out = choice.timed(DENSE, dense)
+    out = choice.timed(DENSE, host_call.dense)
     if choice.dense is not None:
         with outside_malloc_graph():
-            choice.beside(ROUTED, lambda: _route(forward, call, split, choice.backend, joined)[0], note)
+            choice.beside(ROUTED, lambda: _route(forward, call, host_call, choice.backend)[0], note)
     return out
 
 
-def is_video(sequence: Sequence, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
-    """Self-attention of all video tokens, for all queries or for some of them."""
-    tokens, keys = q.shape[-2], k.shape[-2]
-    if k.shape != v.shape or tokens < sequence.video_tokens or sequence.width not in (None, width):
-        return False
-    return q.shape == k.shape or (tokens < keys and sequence.layout(keys, None) is not None)
-
-
-def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale: float | None) -> Call | Reason:
-    """What there is to know before a call of `length` tokens is routed, or why it has to run dense."""
-    run = forward.run
+def _call(forward: Forward, call: HostCall) -> Call | Reason:
+    """What there is to know before a call is routed, or why it has to run dense."""
+    run, (block, _) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
     schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
-    layout = forward.video.layout(length)
+    layout = forward.video.layout(call.q.shape[-2])
     if layout is None:
         return Reason.LENGTH
     if schedule.is_dense(block, len(forward.video.sequence.blocks)):
@@ -104,24 +70,22 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     if layout.length < schedule.min_tokens:
         return Reason.SHORT
     unpadded = None
-    if mask is not None:
-        unpadded = _unpadded(forward, mask, layout)
+    if call.mask is not None:
+        unpadded = forward.video.without_padding(call.mask, layout)
         if unpadded is None:
             return Reason.MASK
         layout = unpadded.layout
     table, routing = run.table(layout, block, run.share(forward.sigma))
     if routing is None:
         return Reason.NO_CHOICE
-    return Call(block, table, routing, unpadded, scale)
+    return Call(block, table, routing, unpadded, call.scale)
 
 
-def _counted(
-    forward: Forward, call: Call, split: tuple[Tensor, ...], backend: str | registry.Selected, joined: bool
-) -> Tensor | Reason:
+def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected) -> Tensor | Reason:
     """`_route`, in the trace; or why this call has to run dense."""
     run = forward.run
     try:
-        out, counts = _route(forward, call, split, backend, joined, record=forward.recording)
+        out, counts = _route(forward, call, host_call, backend, record=forward.recording)
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
@@ -136,17 +100,13 @@ def _counted(
 
 
 def _route(
-    forward: Forward,
-    call: Call,
-    split: tuple[Tensor, ...],
-    backend: str | registry.Selected,
-    joined: bool,
-    record: bool = False,
+    forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected, record: bool = False
 ) -> tuple[Tensor, Counts | None]:
-    """([B, N, H*D] if joined, else [B, H, N, D]; what was counted)."""
+    """(what the host wants back, what was counted)."""
     trace, routing = forward.run.patch.trace, call.routing
+    split = host_call.q, host_call.k, host_call.v
     q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)
-    training = is_training(split[0])
+    training = is_training(host_call.q)
     if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
@@ -164,12 +124,5 @@ def _route(
         note=trace.note,
     )
     if call.unpadded is not None:
-        out = call.unpadded.put(out, split[0].shape)
-    return out.transpose(1, 2).flatten(2) if joined else out, counts
-
-
-def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
-    if forward.unpadded is None or forward.unpadded[0]() is not mask:
-        with outside_malloc_graph():
-            forward.unpadded = ref(mask), unpad(mask, layout)
-    return forward.unpadded[1]
+        out = call.unpadded.put(out, host_call.q.shape)
+    return host_call.handed_back(out), counts

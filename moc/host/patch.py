@@ -26,7 +26,6 @@ from .session import Session, session_of
 from .state import KEY, RUN, Patch, Run
 
 
-
 def apply_moc(
     model: ModelPatcher,
     shots: Shots | None,
@@ -84,7 +83,7 @@ def _around_run(patch: Patch) -> Callable:
             patch.start()
             raise
         finally:
-            run.end()
+            run.blocks.end()
         run.hand_over()
         patch.finish()
         if not trace.routed and not trace.dense:

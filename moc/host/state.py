@@ -6,13 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from weakref import ReferenceType
 
 import comfy.model_management
-import torch
-from torch import Tensor
-from torch.nn import Module
 
 from ..backends import head_split
 from ..backends.measured import STOPWATCH, BreakEven, Kind, Stopwatch
@@ -23,7 +18,7 @@ from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
 from ..trace.reasons import Reason
 from ..trace.trace import Trace
-from .adapters.base import Blocks
+from .block_numbers import BlockNumbers
 from .session import VideoPass
 from .tables import Tables
 from .text_padding import Unpadded
@@ -33,7 +28,6 @@ KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
 FORWARD = "moc_forward"  # transformer_options -> Forward
 READER = "moc_windows_reader"  # transformer_options -> what reads the bank of MoC Windows in this pass
-BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
 
 log = logging.getLogger("mixture_of_contexts")
 
@@ -80,11 +74,11 @@ class Run:
     flow: bool = True
     live: Live = field(init=False)
     break_even: BreakEven = field(init=False)
+    blocks: BlockNumbers = field(default_factory=BlockNumbers)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
     _tables: Tables = field(default_factory=Tables)
     _failures: set[str] = field(default_factory=set)
-    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -94,15 +88,6 @@ class Run:
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
         return min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - sigma), default=0)
-
-    def number_blocks(self, blocks: Blocks) -> None:
-        """Let the attention inside a block know the block's number, which few models tell. Ends with the run."""
-        with self._lock:
-            for number, modules in enumerate(blocks):
-                for block in modules:
-                    if block not in self._hooks:
-                        hook = partial(_number_block, number)
-                        self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
 
     def pass_ended(self, step: int) -> None:
         """What a pass has counted leaves its device; a browser is told once it is there, while the next pass runs."""
@@ -131,11 +116,6 @@ class Run:
         self.patch.trace.drop()
         self.patch.trace.note(f"a step is missing from the heatmap ({type(error).__name__}: {error})"[:300])
         log.warning("MoC: what a step has routed could not be kept", exc_info=error)
-
-    def end(self) -> None:
-        for remove in self._hooks.values():
-            remove()
-        self._hooks.clear()
 
     def share(self, sigma: float) -> float:
         """Of the budget, at a noise level."""
@@ -197,17 +177,6 @@ class Run:
         return Reason.FAILED
 
 
-def _number_block(number: int, block: Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    options = kwargs.get("transformer_options")
-    if options is None:
-        return None
-    if torch.is_grad_enabled():
-        # a block that autograd runs again must find its own number, not that of the last block
-        return args, {**kwargs, "transformer_options": {**options, BLOCK: number}}
-    options[BLOCK] = number
-    return None
-
-
 @dataclass(eq=False)
 class Forward:
     """One forward pass of the diffusion model that is routed.
@@ -216,7 +185,6 @@ class Forward:
     reason     why this whole pass runs dense, if it does
     routed     calls so far
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
-    unpadded   the last mask and what it leaves of the sequence: every block passes the same one
     """
 
     run: Run
@@ -227,7 +195,6 @@ class Forward:
     reason: Reason | None
     recording: bool
     routed: int = 0
-    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:

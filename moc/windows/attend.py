@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..backends import health, library
 from ..backends.eager.softmax import merge, softmax_part
-from ..backends.head_split import out_of_memory
 
 Part = tuple[float, Callable[[slice], tuple[Tensor, Tensor]]]  # weight, heads -> keys and values [1, heads, J, D]
 AT_ONCE = 2**25  # channels of q that are worked on at a time: what is made on the way is in 32 bits
-_refused: set[torch.device] = set()  # where the library failed once
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bank: Sequence[Part], scale: float) -> Tensor:
@@ -35,19 +34,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bank: Sequence[Part], scale: float) 
 
 
 def _part(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """(out, log-sum-exp), in 32 bits: by cuDNN on Hopper, by FlashAttention 2 on other cards, where they take it."""
-    known = q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] in (64, 128)
-    if not q.is_cuda or not known or q.device in _refused:
-        return softmax_part(q, k, v, scale)
-    ops = torch.ops.aten
-    try:
-        if torch.cuda.get_device_capability(q.device) == (9, 0):
-            found = ops._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
-        else:
-            found = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
-    except RuntimeError as failure:
-        if out_of_memory(failure):
-            raise
-        _refused.add(q.device)
-        return softmax_part(q, k, v, scale)
-    return found[0].float(), found[1].float().reshape(q.shape[:-1])
+    """(out, log-sum-exp), in 32 bits."""
+    if library.usable(q):
+        try:
+            out, lse = library.attention(q, k, v, scale)
+            return out.float(), lse
+        except health.VariantError:
+            pass
+    return softmax_part(q, k, v, scale)

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moc.backends import reference
+from moc.backends import library, reference
 from moc.backends.triton import autograd, forward
-from moc.backends.triton.attend import own
 from moc.backends.triton.dataflow import Wants, library_fits
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lib import head_ranges
@@ -185,8 +184,8 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     poison(q)
     workspace = head_ranges.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
-    library = own.usable(q) and library_fits(first_plan(table, routing, q).geometry)
-    if not library or own.capability(q.device) == (9, 0):
+    by_library = library.usable(q) and library_fits(first_plan(table, routing, q).geometry)
+    if not by_library or library.by_cudnn(q):
         head_ranges.WORKSPACE = 1
     try:
         again = forward.run(q, k, v, table, routing, scale, wants=Wants(kind=which), training=noisy)

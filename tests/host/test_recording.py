@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.host import apply_moc, malloc_graph, override, text_padding
+from mixture_of_contexts.moc.host import apply_moc, malloc_graph, session, text_padding
 from mixture_of_contexts.moc.host.patch import apply_probe
 from mixture_of_contexts.moc.probe.log import ProbeLog
 from mixture_of_contexts.moc.trace.trace import Trace
@@ -199,7 +199,7 @@ def test_what_a_mask_leaves_of_the_sequence_is_not_recorded(monkeypatch):
         return text_padding.unpad(*args)
 
     monkeypatch.setattr(malloc_graph, "model_prefetch", SimpleNamespace(pause_malloc_graph=host.pause))
-    monkeypatch.setattr(override, "unpad", unpad)
+    monkeypatch.setattr(session, "unpad", unpad)
     with host:
         host.begin()
         for _ in range(2):

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
-from .. import head_split
+from .. import head_split, health
 from ..allowed import Allowed
 from ..registry import Backend, Call, wants_gradients
-from . import health
 
 ALLOWED = Allowed(
     tails=("none", "pooled"),

@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from weakref import ReferenceType, ref
 
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ...errors import MoCError
 from ...windows.attend import attend
@@ -21,15 +19,14 @@ from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
+from ..block_numbers import BLOCK, BlockNumbers
+from ..host_call import HostCall, override
 from ..malloc_graph import outside_malloc_graph
-from ..override import is_video
 from ..session import OVERRIDE, VIDEO, VideoPass, options_of, video_pass, with_options
 from ..state import FORWARD, READER, Forward
-from ..text_padding import Unpadded, unpad
 from . import rope
 
 BANK = "moc_windows_bank"  # transformer_options -> Bank
-BLOCK = "moc_windows_block"  # transformer_options -> (number of the block, which of the modules with this number)
 GB = 1e9
 MASKED = "the model passed an attention mask"
 UNKNOWN = "the tokens are not those of a window's frames"
@@ -55,14 +52,7 @@ class Bank:
     read: int = 0  # calls
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
-    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)
-
-    def number(self, blocks: tuple[tuple[Module, ...], ...]) -> None:
-        for number, modules in enumerate(blocks):
-            for place, block in enumerate(modules):
-                if block not in self._hooks:
-                    hook = partial(_number, (number, place))
-                    self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+    blocks: BlockNumbers = field(default_factory=BlockNumbers)
 
     def stored(self, device: torch.device) -> Store:
         """Made with the first key: what is free then is what the model and a window have left."""
@@ -73,9 +63,7 @@ class Bank:
 
     def end(self) -> None:
         """Everything goes; the log says what there was."""
-        for remove in self._hooks.values():
-            remove()
-        self._hooks.clear()
+        self.blocks.end()
         if self.store is not None:
             log.info(
                 "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
@@ -95,7 +83,6 @@ class Reader:
     prompts    what tells the prompts apart that are batched in this pass
     previous   attention override that was there before ours
     reads      the bank is read at this noise level
-    unpadded   the last mask, and what it leaves of the sequence
     """
 
     bank: Bank
@@ -106,7 +93,6 @@ class Reader:
     rotation: Rotation
     previous: Callable | None
     reads: bool
-    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def serves(self, options: dict) -> bool:
         """Whether the running block reads the bank, and is kept in it."""
@@ -131,13 +117,6 @@ class Reader:
             outs.append(attend(q[row], k[row], v[row], parts, scale))
         return torch.cat(outs) if len(outs) > 1 else outs[0]
 
-    def without_padding(self, mask: Tensor, length: int) -> Unpadded | None:
-        """What is left of the sequence; None where the mask does more than hide padding."""
-        if self.unpadded is None or self.unpadded[0]() is not mask:
-            layout = self.video.layout(length)
-            self.unpadded = ref(mask), None if layout is None else unpad(mask, layout)
-        return self.unpadded[1]
-
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
         layout, frames = self.video.layout(k.shape[-2]), self.video.frame_ids
@@ -156,12 +135,6 @@ class Reader:
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
-
-
-def _number(number: tuple[int, int], block: Module, args: tuple, kwargs: dict) -> None:
-    options = kwargs.get("transformer_options")
-    if options is not None:
-        options[BLOCK] = number
 
 
 def around_forward(executor, *args, **kwargs):
@@ -189,7 +162,7 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
         reader = _reader(bank, model, args, kwargs, options)
     if reader is None:
         return args, kwargs
-    bank.number(reader.video.sequence.blocks)
+    bank.blocks.tell(reader.video.sequence.blocks)
     ours = {VIDEO: reader.video, READER: reader}
     forward: Forward | None = options.get(FORWARD)
     if forward is None:
@@ -227,47 +200,24 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
 
 
-@torch.compiler.disable  # a compiled graph would bake in the window that traced it
-def attention(
-    func,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs,
-) -> Tensor:
-    """As the host's attention: q, k, v [B, N, H*D] or [B, H, N, D]."""
-    options = kwargs.get("transformer_options") or {}
-    reader: Reader | None = options.get(READER)
-    others = func if reader is None or reader.previous is None else partial(reader.previous, func)
-    kwargs.update(
-        mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
-    )
-    dense = partial(others, q, k, v, heads, **kwargs)
-    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
-    if reader is None or not reader.serves(options) or not is_video(reader.video.sequence, q, k, v, width):
-        return dense()
-    why, unpadded = None, None
-    if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.video.layout(k.shape[-2]) is None:
+@override(READER)
+def attention(reader: Reader, call: HostCall) -> Tensor:
+    if not reader.serves(call.options):
+        return call.dense()
+    why, unpadded, layout = None, None, reader.video.layout(call.k.shape[-2])
+    if call.q.shape != call.k.shape or call.q.shape[0] != len(reader.prompts) or layout is None:
         why = UNKNOWN
-    elif mask is not None:
-        with outside_malloc_graph():
-            unpadded = reader.without_padding(mask, k.shape[-2])
+    elif call.mask is not None:
+        unpadded = reader.video.without_padding(call.mask, layout)
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
-        return dense()
-    split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return call.dense()
     with outside_malloc_graph():
-        seen = split if unpadded is None else tuple(unpadded.take(x) for x in split)
-        out = reader.attend(options, seen[0], seen[1], seen[2], kwargs.get("scale"))
+        seen = (call.q, call.k, call.v)
+        q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
+        out = reader.attend(call.options, q, k, v, call.scale)
         if out is not None and unpadded is not None:
-            out = unpadded.put(out, split[0].shape)
-        reader.keep(options, *split[1:])
-    if out is None:
-        return dense()
-    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+            out = unpadded.put(out, call.q.shape)
+        reader.keep(call.options, call.k, call.v)
+    return call.dense() if out is None else call.handed_back(out)

@@ -7,9 +7,11 @@ from time import process_time
 import pytest
 import torch
 
+from moc.backends import health, library
 from moc.backends.triton.dataflow import (
     CHUNK_MAJOR,
     FILTER_CHUNKS,
+    HOPPER,
     QUERY_MAJOR,
     SELECTIONS,
     SMALL_CHUNK,
@@ -25,7 +27,6 @@ from moc.backends.triton.dataflow import (
     usual_kind,
 )
 from moc.backends.triton.device_table import device_table_of
-from moc.backends.triton.health import HOPPER, leave_out
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import PRESETS, RoutingConfig
@@ -197,12 +198,12 @@ def test_the_second_call_of_a_kind_is_a_look_up():
 def hopper(monkeypatch):
     """arch_of, as on a Hopper whose Triton knows the kernels."""
     pytest.importorskip("triton.experimental.gluon", reason="this Triton has no Gluon")
-    from moc.backends.triton import arch, block_sizes, health
-    from moc.backends.triton.attend import own
+    from moc.backends.triton import arch, block_sizes
     from moc.backends.triton.lib import gluon_compat
 
-    for module in (arch, block_sizes, own):
+    for module in (arch, block_sizes):
         monkeypatch.setattr(module, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(library, "by_cudnn", lambda q: True)
     monkeypatch.setattr(gluon_compat, "tested", True)
     monkeypatch.setattr(health, "_reasons", {})
     return arch.arch_of
@@ -216,7 +217,7 @@ def on_gpu(*shape: int, dtype=torch.float16) -> torch.Tensor:
 def test_what_failed_on_a_device_is_not_asked_there_again(hopper, variant):
     x = on_gpu(1, 2, 64, 64)
     assert hopper(x, x, x) == Arch((9, 0), frozenset(HOPPER), hopper(x, x, x).library)
-    leave_out(x.device, variant, "ptxas failed")
+    health.leave_out(x.device, variant, "ptxas failed")
     assert hopper(x, x, x).hopper == frozenset(HOPPER) - {variant}
 
 

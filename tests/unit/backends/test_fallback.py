@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from moc.attention import moc_attention
-from moc.backends import BACKENDS, head_split, registry, triton
+from moc.backends import BACKENDS, head_split, health, registry, triton
 from moc.backends.registry import ANY, Backend, Call, select
-from moc.backends.triton import health
+from moc.backends.triton.dataflow import HOPPER
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
@@ -121,7 +121,7 @@ def test_a_cpu_has_no_kernels_to_miss():
     assert notes == []
 
 
-@pytest.mark.parametrize("variant", [*health.HOPPER, health.LIBRARY])
+@pytest.mark.parametrize("variant", [*HOPPER, health.LIBRARY])
 def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, caplog):
     """Nothing of the first try is left in what was counted, and only that variant is left out."""
     pytest.importorskip("triton", reason="Triton is not installed")
@@ -177,7 +177,7 @@ def test_every_kernel_for_hopper_is_left_out_by_its_own_name():
         "union_sm90": union_sm90.attend, "topk_filter_sm90": topk_filter_sm90.filter_topk,
         "topk_registers_sm90": topk_registers_sm90.choose, "topk_stream_sm90": topk_stream_sm90.select,
     }  # fmt: skip
-    assert set(launches) == set(health.HOPPER)
+    assert set(launches) == set(HOPPER)
     x = torch.zeros(1)
     for i, (variant, launch) in enumerate(launches.items()):
         with pytest.raises(health.VariantError, match=variant):
@@ -209,7 +209,7 @@ def test_several_variants_may_fail_in_one_call(monkeypatch):
 
     layout, routing, tries = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame"), []
     q, k, v = qkv(layout, dtype=torch.float32)
-    order = [*health.HOPPER, health.LIBRARY]
+    order = [*HOPPER, health.LIBRARY]
 
     def engine(q, *args):
         tries.append(1)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from moc.attention import moc_attention
-from moc.backends import BACKENDS, head_split, reference
-from moc.backends.triton import health
+from moc.backends import BACKENDS, head_split, health, reference
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moc.backends import health, library
 from moc.errors import MoCError
 from moc.windows import BankSettings
 from moc.windows.attend import attend
@@ -103,6 +104,17 @@ def test_heads_worked_on_apart_come_out_the_same(monkeypatch):
     whole = attend(q, k, v, parts, 0.25)
     monkeypatch.setattr("moc.windows.attend.AT_ONCE", 2 * 7 * 16)
     assert torch.allclose(attend(q, k, v, parts, 0.25), whole, atol=1e-6)
+
+
+def test_a_library_that_fails_is_asked_once_and_the_bank_is_read_without_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(health, "_reasons", {})
+    monkeypatch.setattr(library, "usable", lambda q: health.reason(q.device, health.LIBRARY) is None)
+    monkeypatch.setattr(library, "_attention", lambda *_: asked.append(1) or 1 / 0)
+    q, k, v = (random(1, 2, 7, 16, seed=i) for i in range(3))
+    got = attend(q, k, v, [(1.0, lambda some: (k[:, some, :3], v[:, some, :3]))], 16**-0.5)
+    assert asked == [1]
+    assert torch.allclose(got, softmax(q, torch.cat([k, k[:, :, :3]], -2), torch.cat([v, v[:, :, :3]], -2)), atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])

@@ -17,9 +17,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
 )
 
+from ...health import watched
 from ..dataflow import HOT_KEYS
 from ..device_table import DeviceTable
-from ..health import watched
 from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, mma_layout, pipeline, row_layout, tma_descriptors

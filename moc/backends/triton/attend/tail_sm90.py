@@ -14,8 +14,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
 )
 
+from ...health import watched
 from ..device_table import STEP, DeviceTable
-from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors

@@ -28,9 +28,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ...health import watched
 from ..dataflow import FILTER_CHUNKS, PASS
 from ..device_table import DeviceTable
-from ..health import watched
 from ..lib import sortable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors

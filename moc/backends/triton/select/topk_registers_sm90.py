@@ -11,9 +11,9 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ...health import watched
 from ..dataflow import PASS, REGISTERS_PASSES
 from ..device_table import DeviceTable
-from ..health import watched
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, tma_descriptor
 from .topk_filter_sm90 import halves, producer, quarters, scores, take_queries

@@ -19,8 +19,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ...health import watched
 from ..device_table import DeviceTable
-from ..health import watched
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
