@@ -52,8 +52,9 @@ class MoCRouting(io.ComfyNode):
                     default=20,
                     min=0,
                     max=4096,
-                    tooltip="Chunks that every token reads, when budget is top-k. Higher is closer to full attention "
-                    "and slower. 0: no memory beyond what is always seen.",
+                    tooltip="Chunks that every token reads, when budget is top-k; 1.6 times as many of the larger "
+                    "tiles that recommended and fast have from 480p on. Higher is closer to full attention and "
+                    "slower. 0: no memory beyond what is always seen.",
                 ),
                 io.Float.Input(
                     "density",
@@ -122,7 +123,8 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="1x4x4",
             tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
-            "more exact, large is faster to choose from.",
+            "more exact, large is faster to choose from. auto: as in recommended and fast, 1x4x4, and from 480p on "
+            "1x8x8 with 1.6 times as many chosen.",
         ),
         named("own"),
         io.Int.Input(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .parts import Budget, Candidates, Links, Partition, Score
+from .parts import AUTO, Budget, Candidates, Links, Partition, Score
 from .routing import RoutingConfig
 from .schedule import Schedule
 
@@ -41,7 +41,7 @@ class Preset:
 
 
 OWN_FRAME = Links(own="frame")
-SMALL_TILES = Partition(tile=(1, 4, 4))
+TILES = Partition(tile=AUTO)
 
 NAMED: dict[str, Preset] = {
     # The paper's settings, section 4: chunks of 1280 tokens at the end of training, k = 5, own shot dense, causal.
@@ -61,14 +61,13 @@ NAMED: dict[str, Preset] = {
         "for models trained with the paper's settings for one shot",
     ),
     "recommended": Preset(
-        MoCSettings(
-            RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=20), tail="pooled")
-        ),
-        "its own frame, and the small tiles anywhere in the video that fit it best; the rest blurred",
+        MoCSettings(RoutingConfig(TILES, OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=20), tail="pooled")),
+        "its own frame, and the small tiles anywhere in the video that fit it best, larger ones from 480p on; the rest "
+        "blurred",
         "closest to full attention",
     ),
     "fast": Preset(
-        MoCSettings(RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("mean"), budget=Budget(top_k=10), tail="pooled")),
+        MoCSettings(RoutingConfig(TILES, OWN_FRAME, score=Score("mean"), budget=Budget(top_k=10), tail="pooled")),
         "as recommended, with fewer tiles and a simpler choice",
         "a little faster than recommended, and less exact",
     ),

@@ -127,7 +127,10 @@ class Run:
 
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
-        routing = self.patch.settings.routing_of(block)
+        asked = self.patch.settings.routing_of(block)
+        routing = asked.on(layout.grid)
+        if routing != asked.on((1, 1, 1)):
+            self.patch.trace.note(f"{layout.frame_tokens:,} tokens a frame: every token sees {routing.choice}")
         table = self._tables.get(layout, self.starts, routing)
         seen = table.density(0, routing.candidates.causal)
         if seen >= 1.0:
@@ -140,9 +143,10 @@ class Run:
         No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
         """
         settings = self.patch.settings
-        for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+        for wanted in dict.fromkeys((settings.routing, *dict(settings.blocks).values())) if layout else ():
+            routing = wanted.on(layout.grid)
             asked = max(routing.budget.head_density, default=routing.budget.density)
-            if layout is None or asked is None or routing.budget.rule != "top-k":
+            if asked is None or routing.budget.rule != "top-k":
                 continue
             table = self._tables.get(layout, self.starts, routing)
             seen, one = table.density(0, routing.candidates.causal), table.density(1, routing.candidates.causal)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
-from ...moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
+from ...moc.config import AUTO, PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
 from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
@@ -27,6 +28,11 @@ def read_tile(text: str) -> tuple[int, int, int]:
         raise MoCError(f"tile is {shown(text)!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
     frames, rows, columns = map(int, sizes)
     return frames, rows, columns
+
+
+def read_any_tile(text: str) -> tuple[int, int, int] | Literal["auto"]:
+    """As `read_tile`, or "auto"."""
+    return AUTO if text.strip().lower() == AUTO else read_tile(text)
 
 
 def read_blocks(text: str) -> tuple[int, ...]:
@@ -110,7 +116,7 @@ def read_routing(
     if chunking != PRESET:
         changes |= {
             "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
-            "tile": read_tile(tile) if chunking == "tile" else None,
+            "tile": read_any_tile(tile) if chunking == "tile" else None,
         }
     links = PRESETS[preset].routing.links
     own = links.own if own == PRESET else own
@@ -149,7 +155,7 @@ def check_routing(
 ) -> None:
     """Raise what can be said of the values before anything runs; None is a value that another node will give."""
     if tile is not None:
-        read_tile(tile)
+        read_any_tile(tile)
     read_blocks(dense_blocks or "")
     read_block_tiles(block_tiles or "")
     RoutingConfig.of(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
+from mixture_of_contexts.moc.chunks.layout import TokenLayout
+from mixture_of_contexts.moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.host.state import Patch, Run
 from mixture_of_contexts.moc.trace.reasons import Reason
 from mixture_of_contexts.moc.trace.trace import Trace
@@ -86,3 +87,13 @@ def test_a_dense_start_by_noise_is_the_models_own_noise_level(name, sigma, monke
     variant = tiny.variant_of(name)
     tiny.sample(routed(tiny.load(name), MoCSettings(EIGHT, Schedule(dense_above=0.95)))[0], variant, steps=1)
     assert active[0][1] == pytest.approx(sigma, rel=1e-4)
+
+
+@pytest.mark.parametrize(("frame", "tile", "k"), [((4, 4), (1, 4, 4), 20), ((30, 52), (1, 8, 8), 32)])
+def test_the_report_tells_the_tiles_of_large_pictures(frame, tile, k):
+    trace = Trace()
+    run = Run(Patch(None, PRESETS["recommended"], trace, "auto"), [], (0, 1), (0,))
+    table, routing = run.table(TokenLayout(4 * frame[0] * frame[1], (4, *frame)), 0, 1.0)
+    assert (routing.partition.tile, routing.budget.top_k) == (tile, k) and table.top_k(routing) == k
+    told = f"1,560 tokens a frame: every token sees its {k} best chunks (tiles of 1x8x8 tokens, minmax)"
+    assert trace.notes == [told] * (tile == (1, 8, 8))
