@@ -19,9 +19,10 @@ from .registry import Backend
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
-) -> Tensor:
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
+    lse: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     t = table.tensors(q.device)
     rows = slice(0, table.length)
     mandatory, candidate = candidates(table, routing, rows, q.device)
@@ -64,6 +65,8 @@ def attend(
         summary = (wide(q) @ mean_k.mT) * scale + t.lengths.to(logits.dtype).log()
         logits = torch.cat([logits, summary.masked_fill(~skipped, -torch.inf)], -1)
         values = torch.cat([values, mean_v], -2)
+    if lse is not None:
+        lse.copy_(logits.detach().logsumexp(-1))
     return (logits.softmax(-1) @ values).to(q.dtype)
 
 

@@ -60,7 +60,8 @@ def choose(forward: Forward, call: Call, host_call: HostCall) -> Choice:
         if not pays:
             patch.trace.note(f"MoC's GPU kernels do not run here: {selected.reason}")
         return Choice(selected, None if pays else Reason.KERNELS)  # plain torch may take a hundred times as long
-    if not measures:
+    reader = host_call.options.get(READER)
+    if not measures or (reader is not None and reader.serves(host_call.options)):  # a bank is to be read once a call
         return Choice(selected, None if pays else Reason.SHORT)
     kind = _kind(call, host_call, selected)
     taken = run.break_even.take(kind, forward.sigma, pays)

@@ -24,12 +24,9 @@ def attention_override(forward: Forward, call: HostCall) -> Tensor:
     if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
         forward.ran_dense(Reason.MASK)
         return call.dense()
-    probed, reader = forward.run.patch.probe is not None, call.options.get(READER)
     routed = _call(forward, call)
-    if isinstance(routed, Call) and reader is not None and reader.serves(call.options) and not probed:
-        routed = Reason.BANK  # the bank's override stands behind us, among the others
     if isinstance(routed, Call):
-        if probed:
+        if forward.run.patch.probe is not None:
             return look_at(forward, routed, call)
         return _faster_of(forward, routed, call)
     forward.ran_dense(routed)
@@ -103,7 +100,9 @@ def _route(
     forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected, record: bool = False
 ) -> tuple[Tensor, Counts | None]:
     """(what the host wants back, what was counted)."""
-    trace, routing = forward.run.patch.trace, call.routing
+    trace, routing, reader = forward.run.patch.trace, call.routing, host_call.options.get(READER)
+    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
+        reader = None
     split = host_call.q, host_call.k, host_call.v
     q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)
     training = is_training(host_call.q)
@@ -111,6 +110,7 @@ def _route(
         # other chunks in every step and block, the same ones when autograd runs this call again
         routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = trace.counts(call.table, routing, q, k, call.scale) if record else None
+    lse = None if reader is None else torch.empty(q.shape[:-1], device=q.device)
     out = moc_attention(
         q,
         k,
@@ -122,7 +122,10 @@ def _route(
         training=training,
         record=counts,
         note=trace.note,
+        lse=lse,
     )
+    if reader is not None:
+        out = reader.beside_routed(host_call, q, out, lse)
     if call.unpadded is not None:
         out = call.unpadded.put(out, host_call.q.shape)
     return host_call.handed_back(out), counts

@@ -17,7 +17,7 @@ BUDGETS = (PRESET, "top-k", "density")
 CHUNKING = (PRESET, "frame", "tokens", "tile")
 OUTER_LOOP = (PRESET, "all shots", "best shots")
 SCHEDULE = (PRESET, "custom")
-MOST_BLOCKS = 999
+MOST_NUMBERED = 999
 SIZE = f"[{DIGITS}]{{1,6}}"
 
 
@@ -37,13 +37,20 @@ def read_any_tile(text: str) -> tuple[int, int, int] | Literal["auto"]:
 
 def read_blocks(text: str) -> tuple[int, ...]:
     """ "0, 3-5" -> (0, 3, 4, 5)."""
-    blocks: set[int] = set()
+    return read_numbers(text, 0, "blocks of the model")
+
+
+def read_numbers(text: str, first: int, what: str) -> tuple[int, ...]:
+    """ "1, 4-6" -> (1, 4, 5, 6), none below `first`. what: they number, for the error."""
+    numbers: set[int] = set()
     for part in filter(None, re.split(r"[,;\s]+", text.strip())):
         ends = re.fullmatch(f"({SIZE})(?:-({SIZE}))?", part)
-        if not ends or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > MOST_BLOCKS:
-            raise MoCError(f"{shown(part)!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
-        blocks |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return tuple(sorted(blocks))
+        low, high = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, -1)
+        if not first <= low <= high <= MOST_NUMBERED:
+            example = f"numbers from {first} on, like {first}, {first + 3}-{first + 5}"
+            raise MoCError(f"{shown(part)!r} names no {what}: write {example}.")
+        numbers |= set(range(low, high + 1))
+    return tuple(sorted(numbers))
 
 
 def read_block_tiles(text: str) -> dict[int, tuple[int, int, int] | None]:

@@ -41,11 +41,12 @@ def labels(layout, starts, routing):
     return result
 
 
-def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None):
+def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=None):
     """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels}).
 
     tiles: the queries that share a list, where routing.lists is "union"
     counts: top-k of every head; routing.budget.top_k by default
+    lse: [B, H, N], filled with the log-sum-exp of what every query saw
     """
     label = labels(layout, starts, routing)
     members: dict = {}
@@ -65,7 +66,10 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None):
                     for i in tile:
                         chosen[i] = shared & set(open_to[i])
             for i, mine in enumerate(label):
-                out[b, h, i] = _one(q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
+                row = _one(q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
+                out[b, h, i] = row[0]
+                if lse is not None:
+                    lse[b, h, i] = row[1]
                 chosen_by[b, h, i] = chosen[i]
     return out, chosen_by
 
@@ -124,7 +128,8 @@ def _one(query, keys, values, mine, chosen, members, routing, scale):
             terms.append((query @ keys[block].mean(0) * scale + np.log(len(block)), values[block].mean(0)))
     top = max(logit for logit, _ in terms)
     weights = [np.exp(logit - top) for logit, _ in terms]
-    return sum(w * value for w, (_, value) in zip(weights, terms, strict=True)) / sum(weights)
+    mean = sum(w * value for w, (_, value) in zip(weights, terms, strict=True)) / sum(weights)
+    return mean, top + np.log(sum(weights))
 
 
 def _shot(name):

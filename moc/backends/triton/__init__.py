@@ -95,18 +95,19 @@ def failed(device: torch.device, failure: Exception) -> str:
 
 
 def attention(  # not `attend`, which is a room
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
-) -> Tensor:
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
+    lse: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     from . import custom_op
     from .autograd import Attend
 
-    if record is None and torch.compiler.is_compiling() and not training:
+    if record is None and lse is None and torch.compiler.is_compiling() and not training:
         return custom_op.compiled(q, k, v, table, routing, scale)
     call = Attend.apply if wants_gradients(q, k, v) else custom_op.plain
     while True:  # once more after every variant that fails
         try:
-            return call(q, k, v, table, routing, scale, record, training)
+            return call(q, k, v, table, routing, scale, record, training, lse)
         except health.VariantError:
             pass  # a frame that raised what it was handed would keep both alive, and all tensors of the call
         except Exception as failure:

@@ -5,7 +5,8 @@ Which kernels do it is a `Dataflow`, chosen before any of them runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,10 +35,26 @@ from .select.union_mask import union_masks
 
 @dataclass
 class SavedForBackward:
-    """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads."""
+    """What a backward pass wants. lse [B*H, N]: log2-sum-exp2 of all that a row sees; choices of runs of heads, None
+    where nobody wants them."""
 
     lse: Tensor
-    choices: list[tuple[range, SelectionIndices | SelectionMask]] = field(default_factory=list)
+    choices: list[tuple[range, SelectionIndices | SelectionMask]] | None
+
+    @staticmethod
+    def of(q: Tensor, choices: bool) -> SavedForBackward:
+        """For q [B, H, N, D]."""
+        lse = torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device)
+        return SavedForBackward(lse, [] if choices else None)
+
+    def add(self, heads: range, choice: SelectionIndices | SelectionMask) -> None:
+        if self.choices is not None:
+            self.choices.append((heads, choice))
+
+    def hand_over(self, lse: Tensor | None) -> None:
+        """Into lse [B, H, N], as natural logarithms."""
+        if lse is not None:
+            torch.mul(self.lse.view(lse.shape), math.log(2), out=lse)
 
 
 @on_its_device
@@ -83,7 +100,7 @@ def run(
                 histogram(choice)
             seen.choice(choice, heads, hot)
             if keep is not None:
-                keep.choices.append((heads, choice))
+                keep.add(heads, choice)
             chunk_major.attend(job, None, chunk_major.lists_of(job, choice), heads, hot)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
@@ -103,7 +120,7 @@ def run(
             union_masks(sel, shots, plan, heads, causal=routing.candidates.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
-            keep.choices.append((heads, SelectionMask.of_plan(sel, plan)))
+            keep.add(heads, SelectionMask.of_plan(sel, plan))
         (query_major.attend if flow.kind == QUERY_MAJOR else chunk_major.attend_bits)(job, sel, heads)
     seen.done()
     return out

@@ -136,7 +136,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     def kernel(q):
         raise RuntimeError("ptxas failed\non line 3")
 
-    def engine(q, k, v, table, routing, scale, record, training):
+    def engine(q, k, v, table, routing, scale, record, training, lse):
         tries.append(1)
         record.frame_pairs(2)[0].add_(1)
         return q if health.reason(q.device, variant) else kernel(q)
@@ -173,7 +173,7 @@ def test_every_kernel_for_hopper_is_left_out_by_its_own_name():
 
     launches = {
         "gather_sm90": gather_sm90.gather_chunks, "hot_chunks_sm90": hot_chunks_sm90.attend,
-        "tail_sm90": tail_sm90.tail,
+        "tail_sm90": tail_sm90.tail_of,
         "union_sm90": union_sm90.attend, "topk_filter_sm90": topk_filter_sm90.filter_topk,
         "topk_registers_sm90": topk_registers_sm90.choose, "topk_stream_sm90": topk_stream_sm90.select,
     }  # fmt: skip

@@ -3,6 +3,7 @@ works on all of them, or is refused."""
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,8 +57,9 @@ def expected_of(routing, budget):
     """By the brute force, once for all backends."""
     table = build_chunks(LAYOUT, STARTS, routing)
     arrays = [x.numpy() for x in qkv(LAYOUT, batch=1, dim=16)]
-    out, _ = brute.attend(*arrays, LAYOUT, STARTS, routing, 0.25, tiles_of(table), [COUNTS[budget]] * 2)
-    return torch.from_numpy(out)
+    lse = np.zeros(arrays[0].shape[:-1])
+    out, _ = brute.attend(*arrays, LAYOUT, STARTS, routing, 0.25, tiles_of(table), [COUNTS[budget]] * 2, lse)
+    return torch.from_numpy(out), torch.from_numpy(lse)
 
 
 @pytest.mark.slow
@@ -72,13 +74,17 @@ def test_a_backend_computes_every_setting(backend, rule, descriptor, tail, lists
     table = build_chunks(LAYOUT, STARTS, routing)
     assert table.top_k(routing) == COUNTS[budget]
     q, k, v = qkv(LAYOUT, batch=1, dim=16)
+    tolerance = {"rtol": 1e-9, "atol": 1e-11}
     if backend == "triton":
-        out, _ = run(backend, *(x.float() for x in (q, k, v)), table, routing, scale=0.25)
+        q, k, v = (x.float() for x in (q, k, v))
         tolerance = {"rtol": 0, "atol": 2e-5 if q.device.type == "cpu" else 5e-3}
-    else:
-        out, _ = run(backend, q, k, v, table, routing, scale=0.25)
-        tolerance = {"rtol": 1e-9, "atol": 1e-11}
-    torch.testing.assert_close(out.double(), expected_of(routing, budget), **tolerance)
+    expected, expected_lse = expected_of(routing, budget)
+    out, _ = run(backend, q, k, v, table, routing, scale=0.25)
+    torch.testing.assert_close(out.double(), expected, **tolerance)
+    lse = torch.full(q.shape[:-1], torch.nan, dtype=q.dtype)
+    again, _ = run(backend, q, k, v, table, routing, scale=0.25, lse=lse)
+    torch.testing.assert_close(again.double(), expected, **tolerance)
+    torch.testing.assert_close(lse.double(), expected_lse, **tolerance)
 
 
 @pytest.mark.parametrize("budget", ["none", "a density that is none"])

@@ -13,7 +13,7 @@ hopper_popular = pytest.importorskip("moc.backends.triton.attend.hot_chunks_sm90
 from moc.backends import reference
 from moc.backends.triton import forward
 from moc.backends.triton.attend import tail_sm90
-from moc.backends.triton.attend.tail import Tail
+from moc.backends.triton.attend.combine import new_partial
 from moc.backends.triton.dataflow import CHUNK_MAJOR, Arch, Dataflow, Wants, choose_dataflow
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import hot_chunks
@@ -91,7 +91,7 @@ def plain(q, k, v, summary, found, plan, heads, tail, *, scale):
             total = total + tail.lse[head].exp2() - away.sum(1)
             out = out + tail.out[head] * tail.lse[head].exp2()[:, None] - away @ mean_v
         elif tail is None:
-            tail = Tail(q.new_empty(len(heads), *q.shape[2:]), q.new_empty(len(heads), q.shape[2]))
+            tail = new_partial(q, len(heads))
         tail.out[head], tail.lse[head] = out / total.clamp(min=1e-30)[:, None], total.log2()
     return tail
 

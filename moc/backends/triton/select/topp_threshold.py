@@ -170,14 +170,14 @@ def rule_bits(
         bar = math.inf
     elif top_p:
         least = math.log2((1 - bar) / plan.chunks) - 1e-3
-    tiles = -(-n // config.rows)
+    tiles = -(-n // config.block_m)
     count = torch.empty(len(heads), n, dtype=torch.int32, device=sel.device)
     moc_select_topp_threshold[(tiles * len(heads),)](
         queries, desc, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.weight, sel, count,
         *queries.stride()[:2], n, plan.chunks, 0 if shot_mask is None else shot_mask.shape[-1], plan.words,
         heads.start, tiles,
         float(bar), least, scale * LOG2E,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, G=max(32, config.keys), TOP_P=top_p,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, G=max(32, config.block_n), TOP_P=top_p,
         MORE=routing.budget.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
         SHOT_MASK=shot_mask is not None,
         PRECISION=precision, num_warps=config.warps, num_stages=config.stages,
