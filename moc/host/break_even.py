@@ -78,7 +78,7 @@ def _kind(call: Call, host_call: HostCall, selected: registry.Selected) -> Kind:
     reader = host_call.options.get(READER)
     chain = (host_call.others, getattr(reader, "previous", None))  # the bank hands on what it does not serve
     q = host_call.q
-    foreign = [f for link in chain for f in _functions(link) if not f.__module__.startswith(OURS)]
+    foreign = [f for link in chain for f in _functions(link) if not str(f.__module__).startswith(OURS)]
     name = getattr(foreign[0], "__name__", type(foreign[0]).__name__) if foreign else "other attention"
     card = torch.cuda.get_device_name(q.device) if q.device.type == "cuda" else q.device.type
     work = cost_model.work_of(call.table, call.routing, q.shape[0] * q.shape[1], q.shape[-1])
