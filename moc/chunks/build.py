@@ -17,7 +17,7 @@ def tile_shape(grid: tuple[int, int, int], partition: Partition) -> tuple[int, i
     near to the wanted size as whole rows and columns allow.
     """
     _, height, width = grid
-    if partition.tile is not None:
+    if isinstance(partition.tile, tuple):
         t, h, w = partition.tile
         return t, min(h, height), min(w, width)
     frame = height * width

@@ -142,8 +142,10 @@ class Run:
 
         No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
         """
+        if layout is None:
+            return
         settings = self.patch.settings
-        for wanted in dict.fromkeys((settings.routing, *dict(settings.blocks).values())) if layout else ():
+        for wanted in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
             routing = wanted.on(layout.grid)
             asked = max(routing.budget.head_density, default=routing.budget.density)
             if asked is None or routing.budget.rule != "top-k":
