@@ -125,7 +125,7 @@ def _route(
         lse=lse,
     )
     if reader is not None:
-        out = reader.beside_routed(host_call, q, out, lse)
+        out = reader.beside_routed(host_call, call.table.layout, q, out, lse)
     if call.unpadded is not None:
         out = call.unpadded.put(out, host_call.q.shape)
     return host_call.handed_back(out), counts
