@@ -150,6 +150,8 @@ STOPWATCH = Stopwatch(DeviceClock())
 
 
 class Taken(NamedTuple):
+    """measured: by what was measured, else by the estimate."""
+
     routed: bool
     measured: bool = False
 
@@ -180,7 +182,7 @@ class BreakEven:
                 return Taken(estimate)
             dense, routed = times
             near = max(times) < CLOSE * min(times)
-            self._taken[kind] = taken = Taken(estimate if near else routed < dense, True)
+            self._taken[kind] = taken = Taken(estimate if near else routed < dense, measured=not near)
         self.told(kind, dense, routed, taken.routed)
         return taken
 

@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from moc.backends.cost_model import Work
-from moc.backends.measured import CALLS, CLOSE, DENSE, MOST, ROUTED, BreakEven, DeviceClock, Kind, Stopwatch, identity
+from moc.backends.measured import (
+    CALLS,
+    CLOSE,
+    DENSE,
+    MOST,
+    ROUTED,
+    BreakEven,
+    DeviceClock,
+    Kind,
+    Stopwatch,
+    Taken,
+    identity,
+)
 from moc.config import RoutingConfig
 from moc.trace.reasons import Reason
 
@@ -101,6 +113,7 @@ def test_times_that_are_nearly_equal_leave_the_estimate(estimate, faster):
     times = dict.fromkeys((DENSE, ROUTED), 100.0) | {faster: 100.0 / (CLOSE - 0.001)}
     film = Film(Stopwatch(Clock()), times[DENSE], times[ROUTED], estimate)
     assert film.steps(NOISY, LESS) == [{estimate}, {estimate}] and film.told[0][3] == estimate
+    assert film.choices.take(kind(), LESS, estimate) == Taken(estimate, measured=False)
     times[faster] = 100.0 / (CLOSE + 0.001)
     film = Film(Stopwatch(Clock()), times[DENSE], times[ROUTED], estimate)
     assert film.steps(NOISY, LESS)[1] == {faster == ROUTED}
