@@ -15,6 +15,7 @@ from demo.server import Run, Server
 
 MODES = {"classic": False, "nodes 2.0": True}  # how ComfyUI draws nodes: name -> Comfy.VueNodes.Enabled
 SETTINGS = {
+    "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.Persist": False,  # every page begins empty
     "Comfy.Workflow.ShowMissingModelsWarning": False,
