@@ -6,6 +6,7 @@ What is missing is printed as JSON that `python -m tests.tools.locales --fill FI
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.tools import locales
 LANGUAGES = locales.languages()
 FILES = ("nodeDefs", "main")
 SYNTAX = re.compile(r"[{}@|]")  # of vue-i18n, which older front ends read node texts with
+DOCS = locales.REPO / "js" / "docs"
+HELP = ("zh", "ja")
 WANTED = {"zh", "zh-TW", "ja", "ko"}
 
 
@@ -87,3 +90,17 @@ def test_what_a_run_reports_has_a_template():
     said = [sentence for text in texts for line in text.split("\n") for sentence in re.split(r"(?<=\.) (?=[A-Z])", line)]
     assert len(said) > 12
     assert [sentence for sentence in said if not fits(sentence)] == []
+
+
+def shape(page: Path) -> tuple[list[str], int, int]:
+    """Its titles by level, its table rows and its list items."""
+    lines = page.read_text("utf-8").splitlines()
+    rows, items = (sum(line.lstrip().startswith(sign) for line in lines) for sign in ("|", "- "))
+    return [line.partition(" ")[0] for line in lines if line.startswith("#")], rows, items
+
+
+@pytest.mark.parametrize("language", HELP)
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_help_page_says_as_much_as_the_english_one(page, language):
+    """The front end asks for docs/<node>/<language>.md first."""
+    assert shape(DOCS / page.stem / f"{language}.md") == shape(page)
