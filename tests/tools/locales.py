@@ -1,6 +1,6 @@
 """The pack's words in other languages: what locales/ has to hold, and what is missing or out of date in it.
 
-    python -m tests.tools.locales          write locales/en anew, drop what is out of date elsewhere, print what is missing
+    python -m tests.tools.locales           write locales/en anew, drop what is out of date, print what is missing
     python -m tests.tools.locales --fill F  as above, then add what F holds: {"zh": {"English": "...", ...}, ...}
 
 The English words come from the nodes themselves (nodeDefs.json), from `say("...")` in js/ ("words"), from combo boxes

@@ -87,7 +87,8 @@ def test_what_a_run_reports_has_a_template():
     texts += [trace.status(), trace.report()]
     trace.routed = 6
     texts += [trace.status(), trace.report(), Trace(keep="off").report()]
-    said = [sentence for text in texts for line in text.split("\n") for sentence in re.split(r"(?<=\.) (?=[A-Z])", line)]
+    lines = "\n".join(texts).split("\n")
+    said = [sentence for line in lines for sentence in re.split(r"(?<=\.) (?=[A-Z])", line)]
     assert len(said) > 12
     assert [sentence for sentence in said if not fits(sentence)] == []
 
