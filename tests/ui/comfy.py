@@ -70,7 +70,7 @@ class Comfy:
         settings = {**SETTINGS, "Comfy.VueNodes.Enabled": self.vue, **self.settings}
         self.server.post("/settings", settings)
         self.page.goto(self.server.url)
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(READY, timeout=60_000)
         self.page.evaluate(COUNT_RUNS)
         self.load(EMPTY)
 

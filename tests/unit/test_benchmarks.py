@@ -1,6 +1,7 @@
 """What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -255,7 +256,8 @@ def test_stages_are_the_mean_of_calls_in_a_row_after_as_many_that_warm_the_devic
 
 
 def test_what_this_machine_gains_is_a_table_that_can_be_posted(capsys):
-    mine.main("--model tiny --size 512x256 --frames 17 --shots 2 --presets recommended,fast --seconds 0.05".split())
+    asked = "--model=tiny --size=512x256 --frames=17 --shots=2 --presets=recommended,fast --seconds=0.05"
+    mine.main(shlex.split(asked))
     said = capsys.readouterr().out
     assert "tiny, 512x256, 17 frames, 2 shots: 160 tokens" in said
     rows = [line.split("|") for line in said.splitlines() if line.startswith("| ")]

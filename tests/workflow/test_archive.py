@@ -13,7 +13,7 @@ from demo.server import Server
 
 REPO = Path(__file__).resolve().parent.parent.parent
 IGNORE = ".comfyignore"
-TOP = {"LICENSE", "README.md", "__init__.py", "js", "locales", "moc", "nodes"}
+TOP = {"CHANGELOG.md", "LICENSE", "README.md", "README.zh.md", "__init__.py", "js", "locales", "moc", "nodes"}
 TOP |= {"pyproject.toml", "requirements.txt", "workflows"}
 
 

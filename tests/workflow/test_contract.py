@@ -12,7 +12,8 @@ import checker
 import contract
 import pytest
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+HERE = Path(__file__).resolve()
+WORKFLOWS = [*sorted((HERE.parents[2] / "workflows").glob("*.json")), *sorted(HERE.parent.glob("released/*/*.json"))]
 COMMITTED = contract.committed()
 
 

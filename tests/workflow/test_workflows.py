@@ -11,6 +11,7 @@ from demo.server import PromptRefused
 
 WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
 FILES = sorted(WORKFLOWS.glob("*.json"))
+RELEASED = sorted(Path(__file__).parent.glob("released/*/*.json"))  # as each version shipped them
 
 
 def read(path: Path) -> dict:
@@ -20,6 +21,16 @@ def read(path: Path) -> dict:
 def for_stock_nodes(path: Path) -> bool:
     """The demo's workflow needs the demo's nodes and model; `demo/run.py` runs it."""
     return not path.stem.startswith("demo_")
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_workflow_of_an_older_version_still_loads(path, object_info):
+    if for_stock_nodes(path):
+        assert checker.problems(read(path), object_info) == []
+    else:  # other nodes are the demo's
+        ours = [node for node in read(path).values() if node["class_type"] in object_info]
+        known = {n["class_type"]: {i.name for i in checker.inputs_of(object_info[n["class_type"]])} for n in ours}
+        assert ours and all(set(node["inputs"]) <= known[node["class_type"]] for node in ours)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
