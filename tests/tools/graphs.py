@@ -76,8 +76,9 @@ class Graph:
             "cnr_id": "mixture-of-contexts" if kind.startswith("MoC") else "comfy-core",
         }
         if url:
-            name = url.rpartition("/")[2]
-            saved["properties"]["models"] = [{"name": name, "url": url, "directory": url.split("/")[-2]}]
+            folder, name = url.split("/")[-2:]
+            folder = "checkpoints" if folder == "main" else folder
+            saved["properties"]["models"] = [{"name": name, "url": url, "directory": folder}]
         node = Node(saved, info)
         self.nodes.append(node)
         saved["outputs"] = [

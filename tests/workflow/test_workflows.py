@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import checker
@@ -79,6 +80,17 @@ def test_a_template_is_what_its_description_says(name, server, object_info):
     """`python -m tests.tools.templates` writes them anew."""
     if server.host.version == NEWEST:
         assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == templates.written(name, object_info)
+
+
+def test_every_template_loads_files_that_comfyuis_own_templates_name(server):
+    """So that who has them has ours."""
+    (packages,) = server.host.python.parent.parent.glob("lib/python3*/site-packages")
+    theirs = "".join(path.read_text("utf-8") for path in packages.glob("comfyui_workflow_templates*/**/*.json"))
+    ours = "".join((WORKFLOWS / f"{name}.json").read_text("utf-8") for name in templates.TEMPLATES)
+    files = set(re.findall(r'"([\w.-]+\.safetensors)"', ours))
+    addresses = set(re.findall(r'"(https://[^"]+)"', ours))
+    assert len(files) > 10 and len(addresses) > 10
+    assert [text for text in sorted(files | addresses) if text not in theirs] == []
 
 
 def small(prompt: dict) -> dict:
