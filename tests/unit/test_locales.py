@@ -19,7 +19,7 @@ FILES = ("nodeDefs", "main")
 SYNTAX = re.compile(r"[{}@|]")  # of vue-i18n, which older front ends read node texts with
 DOCS = locales.REPO / "js" / "docs"
 HELP = ("zh", "ja")
-WANTED = {"zh", "zh-TW", "ja", "ko"}
+WANTED = {"zh", "zh-TW", "ja", "ko", "fr", "es", "ru"}
 
 
 def ours(language: str) -> dict:
