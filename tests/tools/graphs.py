@@ -137,6 +137,29 @@ class Graph:
         }
 
 
+def from_prompt(prompt: Mapping[str, Any], info: Mapping[str, Any], title: str) -> Graph:
+    """The graph of a prompt in API format, a column for every step away from its start."""
+    depth: dict[str, int] = {}
+
+    def sources(number: str) -> list[str]:
+        return [value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list)]
+
+    def depth_of(number: str) -> int:
+        if number not in depth:
+            depth[number] = 1 + max((depth_of(source) for source in sources(number)), default=-1)
+        return depth[number]
+
+    graph, made = Graph(info), dict[str, Node]()
+    for number in sorted(prompt, key=depth_of):
+        while len(graph.groups) <= depth_of(number):
+            graph.column(title if not graph.groups else "")
+        node = prompt[number]
+        outputs = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
+        given = {name: Out(made[n], made[n].info["output_name"][slot]) for name, (n, slot) in outputs.items()}
+        made[number] = graph.add(node["class_type"], node.get("_meta", {}).get("title"), **(node["inputs"] | given))
+    return graph
+
+
 def _widget_values(items: Iterable[checker.Input], values: Mapping[str, Any]) -> Iterable[Any]:
     """By position, as the front end saves them; none behind the last one that is required or was given."""
     widgets = [item for item in items if item.is_widget]

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.tools.graphs import Graph, Node, Out
+from tests.tools.graphs import Graph, Node, Out, from_prompt
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+DEMO = FOLDER.parent / "demo"
 HUB = "https://huggingface.co/Comfy-Org/"
 WAN21, WAN22 = (f"{HUB}Wan_{v}/resolve/main/split_files/" for v in ("2.1_ComfyUI_repackaged", "2.2_ComfyUI_Repackaged"))
 HUNYUAN = f"{HUB}HunyuanVideo_1.5_repackaged/resolve/main/split_files/"
@@ -335,18 +336,29 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
 }
 
 
+def demo_graph(object_info: dict[str, Any]) -> str:
+    """The demo's prompt as a graph to look at; `python demo/run.py --open` shows it."""
+    prompt = json.loads((FOLDER / "demo_multishot.json").read_text("utf-8"))
+    return as_text(from_prompt(prompt, object_info, "The demo").saved("demo"))
+
+
+def as_text(saved: dict[str, Any]) -> str:
+    return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
+
+
 def written(name: str, object_info: dict[str, Any]) -> str:
     graph = Graph(object_info)
     TEMPLATES[name](graph)
-    return json.dumps(graph.saved(name), indent=1, ensure_ascii=False) + "\n"
+    return as_text(graph.saved(name))
 
 
 def main() -> None:
     from demo.host import NEWEST, prepare
     from demo.server import Server
 
-    with Server(prepare(NEWEST, tools=True), cpu=True) as server:
+    with Server(prepare(NEWEST, tools=True), nodes=[DEMO / "comfyui_moc_demo"], cpu=True) as server:
         info = server.object_info()
+    (DEMO / "graph.json").write_text(demo_graph(info), "utf-8")
     for name in TEMPLATES:
         (FOLDER / f"{name}.json").write_text(written(name, info), "utf-8")
 
