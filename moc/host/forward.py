@@ -19,7 +19,7 @@ def begin_forward(patch: Patch, diffusion_model: object, args: list, kwargs: dic
     forward = None if FORWARD in options else _forward(patch, diffusion_model, args, kwargs, options)
     if forward is None:
         return None, args, kwargs
-    forward.run.number_blocks(forward.video.sequence.blocks)
+    forward.run.blocks.tell(forward.video.sequence.blocks)
     return forward, *with_options(args, kwargs, {VIDEO: forward.video, FORWARD: forward, OVERRIDE: attention_override})
 
 

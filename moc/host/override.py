@@ -2,90 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from weakref import ref
-
 import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..attention import moc_attention
 from ..backends import cost_model, registry
-from ..chunks.layout import TokenLayout
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
-from .adapters import Sequence
+from .block_numbers import BLOCK
+from .host_call import HostCall, override
 from .malloc_graph import outside_malloc_graph
 from .probed_call import look_at
-from .state import BLOCK, FORWARD, READER, Call, Forward
-from .text_padding import Unpadded, unpad
+from .state import FORWARD, READER, Call, Forward
 
 
-@torch.compiler.disable  # a compiled graph would bake in the settings of the run that traced it
-def attention_override(
-    func,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs,
-) -> Tensor:
-    """q, k, v [B, N, H*D], with skip_reshape [B, H, N, D]; returns the first, with skip_output_reshape the second."""
-    options = kwargs.get("transformer_options") or {}
-    forward: Forward | None = options.get(FORWARD)
-    kwargs.update(
-        mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
-    )
-    others = func if forward is None or forward.previous is None else partial(forward.previous, func)
-    dense = partial(others, q, k, v, heads, **kwargs)
-    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
-    if forward is None or not is_video(forward.video.sequence, q, k, v, width):
-        return dense()
-    out: Tensor | Reason = Reason.MASK  # LTX calls once for every group of queries that its mask treats alike
-    if q.shape == k.shape:
-        block, reader = options.get(BLOCK, options.get("block_index", 0)), options.get(READER)
-        call = _call(forward, mask, q.shape[-2], block, kwargs.get("scale"))
-        if isinstance(call, Call) and reader is not None and reader.serves(options) and forward.run.patch.probe is None:
-            call = Reason.BANK  # the bank's override stands behind us, among the others
-        if isinstance(call, Reason):
-            out = call
-        else:
-            split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-            if forward.run.patch.probe is not None:
-                return look_at(forward, call, *split, dense=dense, joined=not skip_output_reshape)
-            with outside_malloc_graph():
-                selected = _worth_it(forward, call, split[0])
-                out = (
-                    selected
-                    if isinstance(selected, Reason)
-                    else _video_attention(forward, call, split[0], split[1], split[2], selected)
-                )
-    if isinstance(out, Tensor):
-        return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
-    forward.ran_dense(out)
-    return dense()
+@override(FORWARD)
+def attention_override(forward: Forward, call: HostCall) -> Tensor:
+    if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
+        forward.ran_dense(Reason.MASK)
+        return call.dense()
+    routed = _call(forward, call)
+    if isinstance(routed, Call):
+        if forward.run.patch.probe is not None:
+            return look_at(forward, routed, call)
+        with outside_malloc_graph():
+            backend = _worth_it(forward, routed, call.q)
+            out = backend if isinstance(backend, Reason) else _video_attention(forward, routed, call, backend)
+            if isinstance(out, Tensor):
+                return call.handed_back(out)
+        routed = out
+    forward.ran_dense(routed)
+    return call.dense()
 
 
-def is_video(sequence: Sequence, q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
-    """Self-attention of all video tokens, for all queries or for some of them."""
-    tokens, keys = q.shape[-2], k.shape[-2]
-    if k.shape != v.shape or tokens < sequence.video_tokens or sequence.width not in (None, width):
-        return False
-    return q.shape == k.shape or (tokens < keys and sequence.layout(keys, None) is not None)
-
-
-def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale: float | None) -> Call | Reason:
-    """What there is to know before a call of `length` tokens is routed, or why it has to run dense."""
-    run = forward.run
+def _call(forward: Forward, call: HostCall) -> Call | Reason:
+    """What there is to know before a call is routed, or why it has to run dense."""
+    run, (block, _) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
     schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
-    layout = forward.video.layout(length)
+    layout = forward.video.layout(call.q.shape[-2])
     if layout is None:
         return Reason.LENGTH
     if schedule.is_dense(block, len(forward.video.sequence.blocks)):
@@ -93,15 +50,15 @@ def _call(forward: Forward, mask: Tensor | None, length: int, block: int, scale:
     if layout.length < schedule.min_tokens:
         return Reason.SHORT
     unpadded = None
-    if mask is not None:
-        unpadded = _unpadded(forward, mask, layout)
+    if call.mask is not None:
+        unpadded = forward.video.without_padding(call.mask, layout)
         if unpadded is None:
             return Reason.MASK
         layout = unpadded.layout
     table, routing = run.table(layout, block)
     if routing is None:
         return Reason.NO_CHOICE
-    return Call(block, table, routing, unpadded, scale)
+    return Call(block, table, routing, unpadded, call.scale)
 
 
 def _worth_it(forward: Forward, call: Call, q: Tensor) -> str | registry.Selected | Reason:
@@ -123,15 +80,18 @@ def _worth_it(forward: Forward, call: Call, q: Tensor) -> str | registry.Selecte
 
 
 def _video_attention(
-    forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor, backend: str | registry.Selected
+    forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected
 ) -> Tensor | Reason:
-    """q, k, v [B, H, N, D] -> [B, H, N, D], or why this call has to run dense."""
-    run, patch = forward.run, forward.run.patch
+    """[B, H, N, D], or why this call has to run dense."""
+    q, k, v = host_call.q, host_call.k, host_call.v
+    run, patch, reader = forward.run, forward.run.patch, host_call.options.get(READER)
     table, routing, unpadded = call.table, call.routing, call.unpadded
+    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
+        reader = None
     training = _is_training(q)
-    if training and (routing.drop_off or routing.drop_in):
+    if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = None
     shape = q.shape
     try:
@@ -139,6 +99,7 @@ def _video_attention(
             q, k, v = (unpadded.take(x) for x in (q, k, v))
         if forward.recording:
             counts = patch.trace.counts(table, routing, q, k, call.scale)
+        lse = None if reader is None else torch.empty(q.shape[:-1], device=q.device)
         out = moc_attention(
             q,
             k,
@@ -150,7 +111,10 @@ def _video_attention(
             training=training,
             record=counts,
             note=patch.trace.note,
+            lse=lse,
         )
+        if reader is not None:
+            out = reader.beside_routed(host_call, table.layout, q, out, lse)
         if unpadded is not None:
             out = unpadded.put(out, shape)
     except Exception as error:
@@ -169,10 +133,3 @@ def _video_attention(
 def _is_training(q: Tensor) -> bool:
     flag = getattr(comfy.model_management, "in_training", None)  # not in ComfyUI 0.3.75
     return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
-
-
-def _unpadded(forward: Forward, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
-    if forward.unpadded is None or forward.unpadded[0]() is not mask:
-        with outside_malloc_graph():
-            forward.unpadded = ref(mask), unpad(mask, layout)
-    return forward.unpadded[1]

@@ -12,22 +12,22 @@ from ..attention import moc_attention
 from ..chunks.table import ChunkTable
 from ..probe.log import ProbeLog
 from ..trace.reasons import Reason
+from .host_call import HostCall
 from .malloc_graph import outside_malloc_graph
 from .state import Call, Forward
 
 
-def look_at(
-    forward: Forward, call: Call, q: Tensor, k: Tensor, v: Tensor, *, dense: Callable[[], Tensor], joined: bool
-) -> Tensor:
-    """q, k, v [B, H, N, D]; dense() -> what is handed on, untouched: [B, N, H*D] if joined, else [B, H, N, D]."""
+def look_at(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
+    """What others compute is handed on, untouched."""
     run = forward.run
     log = run.patch.probe
     if log is None or not forward.recording or not log.wants(forward.step):
         forward.ran_dense(Reason.SCHEDULE)
-        return dense()
+        return host_call.dense()
     log.blocks = len(forward.video.sequence.blocks)
-    out, dense_seconds = _timed(dense, q.device)
-    heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if joined else out
+    q, k, v = host_call.q, host_call.k, host_call.v
+    out, dense_seconds = _timed(host_call.dense, q.device)
+    heads = out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) if host_call.joined else out
     try:
         with outside_malloc_graph():
             _compare(forward, log, call, q, k, v, heads, dense_seconds)
@@ -64,7 +64,7 @@ def _compare(
         (q, k, v),
         dense=dense,
         routed=routed,
-        density=call.table.density(0, call.routing.causal) + kept.share(q.shape[0] * q.shape[1]),
+        density=call.table.density(0, call.routing.candidates.causal) + kept.share(q.shape[0] * q.shape[1]),
         seconds=(dense_seconds, seconds),
         scale=call.scale,
     )

@@ -8,12 +8,15 @@ matter.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from weakref import ReferenceType, ref
 
 from torch import Tensor
 
 from ..chunks.layout import TokenLayout
 from ..shots.cuts import Shots
 from .adapters import Adapter, Sequence, adapter_for, class_of
+from .malloc_graph import outside_malloc_graph
+from .text_padding import Unpadded, unpad
 
 SESSION = "moc_session"  # transformer_options -> Session
 VIDEO = "moc_video"  # transformer_options -> VideoPass
@@ -65,10 +68,18 @@ class VideoPass:
 
     sequence: Sequence
     frame_ids: tuple[int, ...] | None
+    _unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None  # of the last mask: blocks pass the same one
 
     def layout(self, length: int) -> TokenLayout | None:
         """Of a self-attention call of `length` tokens; None where it is not the video's."""
         return self.sequence.layout(length, self.frame_ids)
+
+    def without_padding(self, mask: Tensor, layout: TokenLayout) -> Unpadded | None:
+        """What a mask leaves of the sequence; None where it does more than hide padding."""
+        if self._unpadded is None or self._unpadded[0]() is not mask:
+            with outside_malloc_graph():
+                self._unpadded = ref(mask), unpad(mask, layout)
+        return self._unpadded[1]
 
 
 def session_of(guider, noise: Tensor, kwargs: dict) -> Session:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from weakref import ReferenceType
+from dataclasses import dataclass, field
 
 import comfy.model_management
-import torch
-from torch import Tensor
-from torch.nn import Module
 
 from ..backends import head_split
 from ..chunks.layout import TokenLayout
@@ -22,7 +17,7 @@ from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
 from ..trace.reasons import Reason
 from ..trace.trace import Trace
-from .adapters.base import Blocks
+from .block_numbers import BlockNumbers
 from .session import VideoPass
 from .tables import Tables
 from .text_padding import Unpadded
@@ -32,7 +27,6 @@ KEY = "mixture_of_contexts"  # of our wrappers
 RUN = "moc_run"  # transformer_options -> Run
 FORWARD = "moc_forward"  # transformer_options -> Forward
 READER = "moc_windows_reader"  # transformer_options -> what reads the bank of MoC Windows in this pass
-BLOCK = "moc_block"  # transformer_options -> number of the running transformer block
 
 log = logging.getLogger("mixture_of_contexts")
 
@@ -75,11 +69,11 @@ class Run:
     active: tuple[float, float]
     starts: tuple[int, ...]
     live: Live = field(init=False)
+    blocks: BlockNumbers = field(default_factory=BlockNumbers)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
     _tables: Tables = field(default_factory=Tables)
     _failures: set[str] = field(default_factory=set)
-    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)  # numbered block -> takes the number away
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -88,15 +82,6 @@ class Run:
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
         return min(range(len(self.sigmas)), key=lambda i: abs(self.sigmas[i] - sigma), default=0)
-
-    def number_blocks(self, blocks: Blocks) -> None:
-        """Let the attention inside a block know the block's number, which few models tell. Ends with the run."""
-        with self._lock:
-            for number, modules in enumerate(blocks):
-                for block in modules:
-                    if block not in self._hooks:
-                        hook = partial(_number_block, number)
-                        self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
 
     def pass_ended(self, step: int) -> None:
         """What a pass has counted leaves its device; a browser is told once it is there, while the next pass runs."""
@@ -126,11 +111,6 @@ class Run:
         self.patch.trace.note(f"a step is missing from the heatmap ({type(error).__name__}: {error})"[:300])
         log.warning("MoC: what a step has routed could not be kept", exc_info=error)
 
-    def end(self) -> None:
-        for remove in self._hooks.values():
-            remove()
-        self._hooks.clear()
-
     def table(self, layout: TokenLayout, block: int) -> tuple[ChunkTable, RoutingConfig | None]:
         """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
 
@@ -138,9 +118,9 @@ class Run:
         """
         routing = self.patch.settings.routing_of(block)
         table = self._tables.get(layout, self.starts, routing)
-        if table.density(0, routing.causal) >= 1.0:
+        if table.density(0, routing.candidates.causal) >= 1.0:
             return table, None
-        return table, replace(routing, top_k=table.top_k(routing), density=None)
+        return table, routing.changed(top_k=table.top_k(routing), density=None)
 
     def warn(self, layout: TokenLayout | None) -> None:
         """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
@@ -149,12 +129,12 @@ class Run:
         """
         settings = self.patch.settings
         for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
-            asked = max(routing.head_density, default=routing.density)
-            if layout is None or asked is None or routing.rule != "top-k":
+            asked = max(routing.budget.head_density, default=routing.budget.density)
+            if layout is None or asked is None or routing.budget.rule != "top-k":
                 continue
             table = self._tables.get(layout, self.starts, routing)
-            seen, one = table.density(0, routing.causal), table.density(1, routing.causal)
-            if seen == one or table.top_k_at(asked, routing.causal):
+            seen, one = table.density(0, routing.candidates.causal), table.density(1, routing.candidates.causal)
+            if seen == one or table.top_k_at(asked, routing.candidates.causal):
                 continue
             least = (int((seen + one) / 2 * 1e4) + 1) / 1e4  # on one chunk it settles from halfway on
             left = ["what it always sees"]
@@ -181,17 +161,6 @@ class Run:
         return Reason.FAILED
 
 
-def _number_block(number: int, block: Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    options = kwargs.get("transformer_options")
-    if options is None:
-        return None
-    if torch.is_grad_enabled():
-        # a block that autograd runs again must find its own number, not that of the last block
-        return args, {**kwargs, "transformer_options": {**options, BLOCK: number}}
-    options[BLOCK] = number
-    return None
-
-
 @dataclass(eq=False)
 class Forward:
     """One forward pass of the diffusion model that is routed.
@@ -200,7 +169,6 @@ class Forward:
     reason     why this whole pass runs dense, if it does
     routed     calls so far
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
-    unpadded   the last mask and what it leaves of the sequence: every block passes the same one
     """
 
     run: Run
@@ -211,7 +179,6 @@ class Forward:
     reason: Reason | None
     recording: bool
     routed: int = 0
-    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:

@@ -11,8 +11,9 @@ import os
 
 import torch
 
-from moc.backends.triton import arch, block_sizes, health
-from moc.backends.triton.attend import own
+from moc.backends import health, library
+from moc.backends.triton import arch, block_sizes
+from moc.backends.triton.dataflow import HOPPER
 
 CARDS = {
     "sm_80": "A100",
@@ -33,6 +34,7 @@ def pretend(card: str | None) -> None:
     if card is not None:
         number = card.removeprefix("sm_")
         os.environ["TRITON_OVERRIDE_ARCH"] = f"sm{number}"
-        block_sizes.capability = own.capability = arch.capability = lambda device: (int(number[:-1]), int(number[-1]))
-        for variant in health.HOPPER:
+        block_sizes.capability = arch.capability = lambda device: (int(number[:-1]), int(number[-1]))
+        library.by_cudnn = lambda q: card == "sm_90"
+        for variant in HOPPER:
             health.leave_out(torch.device("cuda", 0), variant, f"as on {card}")

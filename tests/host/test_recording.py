@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
-from mixture_of_contexts.moc.host import apply_moc, malloc_graph, override, text_padding
+from mixture_of_contexts.moc.host import apply_moc, malloc_graph, session, text_padding
 from mixture_of_contexts.moc.host.patch import apply_probe
 from mixture_of_contexts.moc.probe.log import ProbeLog
 from mixture_of_contexts.moc.trace.trace import Trace
@@ -146,7 +146,7 @@ def film(patched, variant, monkeypatch, guarded: bool = True) -> tuple[torch.Ten
 SETTINGS = {
     "frames": little(),
     "tiles, tail": MoCSettings(
-        RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), Schedule()
+        RoutingConfig.of(top_k=2, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), Schedule()
     ),
     "late": little(start_percent=0.5),
 }
@@ -199,7 +199,7 @@ def test_what_a_mask_leaves_of_the_sequence_is_not_recorded(monkeypatch):
         return text_padding.unpad(*args)
 
     monkeypatch.setattr(malloc_graph, "model_prefetch", SimpleNamespace(pause_malloc_graph=host.pause))
-    monkeypatch.setattr(override, "unpad", unpad)
+    monkeypatch.setattr(session, "unpad", unpad)
     with host:
         host.begin()
         for _ in range(2):

@@ -18,6 +18,10 @@ from . import RULES
 CHUNK_MAJOR, QUERY_MAJOR = "chunk_major", "query_major"
 SMALL_CHUNK = 32  # tokens: up to here query-major (benchmarks/results: at 54 tokens chunk-major is faster)
 IN_REGISTERS = 256  # chunks whose scores `topk_registers` holds at once
+HOPPER = (  # kernels for it, by their files
+    "gather_sm90", "hot_chunks_sm90", "tail_sm90", "union_sm90",
+    "topk_filter_sm90", "topk_registers_sm90", "topk_stream_sm90",
+)  # fmt: skip
 # Where a kernel for Hopper pays; what it can do at all is in its own file
 SHORTEST = 33  # tokens of a typical chunk: below, a step of keys is mostly empty
 HOT_KEYS = 64  # tokens of the longest chunk: one step of `hot_chunks_sm90`
@@ -134,7 +138,7 @@ def topk_by(g: Geometry, arch: Arch) -> str:
 
 def choose_dataflow(g: Geometry, routing: RoutingConfig, arch: Arch, wants: Wants = USUAL) -> Dataflow:
     """The way of a call through the kernels; the second call of a kind is a look-up."""
-    return _chosen(g, routing.lists, routing.tail, routing.rule, routing.same_k, arch, wants)
+    return _chosen(g, routing.lists, routing.tail, routing.budget.rule, routing.budget.same_k, arch, wants)
 
 
 @lru_cache(1024)

@@ -8,28 +8,28 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from weakref import ReferenceType, ref
+from itertools import groupby
 
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.nn import Module
 
+from ...chunks.layout import TokenLayout
 from ...errors import MoCError
-from ...windows.attend import attend
+from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
+from ...windows.memory import kept_tokens
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
+from ..block_numbers import BLOCK, BlockNumbers
+from ..host_call import HostCall, override
 from ..malloc_graph import outside_malloc_graph
-from ..override import is_video
 from ..session import OVERRIDE, VIDEO, VideoPass, options_of, video_pass, with_options
 from ..state import FORWARD, READER, Forward
-from ..text_padding import Unpadded, unpad
 from . import rope
 
 BANK = "moc_windows_bank"  # transformer_options -> Bank
-BLOCK = "moc_windows_block"  # transformer_options -> (number of the block, which of the modules with this number)
 GB = 1e9
 MASKED = "the model passed an attention mask"
 UNKNOWN = "the tokens are not those of a window's frames"
@@ -46,23 +46,25 @@ class Bank:
     away     latent frames that a stored key is moved into the past: a window's length, so that what is kept stands
              before every window, whichever reads it
     start    highest noise level at which the bank is read
+    node     whose bank it is, in the log
+    filling  passes are kept, and see only themselves
+    masks    kept frames of which not all is kept -> [h, w], 1 where it is
+    hidden   latent frames of the film -> kept frames that they do not read
     """
 
     settings: BankSettings
     weights: dict[int, float]
     away: int
     start: float
+    node: str = "MoC Windows"
+    filling: bool = False
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, frozenset[int]] = field(default_factory=dict)
     read: int = 0  # calls
+    share: Tensor | float = 0.0  # sum over them of how much of what they saw lay in the bank
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
-    _hooks: dict[Module, Callable[[], None]] = field(default_factory=dict)
-
-    def number(self, blocks: tuple[tuple[Module, ...], ...]) -> None:
-        for number, modules in enumerate(blocks):
-            for place, block in enumerate(modules):
-                if block not in self._hooks:
-                    hook = partial(_number, (number, place))
-                    self._hooks[block] = block.register_forward_pre_hook(hook, with_kwargs=True).remove
+    blocks: BlockNumbers = field(default_factory=BlockNumbers)
 
     def stored(self, device: torch.device) -> Store:
         """Made with the first key: what is free then is what the model and a window have left."""
@@ -71,19 +73,25 @@ class Bank:
             self.store = Store(STORAGE[self.settings.storage], budget)
         return self.store
 
+    def take(self, other: Bank) -> None:
+        """What is to be kept in another one is kept here."""
+        self.weights |= other.weights
+        self.masks |= other.masks
+        self.hidden |= other.hidden
+
     def end(self) -> None:
         """Everything goes; the log says what there was."""
-        for remove in self._hooks.values():
-            remove()
-        self._hooks.clear()
+        self.blocks.end()
         if self.store is not None:
             log.info(
-                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
-                len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, and "
+                "took %.0f %% of what they saw from it",
+                self.node, len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                100 * float(self.share) / max(self.read, 1),
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
-            log.warning("MoC Windows: %d calls saw their own window alone and not the bank: %s", calls, why)
+            log.warning("%s: %d calls saw their own window alone and not the bank: %s", self.node, calls, why)
 
 
 @dataclass(eq=False)
@@ -95,7 +103,6 @@ class Reader:
     prompts    what tells the prompts apart that are batched in this pass
     previous   attention override that was there before ours
     reads      the bank is read at this noise level
-    unpadded   the last mask, and what it leaves of the sequence
     """
 
     bank: Bank
@@ -106,37 +113,70 @@ class Reader:
     rotation: Rotation
     previous: Callable | None
     reads: bool
-    unpadded: tuple[ReferenceType[Tensor], Unpadded | None] | None = None
 
     def serves(self, options: dict) -> bool:
         """Whether the running block reads the bank, and is kept in it."""
         block = options.get(BLOCK)
         return block is not None and block[0] in (self.bank.settings.blocks or (block[0],))
 
-    def attend(self, options: dict, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor | None:
-        """q, k, v [B, H, N, D] -> [B, H, N, D]; None where there is nothing to read yet."""
+    def frames(self, options: dict) -> list[set[int]]:
+        """Which frames the running block finds in the bank, for every prompt; none where there is nothing to read."""
         if not self.reads or self.bank.store is None:
-            return None
-        store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
-        own = set(self.video.frame_ids or ())
-        wanted = [(store.frames(place) & self.bank.weights.keys()) - own for place in places]
-        if not any(wanted):
-            return None
-        self.bank.read += 1
+            return []
+        there = [self.bank.store.frames(self._place(options, prompt)) for prompt in self.prompts]
+        found = [(frames & self.bank.weights.keys()) - set(self.video.frame_ids or ()) for frames in there]
+        return found if any(found) else []
+
+    def attend(
+        self, options: dict, layout: TokenLayout, frames: list[set[int]], q: Tensor, own: Callable[[int, slice], Own],
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        """q [B, H, N, D] of this layout, frames to read for every prompt, (prompt, rows) -> what they see of their own
+        window: [B, H, N, D]."""
+        bank, outs = self.bank, []
+        bank.read += 1
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        outs = []
-        for i, place in enumerate(places):
-            row, classes = slice(i, i + 1), alike(wanted[i], self.bank.weights)
-            parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
-            outs.append(attend(q[row], k[row], v[row], parts, scale))
+        for i, prompt in enumerate(self.prompts):
+            get, pieces = partial(bank.stored(q.device).get, self._place(options, prompt), like=q), []
+            for rows, some in self._who_reads(layout, frames[i]):
+                parts = [(weight, partial(get, kept)) for weight, kept in alike(some, bank.weights)]
+                mine = q[i : i + 1, :, rows]
+                out, share = attend(mine, own(i, rows), parts, scale)
+                bank.share = bank.share + share * (mine.shape[-2] / q.shape[-2] / len(q))
+                pieces.append(out)
+            outs.append(torch.cat(pieces, -2) if len(pieces) > 1 else pieces[0])
         return torch.cat(outs) if len(outs) > 1 else outs[0]
 
-    def without_padding(self, mask: Tensor, length: int) -> Unpadded | None:
-        """What is left of the sequence; None where the mask does more than hide padding."""
-        if self.unpadded is None or self.unpadded[0]() is not mask:
-            layout = self.video.layout(length)
-            self.unpadded = ref(mask), None if layout is None else unpad(mask, layout)
-        return self.unpadded[1]
+    def _who_reads(self, layout: TokenLayout, kept: set[int]) -> list[tuple[slice, set[int]]]:
+        """(queries, kept frames that they read), in order; what is not the film's reads all."""
+        hidden, begin = self.bank.hidden, layout.video_start
+        if not hidden:
+            return [(slice(None), kept)]
+        found = [(slice(0, begin), kept)]
+        for unread, frames in groupby(layout.frames, lambda frame: hidden.get(frame, frozenset())):
+            stop = begin + len(list(frames)) * layout.frame_tokens
+            found.append((slice(begin, stop), kept - unread))
+            begin = stop
+        found.append((slice(begin, layout.length), kept))
+        return [(tokens, some) for tokens, some in found if tokens.start < tokens.stop]
+
+    def beside_routed(self, call: HostCall, layout: TokenLayout, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, of this layout: with what
+        it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
+        frames = self.frames(call.options)
+        if frames:
+
+            def own(i: int, rows: slice) -> Own:
+                return lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
+
+            with_bank = self.attend(call.options, layout, frames, q, own, call.scale)
+        self.keep(call.options, call.k, call.v)
+        return with_bank if frames else out
+
+    def cannot(self, call: HostCall) -> str | None:
+        """Why a call reads nothing and is not kept, but for what a mask does."""
+        known = call.q.shape == call.k.shape and call.q.shape[0] == len(self.prompts)
+        return None if known and self.video.layout(call.k.shape[-2]) is not None else UNKNOWN
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -149,19 +189,16 @@ class Reader:
             if number < anchor or frame not in self.bank.weights:
                 continue
             begin = layout.video_start + number * size
-            tokens = slice(begin, begin + size)
-            turned = turn(k[..., tokens, :], self.rotation)
+            some_k, some_v = (x[..., begin : begin + size, :] for x in (k, v))
+            if (mask := self.bank.masks.get(frame)) is not None:
+                some = kept_tokens(mask, layout.grid[1:]).to(k.device)
+                some_k, some_v = some_k[..., some, :], some_v[..., some, :]
+            turned = turn(some_k, self.rotation)
             for i, prompt in enumerate(self.prompts):
-                store.put(self._place(options, prompt), frame, turned[i], v[i, :, tokens])
+                store.put(self._place(options, prompt), frame, turned[i], some_v[i])
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
-
-
-def _number(number: tuple[int, int], block: Module, args: tuple, kwargs: dict) -> None:
-    options = kwargs.get("transformer_options")
-    if options is not None:
-        options[BLOCK] = number
 
 
 def around_forward(executor, *args, **kwargs):
@@ -183,13 +220,13 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
     """The arguments of a forward pass, with our reader and override in its transformer_options."""
     options = options_of(args, kwargs)
     bank: Bank | None = options.get(BANK)
-    if bank is None or READER in options or options.get("context_window") is None:
+    if bank is None or READER in options:
         return args, kwargs
     with outside_malloc_graph():
         reader = _reader(bank, model, args, kwargs, options)
     if reader is None:
         return args, kwargs
-    bank.number(reader.video.sequence.blocks)
+    bank.blocks.tell(reader.video.sequence.blocks)
     ours = {VIDEO: reader.video, READER: reader}
     forward: Forward | None = options.get(FORWARD)
     if forward is None:
@@ -223,51 +260,32 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     prompts: list[Hashable] = [
         (prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)
     ]
-    own = len(getattr(options["context_window"], "index_list", video.frame_ids))
-    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
+    own = len(getattr(options.get("context_window"), "index_list", video.frame_ids))
+    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start and not bank.filling)
 
 
-@torch.compiler.disable  # a compiled graph would bake in the window that traced it
-def attention(
-    func,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    heads: int,
-    mask: Tensor | None = None,
-    attn_precision: torch.dtype | None = None,
-    skip_reshape: bool = False,
-    skip_output_reshape: bool = False,
-    **kwargs,
-) -> Tensor:
-    """As the host's attention: q, k, v [B, N, H*D] or [B, H, N, D]."""
-    options = kwargs.get("transformer_options") or {}
-    reader: Reader | None = options.get(READER)
-    others = func if reader is None or reader.previous is None else partial(reader.previous, func)
-    kwargs.update(
-        mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape
-    )
-    dense = partial(others, q, k, v, heads, **kwargs)
-    width = heads * q.shape[-1] if skip_reshape else q.shape[-1]
-    if reader is None or not reader.serves(options) or not is_video(reader.video.sequence, q, k, v, width):
-        return dense()
-    why, unpadded = None, None
-    if q.shape != k.shape or q.shape[0] != len(reader.prompts) or reader.video.layout(k.shape[-2]) is None:
-        why = UNKNOWN
-    elif mask is not None:
-        with outside_malloc_graph():
-            unpadded = reader.without_padding(mask, k.shape[-2])
+@override(READER)
+def attention(reader: Reader, call: HostCall) -> Tensor:
+    if not reader.serves(call.options):
+        return call.dense()
+    why, unpadded, layout = reader.cannot(call), None, reader.video.layout(call.k.shape[-2])
+    if not why and call.mask is not None:
+        unpadded = reader.video.without_padding(call.mask, layout)
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
-        return dense()
-    split = tuple(x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return call.dense()
     with outside_malloc_graph():
-        seen = split if unpadded is None else tuple(unpadded.take(x) for x in split)
-        out = reader.attend(options, seen[0], seen[1], seen[2], kwargs.get("scale"))
-        if out is not None and unpadded is not None:
-            out = unpadded.put(out, split[0].shape)
-        reader.keep(options, *split[1:])
-    if out is None:
-        return dense()
-    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+        frames, out = reader.frames(call.options), None
+        if frames:
+            seen = (call.q, call.k, call.v)
+            q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
+            scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+
+            def own(i: int, rows: slice) -> Own:
+                return dense(q[i : i + 1, :, rows], k[i : i + 1], v[i : i + 1], scale)
+
+            out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, frames, q, own, scale)
+            out = out if unpadded is None else unpadded.put(out, call.q.shape)
+        reader.keep(call.options, call.k, call.v)
+    return call.dense() if out is None else call.handed_back(out)

@@ -8,8 +8,9 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
 from moc.attention import moc_attention
+from moc.backends import health, library
 from moc.backends.registry import Call, wants_gradients
-from moc.backends.triton import BACKEND, autograd, dataflow, health
+from moc.backends.triton import BACKEND, autograd, dataflow
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.permute import Move
@@ -73,7 +74,7 @@ def plain_gradients(q, out, grad, lse, k, v, scale):
 
 def by_library(monkeypatch):
     """Own parts of all groups, however small, where chunks are not."""
-    monkeypatch.setattr(own, "usable", lambda q: True)
+    monkeypatch.setattr(library, "usable", lambda q: True)
     for module in (dataflow, own):
         monkeypatch.setattr(module, "library_fits", lambda g: True)
     monkeypatch.setattr(dataflow, "_chosen", dataflow._chosen.__wrapped__)
@@ -84,8 +85,8 @@ def test_own_part_from_an_attention_library(monkeypatch, name):
     """On a GPU cuDNN makes its gradients; here plain torch does, from the same rows and keys."""
     by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", plain_attention)
-    monkeypatch.setattr(own, "_attention_gradients", plain_gradients)
+    monkeypatch.setattr(library, "_attention", plain_attention)
+    monkeypatch.setattr(library, "gradients", plain_gradients)
     same(LIBRARY[name])
 
 
@@ -98,8 +99,8 @@ def test_a_library_without_gradients_is_left_alone(monkeypatch):
 
     by_library(monkeypatch)
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", plain_attention)
-    monkeypatch.setattr(own, "_attention_gradients", broken)
+    monkeypatch.setattr(library, "_attention", plain_attention)
+    monkeypatch.setattr(library, "gradients", broken)
     monkeypatch.setattr(health, "_reasons", {})
     for _ in range(2):
         same((WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled")))

@@ -13,9 +13,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton): the GPU engine is not tested")
 
-from moc.backends import reference
+from moc.backends import health, reference
+from moc.backends import library as attention_library
 from moc.backends.registry import Call
-from moc.backends.triton import BACKEND, chunk_major, dataflow, forward, health
+from moc.backends.triton import BACKEND, chunk_major, dataflow, forward
 from moc.backends.triton.arch import arch_of
 from moc.backends.triton.attend import own, own_calls
 from moc.backends.triton.dataflow import CHUNK_MAJOR, FEWEST_ROWS, QUERY_MAJOR, Wants, choose_dataflow
@@ -35,7 +36,7 @@ HALF = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()  # the int
 PLAIN = TokenLayout(96, (4, 4, 6))
 WITH_TEXT = TokenLayout(103, (4, 4, 6), 7, (Span("text", 0, 7),))
 AROUND = TokenLayout(123, (4, 4, 6), 15, (Span("text", 0, 5), Span("reference", 5, 15), Span("other", 111, 123)))
-R = RoutingConfig
+R = RoutingConfig.of
 
 # name: layout, starts, routing, batch (each with the reason why it is here)
 CASES = {
@@ -297,7 +298,7 @@ LIBRARY = {
 def test_own_part_from_an_attention_library(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On a GPU cuDNN makes it; here plain torch does, from the same queries, keys and values."""
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", plain_attention)
+    monkeypatch.setattr(attention_library, "_attention", plain_attention)
     layout, starts, routing, batch = LIBRARY[name]
     both(layout, starts, routing, batch, which=CHUNK_MAJOR, library=True)
 
@@ -312,7 +313,7 @@ def test_equal_shots_that_stand_apart_are_one_call_of_the_library(monkeypatch, f
     asked = []
     monkeypatch.setattr(own_calls, "FEW", few)
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", lambda *a: asked.append(a[0].shape[:3]) or plain_attention(*a))
+    monkeypatch.setattr(attention_library, "_attention", lambda *a: asked.append(a[0].shape[:3]) or plain_attention(*a))
     routing = R(top_k=2, tile=(1, 2, 4), own="shot", static=static, static_tokens=3, tail="pooled")
     both(UNEVEN, (0, 1, 3, 4, 6), routing, 2, which=CHUNK_MAJOR, library=True)
     shapes = [(1, 2, 16), (1, 2, 32), (1, 2, 16), (1, 2, 32), (1, 2, 16)] if few > 1 else [(3, 2, 16), (2, 2, 32)]
@@ -369,9 +370,9 @@ def test_a_library_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(dataflow, "library_fits", lambda g: True)
     monkeypatch.setattr(dataflow, "_chosen", dataflow._chosen.__wrapped__)
     monkeypatch.setattr(health, "_reasons", {})
-    monkeypatch.setattr(own, "usable", lambda q: not health.reason(q.device, health.LIBRARY))
+    monkeypatch.setattr(attention_library, "usable", lambda q: not health.reason(q.device, health.LIBRARY))
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", broken)
+    monkeypatch.setattr(attention_library, "_attention", broken)
     routing = R(top_k=1, own="frame", tail="pooled")
     table = build_chunks(PLAIN, (0, 2), routing)
     q, k, v = torch.randn(3, 1, 2, PLAIN.length, 16, device=DEVICE)
@@ -393,7 +394,7 @@ def test_few_heads_at_a_time(monkeypatch: pytest.MonkeyPatch, library: bool, row
     monkeypatch.setattr(head_ranges, "WORKSPACE", 1)
     monkeypatch.setattr(chunk_major, "ROW_PARTIALS", row_partials)
     monkeypatch.setattr(own, "pays", lambda *_: True)
-    monkeypatch.setattr(own, "_attention", plain_attention)
+    monkeypatch.setattr(attention_library, "_attention", plain_attention)
     both(WITH_TEXT, (0, 2), R(top_k=1, own="frame", tail="pooled"), batch=2, which=CHUNK_MAJOR, library=library)
 
 

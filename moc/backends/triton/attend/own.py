@@ -1,5 +1,4 @@
-"""Own parts and what is linked, dense, through the fastest attention library at hand that returns its log-sum-exp:
-cuDNN on Hopper, FlashAttention 2 on other cards where this torch has it."""
+"""Own parts and what is linked, dense, through an attention library."""
 
 from __future__ import annotations
 
@@ -9,24 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ... import health, library
 from ...head_split import out_of_memory
-from .. import health
-from ..block_sizes import capability
 from ..dataflow import library_fits
 from ..device_table import DeviceTable, Run
 from ..lib.permute import moved
-from .combine import Own
+from .combine import Partial
 from .own_calls import Alike, alike, calls, grouped
 
 MOST_CALLS = 64  # of a backward pass
-
-
-def usable(q: Tensor) -> bool:
-    """Whether a library takes such queries here, and has not failed yet."""
-    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in (64, 128):
-        return False
-    there = torch.backends.cudnn.is_available if _by_cudnn(q) else torch.backends.cuda.is_flash_attention_available
-    return health.reason(q.device, health.LIBRARY) is None and there()
 
 
 def pays(q: Tensor, plan: DeviceTable, heads: range) -> bool:
@@ -36,7 +26,7 @@ def pays(q: Tensor, plan: DeviceTable, heads: range) -> bool:
 
 def own_parts(
     q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, heads: range, scale: float
-) -> Iterator[tuple[Run | None, int, Own]]:
+) -> Iterator[tuple[Run | None, int, Partial]]:
     """For every run of groups and every stretch of heads within a sample: (run, first head, partial). None for a run:
     the partial is of all routed rows."""
     h = q.shape[1]
@@ -52,47 +42,27 @@ def own_parts(
             rows = slice(run.first, run.first + run.length * run.groups)
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
             keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
-            out, lse = _tried(q_run, keys, values, scale)
-            yield run, low, Own(out, lse.view(run.groups, high - low, run.length), run.first)
+            out, lse = library.attention(q_run, keys, values, scale)
+            yield run, low, Partial(out.transpose(0, 1), lse.transpose(0, 1), first=run.first)
 
 
-def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, scale: float) -> Own:
+def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, scale: float) -> Partial:
     """All routed rows of q [H, N, D], a call for all groups that see alike many keys; other rows are left unwritten."""
     h, n, d = q.shape
-    out = q.new_empty(1, h, n, d)
-    sums = torch.empty(1, h, n, dtype=torch.float32, device=q.device)
+    out, sums = q.new_empty(h, n, d), q.new_empty(h, n, dtype=torch.float32)
     for some in alike(plan):
         asked = _taken(q, some, some.rows)
-        part, lse = _tried(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
-        lse, rows = lse.view(some.groups, h, some.length), some.rows.long()
-        out[0].index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
-        sums[0].index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
-    return Own(out, sums, 0)
+        part, lse = library.attention(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
+        rows = some.rows.long()
+        out.index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
+        sums.index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
+    return Partial(out[:, None], sums[:, None])
 
 
 def _taken(x: Tensor, some: Alike, tokens: Tensor) -> Tensor:
     """x [H, N, D] -> [groups, H, tokens of a group, D]."""
     out = x.new_empty(1, x.shape[0], len(tokens), x.shape[-1])
     return moved(x[None], tokens, out)[0].unflatten(1, (some.groups, -1)).transpose(0, 1)
-
-
-@health.watched(health.LIBRARY)
-def _tried(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `_attention`."""
-    return _attention(q, k, v, scale)
-
-
-def _by_cudnn(q: Tensor) -> bool:
-    return capability(q.device) == (9, 0)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """(output, log-sum-exp of every row)."""
-    if not _by_cudnn(q):
-        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
-        return found[0], found[1]
-    found = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
-    return found[0], found[1]
 
 
 def gradients(
@@ -103,7 +73,7 @@ def gradients(
     of all that they see. parts: heads of a sample that go together. False where somebody else has to do it."""
     h = q.shape[1]
     linked_of = [linked_beside(plan, run) for run in plan.runs()]
-    if not usable(q) or not library_fits(plan.geometry) or None in linked_of:
+    if not library.usable(q) or not library_fits(plan.geometry) or None in linked_of:
         return False
     if health.reason(q.device, health.LIBRARY_GRADIENTS) is not None:
         return False
@@ -120,7 +90,7 @@ def gradients(
                 keys, values = (_seen(x[b, some], plan, run, linked or []) for x in (k, v))
                 sums = (lse[flat, rows] * math.log(2)).unflatten(1, (run.groups, -1)).transpose(0, 1).contiguous()
                 try:
-                    found = _attention_gradients(q_run, out_run, grad_run, sums, keys, values, scale)
+                    found = library.gradients(q_run, out_run, grad_run, sums, keys, values, scale)
                 except RuntimeError as failure:
                     if out_of_memory(failure):
                         raise
@@ -137,21 +107,6 @@ def gradients(
                     own = slice(run.start, run.start + run.tokens * run.groups)
                     total[flat, own] += part[:, :, place:].transpose(0, 1).flatten(1, 2)
     return True
-
-
-def _attention_gradients(
-    q: Tensor, out: Tensor, grad: Tensor, lse: Tensor, k: Tensor, v: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv; lse [G, H, L]."""
-    nothing = torch.zeros((), dtype=torch.int64, device=q.device)  # seeds of a dropout that is off
-    if not _by_cudnn(q):
-        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, False, nothing, nothing, scale=scale
-        )
-    return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-        grad, q, k, v, out, lse[..., None], nothing, nothing, None, None, None, q.shape[2], k.shape[2], 0.0, False,
-        scale=scale,
-    )  # fmt: skip
 
 
 def linked_beside(plan: DeviceTable, run: Run) -> list[tuple[int, int]] | None:

@@ -1,6 +1,6 @@
 """What failed once on a device and is left out there from then on: one kernel variant, a library, or all kernels.
 
-Each is known by its variant: the name of its file, or one of those below.
+Each is known by its variant: the name of its file in `triton/`, or one of those below.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from ..head_split import out_of_memory
+from .head_split import out_of_memory
 
 KERNELS = "kernels"  # all of them: torch computes the call
-LIBRARY = "library"  # an attention library for own parts
+LIBRARY = "library"  # an attention library
 LIBRARY_GRADIENTS = "library gradients"
-HOPPER = (
-    "gather_sm90", "hot_chunks_sm90", "tail_sm90", "union_sm90",
-    "topk_filter_sm90", "topk_registers_sm90", "topk_stream_sm90",
-)  # fmt: skip
 
 P = ParamSpec("P")
 T = TypeVar("T")
