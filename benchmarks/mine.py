@@ -104,7 +104,7 @@ def measure(cases: list[Case], seconds: float, device: str) -> list[Row]:
         rows.append(Row(name, 1.0, *in_memory(partial(timed, cases[0], call), cases[0].heads)))
     for case in cases:
         table = case.table()
-        kept = table.density(table.top_k(case.routing), case.routing.causal)
+        kept = table.density(table.top_k(case.routing), case.routing.candidates.causal)
         ms, note = in_memory(partial(timed, case, routed(case)), case.heads)
         if device == "cuda" and not worth_it(case, dtype):
             note = "; ".join(filter(None, (note, "ComfyUI would run this dense")))

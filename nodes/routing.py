@@ -12,7 +12,7 @@ from .types import MocRouting, advanced, check_ranges, decides, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
 from .widgets.sentences import choices_of, tell_choices, tell_presets
 
-OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.own == "frame")
+OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.links.own == "frame")
 CUSTOM = {"schedule": "custom"}
 ONLY_WHEN = {
     "top_k": {"budget": "top-k"},

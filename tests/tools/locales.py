@@ -1,7 +1,7 @@
 """The pack's words in other languages: what locales/ has to hold, and what is missing or out of date in it.
 
     python -m tests.tools.locales           write locales/en anew, drop what is out of date, print what is missing
-    python -m tests.tools.locales --fill F  as above, then add what F holds: {"zh": {"English": "...", ...}, ...}
+    python -m tests.tools.locales --fill F  as above, and add what is missing from F: {"zh": {"English": "...", ...}, ...}
 
 The English words come from the nodes themselves (nodeDefs.json), from `say("...")` in js/ ("words"), from combo boxes
 ("choices") and from what the server reports while sampling ("sentences"). Where an English sentence changes, its
@@ -134,12 +134,12 @@ def update(object_info: Mapping[str, Any], translations: Mapping[str, Mapping[st
         before = dict(leaves(read("en", file)))
         write("en", file, now)
         for language in sorted({*languages(), *translations}):
-            there = dict(leaves(read(language, file)))
-            new = translations.get(language, {})
+            there, new = dict(leaves(read(language, file))), translations.get(language, {})
+            known = {(path[-1], text): there[path] for path, text in before.items() if there.get(path)}
 
-            def told(path: tuple[str, ...], text: str, there=there, new=new, before=before) -> str | None:
+            def told(path: tuple[str, ...], text: str, there=there, new=new, known=known, before=before) -> str | None:
                 kept = there.get(path) if before.get(path) == text else None
-                return new.get(text) or kept
+                return kept or new.get(text) or known.get((path[-1], text))  # a name that another node has too
 
             write(language, file, _mapped(now, told))
 
