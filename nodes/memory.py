@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import Recall, apply_recall
 from ..moc.windows import AS_MODEL, CHARACTER, CLIP, KINDS, READ, STORAGE, BankSettings, Memory, WindowSettings
-from .types import MocMemory, MocShots, advanced, with_numbers
+from .types import MocMemory, MocShots, advanced, decides, with_numbers
 from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
@@ -25,12 +25,15 @@ class MoCMemory(io.ComfyNode):
             "it. Several are connected one behind the other.",
             inputs=[
                 io.String.Input("name", default="anna", tooltip="What prompts call it: [use: anna] in a shot's text."),
-                io.Combo.Input(
-                    "kind",
-                    options=list(KINDS),
-                    default=CLIP,
-                    tooltip="clip: frames in order. picture: every frame stands alone. character: the same, and only "
-                    "what the mask shows is remembered.",
+                decides(
+                    io.Combo.Input(
+                        "kind",
+                        options=list(KINDS),
+                        default=CLIP,
+                        tooltip="clip: frames in order. picture: every frame stands alone. character: the same, and "
+                        "only what the mask shows is remembered.",
+                    ),
+                    {"frames": {"kind": CLIP}},
                 ),
                 io.Latent.Input(
                     "latent", optional=True, tooltip="What a sampler made, from the VAE of the model that remembers it."

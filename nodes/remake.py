@@ -7,10 +7,12 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import remake_shot
 from ..moc.windows import AS_MODEL, DO, KEPT, SEES, STORAGE, BankSettings, WindowSettings
-from .types import MocShots, advanced, with_numbers
+from .types import MocShots, advanced, decides, with_numbers
 from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
+OF_KEPT = ("frames", "level", "storage", "blocks", "budget")
+ONLY_WHEN = {"shot": {"do": DO[:2]}, "length": {"do": DO[1:]}, **dict.fromkeys(OF_KEPT, {"sees": KEPT})}
 
 
 class MoCRemake(io.ComfyNode):
@@ -26,13 +28,16 @@ class MoCRemake(io.ComfyNode):
                 io.Model.Input("model", tooltip="The video model. Sample with the model that comes out."),
                 io.Latent.Input("film", tooltip="The finished film, as a sampler or VAE Encode gave it."),
                 MocShots.Input("shots", tooltip="Where the finished film cuts."),
-                io.Combo.Input(
-                    "do",
-                    optional=True,
-                    options=list(DO),
-                    default=DO[0],
-                    tooltip="remake the shot: sample it anew. insert a shot behind it: the film gets longer, and what "
-                    "follows moves back. continue the film by a shot: a new one at the end.",
+                decides(
+                    io.Combo.Input(
+                        "do",
+                        optional=True,
+                        options=list(DO),
+                        default=DO[0],
+                        tooltip="remake the shot: sample it anew. insert a shot behind it: the film gets longer, and "
+                        "what follows moves back. continue the film by a shot: a new one at the end.",
+                    ),
+                    ONLY_WHEN,
                 ),
                 io.Int.Input(
                     "shot",

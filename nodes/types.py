@@ -26,6 +26,20 @@ def advanced(widget: W) -> W:
     return widget
 
 
+def decides(widget: W, only_when: Mapping[str, Mapping[str, Any] | list[Mapping[str, Any]]]) -> W:
+    """Says which inputs of the node count only sometimes; the browser hides them else (`js/advanced.js`).
+
+    (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, or one of a tuple.
+    """
+    cases = {name: case if isinstance(case, list) else [case] for name, case in only_when.items()}
+    told = {
+        name: [{other: held if isinstance(held, tuple) else (held,) for other, held in case.items()} for case in some]
+        for name, some in cases.items()
+    }
+    widget.extra_dict["only_when"] = told
+    return widget
+
+
 def check_ranges(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:
     """What the host checks of a widget, for those that `validate_inputs` names: it leaves these to the node.
 
