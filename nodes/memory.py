@@ -24,9 +24,7 @@ class MoCMemory(io.ComfyNode):
             description="Names an earlier clip, a picture or a character, so that MoC Recall can let a model remember "
             "it. Several are connected one behind the other.",
             inputs=[
-                io.String.Input(
-                    "name", default="anna", tooltip="What prompts call it: [use: anna] in a shot's text."
-                ),
+                io.String.Input("name", default="anna", tooltip="What prompts call it: [use: anna] in a shot's text."),
                 io.Combo.Input(
                     "kind",
                     options=list(KINDS),
@@ -70,7 +68,9 @@ class MoCMemory(io.ComfyNode):
                     tooltip="How much it counts. More makes shots agree more with it, and leaks more.",
                 ),
             ],
-            outputs=[MocMemory.Output("memory", display_name="memories", tooltip="For MoC Recall or a next MoC Memory.")],
+            outputs=[
+                MocMemory.Output("memory", display_name="memories", tooltip="For MoC Recall or a next MoC Memory.")
+            ],
         )
 
     @classmethod

@@ -8,7 +8,6 @@ from functools import partial
 
 import comfy.context_windows as host
 import torch
-from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.utils import reshape_mask
@@ -23,7 +22,7 @@ from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
 from ..session import session_of
 from . import rope
-from .bank import BANK, Bank, around_apply, around_forward
+from .bank import BANK, Bank
 from .handler import TIME, Handler
 from .levels import noised, sigma_at, tells_frames
 from .patch import check_host, put_handler, put_wrappers
@@ -167,9 +166,7 @@ def remake_shot(
     return model, {**latent, "samples": film}, shots
 
 
-def _around_run(
-    remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs
-):
+def _around_run(remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
     guider, others = executor.class_obj, remake.making.others
     shapes = [tuple(shape) for shape in kwargs.get("latent_shapes") or [noise.shape]]
     _check(remake, guider, latent_image, shapes)
@@ -205,15 +202,15 @@ def _around_run(
 
 
 def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tensor) -> Run:
-    windows = remake.making.windows(remake.length, remake.overlap)
-    frames = sorted(remake.weights)
-    unread = [frames[i : i + remake.length] for i in range(0, len(frames), remake.length)]
-    tokens = sum(map(len, windows)) * (len(sigmas) - 1)
+    making, length = remake.making, remake.length
+    windows, looks = making.windows(length, remake.overlap), making.looks(bank.weights, length)
     log.info(
-        "MoC Remake: shot %d in %d windows of at most %d latent frames; seeing the others costs %.0f %% of that once",
-        remake.making.made + 1, len(windows), remake.length, 100 * len(frames) / max(tokens, 1),
+        "MoC Remake: shot %d in %d windows of at most %d latent frames, after %d looks at the others, which cost %.0f %% "
+        "of all that the shot does",
+        making.made + 1, len(windows), length, len(looks),
+        100 * sum(map(len, looks)) / (sum(map(len, windows)) * (len(sigmas) - 1)),
     )  # fmt: skip
-    return Run(bank, film, noise, remake.making.others, remake.level, sigmas, windows, unread)
+    return Run(bank, film, noise, making.others, remake.level, sigmas, windows, looks)
 
 
 def _around_sampler(
