@@ -1,7 +1,7 @@
 """Does a remade shot look like its film, and the next clip like the first? On the demo model, through ComfyUI's nodes.
 
 python -m benchmarks.memory --comfyui FOLDER [--clips 1] [--next 2] [--out benchmarks/results/memory_cpu.json]
-python -m benchmarks.memory --comfyui FOLDER --device cuda --clips 16 --next 10 --out benchmarks/results/memory_h200.json
+python -m benchmarks.memory --comfyui FOLDER --device cuda --clips 16 --next 10 --out FILE
 
 A film of six shots is sampled whole. Then each of its shots is made again, one at a time, with another seed:
 

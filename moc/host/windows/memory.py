@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import convert_cond
 from comfy.samplers import calc_cond_batch, encode_model_conds
 from torch import Tensor
@@ -34,8 +33,10 @@ OF_TEXT = ("cross_attn", "pooled_output", "attention_mask", "uuid", "model_conds
 
 @dataclass(frozen=True, eq=False)
 class Recall:
-    """read: see `choose`; window: what is remembered stands its length before the film, or its own where that is longer;
-    level: part of noise, 0 to 1, with which it is looked at"""
+    """read    see `choose`
+    window  what is remembered stands its length before the film, or its own where that is longer
+    level   part of noise, 0 to 1, with which it is looked at
+    """
 
     memories: tuple[Memory, ...]
     shots: Shots | None
@@ -123,9 +124,7 @@ def apply_recall(model: ModelPatcher, recall: Recall) -> ModelPatcher:
         raise MoCError(f"MoC Recall cannot serve this model: {why}.")
     choose(recall.memories, recall.shots, recall.read)
     model = model.clone()
-    put_wrappers(model, KEY, partial(_around_run, recall), reads=True)
-    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    put_wrappers(model, KEY, partial(_around_run, recall), True, _around_sampler)
     return model
 
 

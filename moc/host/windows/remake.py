@@ -9,7 +9,6 @@ from functools import partial
 import comfy.context_windows as host
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy.utils import reshape_mask
 from torch import Tensor
 
@@ -160,9 +159,7 @@ def remake_shot(
         if why := rope.missing(model.model.diffusion_model):
             raise MoCError(f"MoC Remake can keep no frames for this model: {why}. Let it see the whole film.")
         put_handler(model, _handler(remake))
-    put_wrappers(model, KEY, partial(_around_run, remake), reads=bank is not None)
-    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    put_wrappers(model, KEY, partial(_around_run, remake), bank is not None, _around_sampler)
     return model, {**latent, "samples": film}, shots
 
 
@@ -205,8 +202,7 @@ def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tens
     making, length = remake.making, remake.length
     windows, looks = making.windows(length, remake.overlap), making.looks(bank.weights, length)
     log.info(
-        "MoC Remake: shot %d in %d windows of at most %d latent frames, after %d looks at the others, which cost %.0f %% "
-        "of all that the shot does",
+        "MoC Remake: shot %d in %d windows of at most %d latent frames. %d looks at the others, which cost %.0f %% of that",
         making.made + 1, len(windows), length, len(looks),
         100 * sum(map(len, looks)) / (sum(map(len, windows)) * (len(sigmas) - 1)),
     )  # fmt: skip
