@@ -30,7 +30,7 @@ __all__ = ["Progress", "PromptRefused", "Run", "RunFailed", "RunInterrupted", "S
 
 LAUNCH = Path(__file__).resolve().parent / "hosting" / "launch.py"
 LOOPBACK = "127.0.0.1"
-HIDDEN_FROM_SERVER = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+HIDDEN_FROM_SERVER = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 OnProgress = Callable[[Progress], None]
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business with this machine
 

@@ -28,6 +28,7 @@ def moc_attention(
     training: bool = False,
     record=None,
     note: Callable[[str], None] | None = None,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """Mixture of Contexts self-attention (arXiv 2508.21058, eq. 1).
 
@@ -39,6 +40,8 @@ def moc_attention(
     training  applies drop-off and drop-in
     record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
     note      called with a sentence when a GPU has to do without its kernels, or with little memory
+    lse       float32 [B, H, N], filled with the natural log-sum-exp of all that a row saw, pooled tail included: to
+              merge the output with attention over other keys. It has no gradient
     Returns [B, H, N, D] like q. Gradients flow to q, k and v through the selected keys; the choice itself has none.
     """
     if q.shape != k.shape or q.shape != v.shape or q.shape[-2] != table.length:
@@ -55,11 +58,14 @@ def moc_attention(
     apart = free and q.device.type == "cuda" and not call.gradients
     apart = apart and head_split.allowed(q, routing, training, record)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, record) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, record, lse: Tensor | None) -> Tensor:
         how = dict(scale=scale, training=training, record=record)
         if table.identity:
-            return selected.backend.attend(q, k, v, table, routing, **how)
-        out = selected.backend.attend(*(permute.sort(x, table) for x in (q, k, v)), table, routing, **how)
+            return selected.backend.attend(q, k, v, table, routing, **how, lse=lse)
+        in_order = None if lse is None else torch.empty_like(lse)
+        out = selected.backend.attend(*(permute.sort(x, table) for x in (q, k, v)), table, routing, **how, lse=in_order)
+        if lse is not None:
+            lse.copy_(in_order.index_select(-1, table.tensors(q.device).inverse))
         return permute.unsort(out, table, q)
 
     while True:
@@ -67,8 +73,8 @@ def moc_attention(
             note(f"MoC ran on {selected.backend.title}, which is slower: {selected.reason}")
         try:
             if apart:
-                return head_split.by_heads(attend, q, k, v, record, note, routing)
-            return attend(q, k, v, record)
+                return head_split.by_heads(attend, q, k, v, record, lse, note, routing)
+            return attend(q, k, v, record, lse)
         except MoCError:  # what was asked for is wrong, not the machine
             raise
         except Exception as failure:

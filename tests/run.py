@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -27,6 +28,13 @@ from tests.ui.browsers import find_browser, find_node  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
+# without byte code, which pip does not make either, every process would compile all of torch and ComfyUI again
+NOT_INHERITED += ("PYTHONDONTWRITEBYTECODE",)
+CORES = min(os.cpu_count() or 1, 8)
+# a worker a core; a file's tests stay together where they share what is slow to make
+BY_FILE = ("-n", str(CORES), "--dist", "loadfile")
+BY_TEST = ("-n", str(CORES), "--dist", "loadgroup")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TOOLING = ("demo/host.py", "demo/server.py", "demo/hosting", "tests/run.py")
 WITHOUT_KERNELS = ("--ignore", "tests/unit/kernels")
 PACK_PARTS = ("__init__.py", "moc", "nodes")
@@ -49,14 +57,15 @@ class Parts:
 
     def fast(self) -> None:
         self.lint()
-        self.pytest("unit (fast)", prepare(NEWEST, tools=True), {}, "", *WITHOUT_KERNELS, "-m", "not slow")
+        chosen = (*WITHOUT_KERNELS, "-m", "not slow")
+        self.pytest("unit (fast)", prepare(NEWEST, tools=True), ONE_THREAD, "", *BY_FILE, *chosen)
         self.js()
 
     def unit(self) -> None:
-        self.pytest("unit", prepare(NEWEST, tools=True), {}, "", *WITHOUT_KERNELS)
+        self.pytest("unit", prepare(NEWEST, tools=True), ONE_THREAD, "", *BY_FILE, *WITHOUT_KERNELS)
 
     def kernels(self) -> None:
-        self.pytest("unit (kernels)", prepare(NEWEST, tools=True), {}, "/kernels")
+        self.pytest("unit (kernels)", prepare(NEWEST, tools=True), ONE_THREAD, "/kernels", *BY_TEST)
 
     def host(self) -> None:
         if not self.has_tests("host"):
@@ -68,15 +77,22 @@ class Parts:
                 "MOC_COMFYUI_DIR": str(host.folder),
                 "MOC_COMFYUI_VERSION": version,
             }
-            self.pytest(f"host (ComfyUI {version})", host, settings)
+            self.pytest(f"host (ComfyUI {version})", host, settings, "", *BY_FILE)
 
     def workflow(self) -> None:
         """Real servers, started by the tests; in both versions unless a test chooses one."""
         if not self.has_tests("workflow"):
             return
-        for version in (NEWEST, OLDEST):
-            host = prepare(version, tools=True)
-            self.pytest(f"workflow (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version})
+        hosts = {version: prepare(version, tools=True) for version in (NEWEST, OLDEST)}
+
+        def run(version: str) -> None:
+            self.pytest(f"workflow (ComfyUI {version})", hosts[version], {"MOC_COMFYUI_VERSION": version})
+
+        if CORES == 1:
+            run(NEWEST), run(OLDEST)
+        else:  # each a server that mostly waits for its one test
+            with ThreadPoolExecutor() as both:
+                list(both.map(run, hosts))
 
     def js(self) -> None:
         """The scripts' pure logic, without a browser."""

@@ -27,6 +27,7 @@ from demo.hosting.sandbox import torch_parts
 FREE_GIB = 4.0  # with a CPU torch 2.4 GiB stay on the disk, and pip unpacks some of it twice
 TOOLS = (
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6",
     "ruff>=0.9",
     "mypy>=1.15",

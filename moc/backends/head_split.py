@@ -19,22 +19,23 @@ def start() -> None:
 
 def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
     """Whether some heads of q [B, H, N, D] may go without the others, where no gradients are wanted."""
-    together = routing.head_density or (training and (routing.drop_off or routing.drop_in))
+    together = routing.budget.head_density or (training and routing.noise)
     apart = q.shape[1] > 1 and not together and (record is None or hasattr(record, "of"))
     return apart and not torch.compiler.is_compiling()
 
 
 def by_heads(
-    call: Callable[[Tensor, Tensor, Tensor, object], Tensor], q: Tensor, k: Tensor, v: Tensor, record,
-    note: Callable[[str], None] | None, routing: RoutingConfig,
+    call: Callable[[Tensor, Tensor, Tensor, object, Tensor | None], Tensor], q: Tensor, k: Tensor, v: Tensor, record,
+    lse: Tensor | None, note: Callable[[str], None] | None, routing: RoutingConfig,
 ) -> Tensor:  # fmt: skip
-    """call(q, k, v, record) for all heads of q, k, v [B, H, N, D]; when memory runs out, for half as many at a time,
-    and so on. What fitted is remembered until `start`. Raises torch.OutOfMemoryError where one head finds no memory."""
+    """call(q, k, v, record, lse) for all heads of q, k, v [B, H, N, D]; when memory runs out, for half as many at a
+    time, and so on. What fitted is remembered until `start`. Raises torch.OutOfMemoryError where one head finds no
+    memory."""
     key, heads = (str(q.device), q.shape, q.dtype, routing), q.shape[1]
     while True:
         at_once = _at_once.get(key, heads)
         try:
-            out = _in_parts(call, q, k, v, record, at_once)
+            out = _in_parts(call, q, k, v, record, lse, at_once)
         except torch.OutOfMemoryError:
             if at_once == 1:
                 raise
@@ -47,13 +48,14 @@ def by_heads(
         forget(record, heads)
 
 
-def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, at_once: int) -> Tensor:
+def _in_parts(call, q: Tensor, k: Tensor, v: Tensor, record, lse: Tensor | None, at_once: int) -> Tensor:
     if at_once >= q.shape[1]:
-        return call(q, k, v, record)
+        return call(q, k, v, record, lse)
     out = torch.empty_like(q)
     for low in range(0, q.shape[1], at_once):
         some = slice(low, low + at_once)
-        out[:, some] = call(q[:, some], k[:, some], v[:, some], record and record.of(some))
+        parts = None if lse is None else lse[:, some]
+        out[:, some] = call(q[:, some], k[:, some], v[:, some], record and record.of(some), parts)
     return out
 
 

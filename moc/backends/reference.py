@@ -19,9 +19,10 @@ from .registry import Backend
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
-) -> Tensor:
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
+    lse: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     t = table.tensors(q.device)
     rows = slice(0, table.length)
     mandatory, candidate = candidates(table, routing, rows, q.device)
@@ -30,7 +31,7 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    descriptor = DESCRIPTORS[routing.descriptor]
+    descriptor = DESCRIPTORS[routing.score.descriptor]
     ends = [descriptor.ends(k[..., a:b, :]) for a, b in pieces]
     high, low = (torch.stack(end, -2) for end in zip(*ends, strict=True))
     score = wide(q) @ high.mT
@@ -40,7 +41,7 @@ def attend(
 
     # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
-    if routing.rule == "top-k" and not routing.head_density:
+    if routing.budget.rule == "top-k" and not routing.budget.head_density:
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
     else:
@@ -64,6 +65,8 @@ def attend(
         summary = (wide(q) @ mean_k.mT) * scale + t.lengths.to(logits.dtype).log()
         logits = torch.cat([logits, summary.masked_fill(~skipped, -torch.inf)], -1)
         values = torch.cat([values, mean_v], -2)
+    if lse is not None:
+        lse.copy_(logits.detach().logsumexp(-1))
     return (logits.softmax(-1) @ values).to(q.dtype)
 
 

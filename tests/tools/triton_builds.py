@@ -1,51 +1,51 @@
-"""Compile the kernels that every card takes, for cards that nobody here has, and print as JSON how much shared memory
-each asks for. A program of its own: the tests' own process has Triton's interpreter in the compiler's place."""
+"""The kernels that every card takes, as they are built for cards that nobody here has."""
 
 from __future__ import annotations
-
-import json
-import re
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from moc.backends.triton.attend import backward, block, gather, tail
 from moc.backends.triton.block_sizes import HALF, BlockSize, BlockSizes
 from moc.backends.triton.lib import pair_counts, permute, pool
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
+from tests.tools.kernel_builds import Build
 
-BF16 = {"q", "k", "v", "x", "mean", "out", "desc", "mean_k", "mean_v", "part", "own", "tail", "grad"}
-FP32 = {"lse", "own_lse", "tail_lse", "weight", "threshold", "total", "delta"}
-FP32 |= {"exact", "dq", "dk", "dv", "dmean_k", "dmean_v"}
-INTEGERS = {"H", "N", "C", "S", "W", "F", "K", "bh_first", "tiles", "width", "own_first", "own_rows", "heads",
-            "head", "most", "num_blocks", "rotation", "share", "work", "enough", "first_head", "lists", "steps",
-            "segment", "pieces", "parts"}  # fmt: skip
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
+# What arguments mean in these kernels and nowhere else (`kernel_builds.py`)
+KEYS: dict[str, str] = {"k": "*bf16"}
+OWN_TYPES: dict[object, dict[str, str]] = {
+    block.moc_attend_block: KEYS,
+    gather.moc_attend_gather: KEYS,
+    gather.moc_attend_gather_short: KEYS,
+    backward.moc_bwd_kv: KEYS,
+    backward.moc_bwd_q: KEYS,
+    csr.moc_lists_scatter: {"first": "i32"},
+    csr_from_bits.moc_lists_bits_scatter: {"first": "i32"},
+    pair_counts.moc_count_choices: {"pairs": "*fp32"},
+    pair_counts.moc_count_frames: {"pairs": "*fp32", "part": "*i32"},
+}
 
 
 def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
     """name -> (kernel, constants, how)."""
     router = dict(D=128, DP=128, PRECISION="tf32x3", SIGNED=True, CAUSAL=True, SHOT_MASK=False)
-    deal = dict(G=c.router.keys, BM=c.router.rows, LOW=63, BITS=False) | router
-    rule = router | dict(BM=c.router.rows, G=c.router.keys, PASSES=topp_threshold.PASSES)
-    again = BlockSize(c.router.rows, c.router.keys, 2 * c.router.warps, c.router.stages)
-    repaired = router | dict(BM=16, G=c.router.keys)
+    deal = dict(G=c.router.block_n, BM=c.router.block_m, LOW=63, BITS=False) | router
+    rule = router | dict(BM=c.router.block_m, G=c.router.block_n, PASSES=topp_threshold.PASSES)
+    again = BlockSize(c.router.block_m, c.router.block_n, 2 * c.router.warps, c.router.stages)
+    repaired = router | dict(BM=16, G=c.router.block_n)
     pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
     parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
 
     def rows(of: BlockSize, **more) -> tuple[dict, BlockSize]:
-        return dict(BM=of.rows, STAGES=of.stages, **HEAD) | more, of
+        return dict(BM=of.block_m, STAGES=of.stages, **HEAD) | more, of
 
     def tiles(of: BlockSize, **more) -> tuple[dict, BlockSize]:
-        return parts | dict(BM=of.rows, BN=of.keys, CS=of.keys, K=16, STAGES=of.stages) | more, of
+        return parts | dict(BM=of.block_m, BN=of.block_n, CS=of.block_n, K=16, STAGES=of.stages) | more, of
 
     return {
         "route": (
             topk_registers.moc_select_registers,
-            router | dict(DB=64, BM=c.router.rows, CP=256, FEW=False),
+            router | dict(DB=64, BM=c.router.block_m, CP=256, FEW=False),
             BlockSize(0, 0, 4, 1),
         ),
         "threshold": (topp_threshold.moc_select_topp_threshold, rule | dict(TOP_P=False, MORE=False), c.router),
@@ -53,25 +53,28 @@ def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
         "deal": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False), c.router),
         "deal again": (topk_stream.moc_select_stream, deal | dict(R=8, RETRY=True), again),
         "repair": (topk_exact.moc_select_exact, repaired | dict(BITS=False), BlockSize(0, 0, 4, c.router.stages)),
-        "routed, long": (gather.moc_attend_gather, *rows(c.long, BN=c.long.keys, K=5, TAIL=True)),
-        "routed, short": (gather.moc_attend_gather, *rows(c.short, BN=c.short.keys, K=16, TAIL=True)),
-        "routed, one step": (gather.moc_attend_gather_short, *rows(c.one, BN=64, K=32, TILES=c.one.tiles, TAIL=True)),
+        "routed, long": (gather.moc_attend_gather, *rows(c.long, BN=c.long.block_n, K=5, TAIL=True)),
+        "routed, short": (gather.moc_attend_gather, *rows(c.short, BN=c.short.block_n, K=16, TAIL=True)),
+        "routed, one step": (
+            gather.moc_attend_gather_short,
+            *rows(c.one, BN=64, K=32, TILES=c.one.blocks_per_program, TAIL=True),
+        ),
         "tile, long": (block.moc_attend_block, *tiles(c.long)),
         "tile, short": (block.moc_attend_block, *tiles(c.short)),
         "tile, lists": (block.moc_attend_block, *tiles(c.tile, LISTS=True, SLOTS=False, REST=False, CS=16)),
         "merge": (block.moc_attend_block, *tiles(c.merge, OWN=True, RANGES=False)),
-        "tail": (tail.moc_attend_tail, *rows(c.tail, BN=c.tail.keys, CAUSAL=True, MASK="row")),
+        "tail": (tail.moc_attend_tail, *rows(c.tail, BN=c.tail.block_n, CAUSAL=True, MASK="row")),
         "gradients by keys": (
             backward.moc_bwd_kv,
-            *rows(c.of_keys, BN=c.of_keys.keys, K=5, ROWS=512, LISTED=True, ROWS_TOO=False),
+            *rows(c.of_keys, BN=c.of_keys.block_n, K=5, ROWS=512, LISTED=True, ROWS_TOO=False),
         ),
         "gradients by keys and rows": (
             backward.moc_bwd_kv,
-            *rows(c.of_keys, BN=c.of_keys.keys, K=32, ROWS=512, LISTED=True, ROWS_TOO=True),
+            *rows(c.of_keys, BN=c.of_keys.block_n, K=32, ROWS=512, LISTED=True, ROWS_TOO=True),
         ),
-        "gradients by rows": (backward.moc_bwd_q, *rows(c.of_rows, BN=c.of_rows.keys, K=5, ROWS=512, LISTED=True)),
-        "gradients by summaries": (backward.moc_bwd_tail_kv, *rows(c.of_keys, BN=c.of_keys.keys, CAUSAL=True)),
-        "gradients by rows that skip": (backward.moc_bwd_tail_q, *rows(c.of_rows, BN=c.of_rows.keys, CAUSAL=True)),
+        "gradients by rows": (backward.moc_bwd_q, *rows(c.of_rows, BN=c.of_rows.block_n, K=5, ROWS=512, LISTED=True)),
+        "gradients by summaries": (backward.moc_bwd_tail_kv, *rows(c.of_keys, BN=c.of_keys.block_n, CAUSAL=True)),
+        "gradients by rows that skip": (backward.moc_bwd_tail_q, *rows(c.of_rows, BN=c.of_rows.block_n, CAUSAL=True)),
         "popular chunks": (hot_chunks.moc_lists_hot_find, dict(K=32, KP=32, S=4, MOST=64), BlockSize(0, 0, 4, 1)),
         "what is left": (hot_chunks.moc_lists_hot_rest, dict(K=32, KP=32, TURNS=4, BR=32), BlockSize(0, 0, 4, 1)),
         "places": (csr.moc_lists_scatter, dict(K=32, TURNS=4, B=1024), BlockSize(0, 0, 4, 1)),
@@ -114,47 +117,17 @@ def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
     }
 
 
-def compiled(kernel, constants: dict, how: BlockSize, architecture: int):
-    """Triton's compiled kernel: its code by stage in `asm`, what it asks for in `metadata`."""
-    integers = (
-        INTEGERS
-        | ({"first"} if kernel in (csr.moc_lists_scatter, csr_from_bits.moc_lists_bits_scatter) else set())
-        | ({"k"} if "desc" in kernel.arg_names else set())
-    )
-
-    def kind(name: str) -> str:
-        if name in constants:
-            return "constexpr"
-        if name in integers or name.startswith(("s_", "sq_", "sk_", "sv_", "so_", "sw_", "sl_", "sg_")):
-            return "i32"
-        if name in ("scale", "factor", "bar", "least"):
-            return "fp32"
-        if name == "place":
-            return "*i8"
-        pairs_of_choices = name in ("pairs", "part") and kernel.__module__.endswith(
-            ("csr", "csr_from_bits", "hot_chunks", "pair_counts")
-        )
-        if name in BF16 and not pairs_of_choices:
-            return "*bf16"
-        return "*fp32" if name in FP32 or (name == "pairs" and kernel.__module__.endswith(".pair_counts")) else "*i32"
-
-    signature = {name: kind(name) for name in kernel.arg_names}
-    places = {name: i for i, name in enumerate(kernel.arg_names)}
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for name, i in places.items()
-        if signature[name].startswith("*") or re.fullmatch(r"s[qkvog]?_(b|h|n|bh)", name)
-    }
-    source = ASTSource(kernel, signature, {(places[name],): value for name, value in constants.items()}, aligned)
+def build(kernel, constants: dict, how: BlockSize, architecture: int) -> Build:
     options = {"num_warps": how.warps, "num_stages": how.stages}
     if how.registers:
         options["maxnreg"] = how.registers
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return Build.of(kernel, constants, OWN_TYPES.get(kernel, {}), architecture, options)
 
 
-if __name__ == "__main__":
-    found = {
-        name: {what: compiled(*how, int(name[3:])).metadata.shared for what, how in kernels(HALF[size]).items()}
-        for name, size in ARCHITECTURES.items()
+def builds() -> dict[tuple[str, str], Build]:
+    """(architecture, name of the kernel) -> build."""
+    return {
+        (card, name): build(*how, int(card[3:]))
+        for card, size in ARCHITECTURES.items()
+        for name, how in kernels(HALF[size]).items()
     }
-    print(json.dumps(found))

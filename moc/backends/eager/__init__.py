@@ -23,6 +23,7 @@ from ...routing.scores import chunk_means, describe, scores
 from ..allowed import Allowed
 from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
+from .softmax import softmax_part
 
 # Below this mean chunk length the many small calls of chunk_major cost more than the masked pairs of tile_major.
 LARGE_CHUNK = 128
@@ -30,18 +31,20 @@ BLOCK_ELEMENTS = 2**24  # scores held at a time
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
-) -> Tensor:
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
+    lse: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     # torch's kernels behind `softmax_part` take the channels of a token to lie side by side and read whatever does
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
-        return _attend(q, k, v, table, routing, scale, training, record)
+        return _attend(q, k, v, table, routing, scale, training, record, lse)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
+    lse: Tensor | None,
+) -> Tensor:  # fmt: skip
     blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record)
     # else one block after the other: their masks take up much
     if wants_gradients(q, k, v) or torch.compiler.is_compiling():
@@ -50,11 +53,13 @@ def _attend(
     mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)
-    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, table.mean_chunk >= LARGE_CHUNK)
+    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, table.mean_chunk >= LARGE_CHUNK, lse)
     for group in table.groups:  # text and references see everything
         if not group.routed:
             rows = slice(group.start, group.stop)
             dense = scaled_dot_product_attention(q[:, :, rows], k, v, scale=scale)
+            if lse is not None:
+                lse[:, :, rows] = softmax_part(q[:, :, rows].detach(), k.detach(), v.detach(), scale)[1]
             out = torch.slice_scatter(out, dense, 2, group.start, group.stop)
     return out
 
@@ -62,7 +67,7 @@ def _attend(
 def _route(
     q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Iterator[Block]:
-    described = describe(k, table, routing.descriptor)
+    described = describe(k, table, routing.score.descriptor)
     keep = kept_shots(q, k, table, routing)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))

@@ -28,10 +28,15 @@ class Block:
 
 
 class Attend(torch.autograd.Function):
-    """q, k, v [B, H, N, D]; mean_k, mean_v [B, H, C, D] or empty -> [B, H, N, D]. Rows in no block are left at zero."""
+    """q, k, v [B, H, N, D]; mean_k, mean_v [B, H, C, D] or empty -> [B, H, N, D]. Rows in no block are left at zero.
+
+    wanted: [B, H, N], filled with the log-sum-exp of the rows in blocks."""
 
     @staticmethod
-    def forward(ctx, q, k, v, mean_k, mean_v, table: ChunkTable, blocks: tuple[Block, ...], scale: float, large: bool):
+    def forward(
+        ctx, q, k, v, mean_k, mean_v, table: ChunkTable, blocks: tuple[Block, ...], scale: float, large: bool,
+        wanted: Tensor | None = None,
+    ):  # fmt: skip
         engine = chunk_major if large else tile_major
         out = torch.zeros(q.shape, dtype=wide(q[..., :1, :1]).dtype, device=q.device)
         lse = out.new_full(q.shape[:-1], -torch.inf)
@@ -45,6 +50,8 @@ class Attend(torch.autograd.Function):
                 part = softmax_part(q[:, :, rows], mean_k, mean_v, scale, bias)
                 out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
         result = out.to(q.dtype)
+        if wanted is not None:
+            wanted.copy_(lse)
         ctx.save_for_backward(q, k, v, mean_k, mean_v, result, lse)
         ctx.plan = table, blocks, scale, engine
         return result
@@ -83,7 +90,7 @@ class Attend(torch.autograd.Function):
                 dmean_v += gv
         inputs = (q, k, v, mean_k, mean_v)
         grads = (g.to(x.dtype) for g, x in zip((dq, dk, dv, dmean_k, dmean_v), inputs, strict=True))
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
 
 def _dense(table: ChunkTable, block: Block, engine) -> Iterator[tuple[slice, list[tuple[int, int]]]]:

@@ -77,14 +77,14 @@ def supports(call: Call) -> str | None:
             return "gradients are needed, and these kernels have none for lists that rows share"
         if torch.compiler.is_compiling():
             return "gradients are needed inside torch.compile"
-    if call.training and (routing.drop_off or routing.drop_in) and routing.lists != "token":
+    if call.training and routing.noise and routing.lists != "token":
         return "there is no drop-off and drop-in for lists that rows share"
     return machine(call.q.device)
 
 
 def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
     """Of a row; by another rule than the k best it may be all chunks."""
-    return max(1, table.top_k(routing)) if routing.same_k else len(table.chunks)
+    return max(1, table.top_k(routing)) if routing.budget.same_k else len(table.chunks)
 
 
 def failed(device: torch.device, failure: Exception) -> str:
@@ -95,18 +95,19 @@ def failed(device: torch.device, failure: Exception) -> str:
 
 
 def attention(  # not `attend`, which is a room
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record
-) -> Tensor:
-    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]."""
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
+    lse: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     from . import custom_op
     from .autograd import Attend
 
-    if record is None and torch.compiler.is_compiling() and not training:
+    if record is None and lse is None and torch.compiler.is_compiling() and not training:
         return custom_op.compiled(q, k, v, table, routing, scale)
     call = Attend.apply if wants_gradients(q, k, v) else custom_op.plain
     while True:  # once more after every variant that fails
         try:
-            return call(q, k, v, table, routing, scale, record, training)
+            return call(q, k, v, table, routing, scale, record, training, lse)
         except health.VariantError:
             pass  # a frame that raised what it was handed would keep both alive, and all tensors of the call
         except Exception as failure:

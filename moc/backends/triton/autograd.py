@@ -32,9 +32,13 @@ class Attend(torch.autograd.Function):
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]. Keeps q, k, v, the output, its log-sum-exp, the choice."""
 
     @staticmethod
-    def forward(ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool):
-        kept = SavedForBackward(torch.empty(q.shape[0] * q.shape[1], q.shape[2], dtype=torch.float32, device=q.device))
+    def forward(
+        ctx, q, k, v, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool,
+        lse: Tensor | None,
+    ):  # fmt: skip
+        kept = SavedForBackward.of(q, choices=True)
         out = run(q, k, v, table, routing, scale, record, keep=kept, training=training)
+        kept.hand_over(lse)
         ctx.save_for_backward(q, k, v, out)
         ctx.call = kept, device_table_of(table, routing, q.device), routing, scale
         return out
@@ -43,7 +47,7 @@ class Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, out = ctx.saved_tensors
-        return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None
+        return *gradients(q, k, v, out, grad, *ctx.call), None, None, None, None, None, None
 
 
 @on_its_device
@@ -57,7 +61,7 @@ def gradients(
     call = _Backward(q, k, v, out, grad, kept.lse, plan, routing, scale)
     call.delta_of_rows()
     call.seen()
-    for heads, choice in kept.choices:
+    for heads, choice in kept.choices or ():
         bits = plan.words if routing.tail == "pooled" else 0
         for some in split_heads(heads, plan.length * 4 * (choice.size[2] + bits)):
             call.chosen(some, choice.of(slice(some.start - heads.start, some.stop - heads.start)))
@@ -96,7 +100,7 @@ class _Backward:
     def _how(self, config: BlockSize, keys: int | None = None, stages: int | None = None) -> dict:
         d = self.q.shape[3]
         return dict(
-            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=keys or config.keys,
+            D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=keys or config.block_n,
             STAGES=stages or config.stages,
             PRECISION=precision_of(self.q), num_warps=config.warps,
         )  # fmt: skip
@@ -171,12 +175,13 @@ class _Backward:
         segment = 4 * SEGMENT
         moc_bwd_tail_kv[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
             *inputs, dmean_k, dmean_v, *geometry, *strides, *sizes, segment, self.scale * LOG2E, self.scale,
-            CAUSAL=self.routing.causal, **how,
+            CAUSAL=self.routing.candidates.causal, **how,
         )  # fmt: skip
         how = self._how(self.config.of_rows)
         moc_bwd_tail_q[(-(-n // how["BM"]), len(heads))](
-            *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale, CAUSAL=self.routing.causal, **how
-        )
+            *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale,
+            CAUSAL=self.routing.candidates.causal, **how,
+        )  # fmt: skip
 
     def done(self) -> list[Tensor]:
         dq, dk, dv, *of_means = self.sums
@@ -205,4 +210,4 @@ def seen_items(plan: DeviceTable, rows: int, keys: int, all_rows: bool) -> Tenso
 
 
 def _keys(config: BlockSize, longest: int) -> int:
-    return max(16, min(config.keys, triton.next_power_of_2(longest)))
+    return max(16, min(config.block_n, triton.next_power_of_2(longest)))

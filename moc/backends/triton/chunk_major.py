@@ -8,10 +8,9 @@ from torch import Tensor
 
 from .attend import own
 from .attend.block import LOG2E
-from .attend.combine import Own, Slots, new_slots
+from .attend.combine import Partial
 from .attend.gather import gather_chunks
 from .attend.own_calls import ROW_PARTIALS
-from .attend.tail import Tail
 from .device_table import DeviceTable, Run
 from .job import Job
 from .lib.head_ranges import _joined, head_parts, offset_in, split_heads
@@ -39,7 +38,7 @@ def lists_of(job: Job, choice: SelectionIndices | SelectionMask) -> Listed:
 
         return listed(choice, job.plan, BOTH)
     config = job.configs.chunks_of(job.plan.longest, job.plan.typical)
-    return listed(choice, job.plan, config.rows * config.tiles)
+    return listed(choice, job.plan, config.block_m * config.blocks_per_program)
 
 
 def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot: HotChunks | None = None) -> None:
@@ -68,39 +67,37 @@ def attend(job: Job, sel: Tensor | None, lists: Listed | None, heads: range, hot
         del tail, owned
 
 
-def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor] | None) -> Slots:
-    q, plan, scale = job.q, job.plan, job.scale * LOG2E
-    slots = new_slots(q, lists.number, plan.top_k, rest=taken is not None)
+def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor] | None) -> Partial:
+    what, scale = (job.q, job.k, job.v, taken, lists, job.plan, heads), job.scale * LOG2E
     if job.flow.attend == "gather_sm90":
         from .attend import gather_sm90
 
-        gather_sm90.gather_chunks(q, job.k, job.v, taken, lists, plan, heads, slots, scale=scale)
-    else:
-        config = job.configs.chunks_of(plan.longest, plan.typical)
-        gather_chunks(
-            q, job.k, job.v, taken, lists, plan, heads, slots,
-            scale=scale, config=config, precision=job.precision,
-        )  # fmt: skip
-    return slots
+        return gather_sm90.gather_chunks(*what, scale=scale)
+    config = job.configs.chunks_of(job.plan.longest, job.plan.typical)
+    return gather_chunks(*what, scale=scale, config=config, precision=job.precision)
 
 
 def _combine(
-    job: Job, heads: range, owned: list[tuple[Run | None, int, Own]] | None, tail: Tail | None, slots: Slots | None
+    job: Job,
+    heads: range,
+    owned: list[tuple[Run | None, int, Partial]] | None,
+    tail: Partial | None,
+    slots: Partial | None,
 ) -> None:
     """owned: of these heads, and perhaps others; None where own parts are yet to be attended."""
     plan = job.plan
     if owned is None:
         config = job.configs.keys_in_a_row(plan.group_rows)
-        job.attend(plan.tiles(config.rows, "routed"), heads, config, ranges=True, tail=tail, slots=slots)
+        job.attend(plan.tiles(config.block_m, "routed"), heads, config, ranges=True, tail=tail, slots=slots)
         return
     for run_, first, partial in owned:
-        some = range(max(first, heads.start), min(first + partial.out.shape[1], heads.stop))
+        some = range(max(first, heads.start), min(first + len(partial.out), heads.stop))
         rest = run_ is not None and own.linked_beside(plan, run_) is None
         config = job.configs.tile if rest else job.configs.merge
         part = offset_in(some, heads)
         which = f"{run_.first}:{run_.first + run_.length * run_.groups}" if run_ else "routed"
         job.attend(
-            plan.tiles(config.rows, which), some, config, ranges=rest,
+            plan.tiles(config.block_m, which), some, config, ranges=rest,
             own=partial.of(slice(some.start - first, some.stop - first)),
             tail=tail and tail.of(part), slots=slots and slots.of(part),
         )  # fmt: skip

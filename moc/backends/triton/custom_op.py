@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
-from .forward import empty_output, run
+from .forward import SavedForBackward, empty_output, run
 
 # The pack can be imported under two names at once: each import has an operator of its own
 _NAME = re.sub(r"\W", "_", __package__ or "moc_triton")
@@ -46,6 +46,11 @@ def compiled(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: Routin
 
 @torch.compiler.disable
 def plain(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool,
+    lse: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    return run(q, k, v, table, routing, scale, record, training=training)
+    keep = None if lse is None else SavedForBackward.of(q, choices=False)
+    out = run(q, k, v, table, routing, scale, record, keep=keep, training=training)
+    if keep is not None:
+        keep.hand_over(lse)
+    return out

@@ -13,21 +13,11 @@ from torch import Tensor
 from ...chunks.table import ChunkTable, QueryGroup
 from ...config import RoutingConfig
 from .dataflow import Geometry
+from .tiles import Blocks, Tiles, cut_up, make_tiles
 
 if TYPE_CHECKING:
     from .attend.own_calls import Alike
     from .select.topk_filter_sm90 import Sample
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tiles of query rows [first, stop), and the token ranges that every row of a tile sees (CSR: span -> ranges)."""
-
-    first: Tensor  # [T]
-    stop: Tensor  # [T]
-    span: Tensor  # [T, 2] of ranges
-    ranges: Tensor  # [P, 2] tokens
-    count: int
 
 
 @dataclass(frozen=True)
@@ -40,14 +30,6 @@ class Pieces:
     of_chunk: Tensor | None  # [C] the piece that a chunk is, -1: none; None where some chunk is more than one
     size: int
     count: int
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The ranges of `Tiles` in steps of at most `size` tokens (CSR: span -> steps)."""
-
-    span: Tensor  # [T, 2] of steps
-    block: Tensor  # [P, 2] first token, tokens
 
 
 @dataclass(frozen=True)
@@ -96,7 +78,7 @@ class DeviceTable:
     _tiles: dict[tuple[int, str], Tiles] = field(default_factory=dict)
     _pieces: dict[tuple[int, bool], Pieces] = field(default_factory=dict)
     _blocks: dict[tuple[int, str, int], Blocks] = field(default_factory=dict)
-    _passes: dict[int, Tensor] = field(default_factory=dict)
+    _max_shots: dict[int, Tensor] = field(default_factory=dict)
     _runs: list[Run] | None = None
     alike: list[Alike] | None = None  # of `own_calls`
     _joined: dict[Run, Tensor] = field(default_factory=dict)
@@ -146,74 +128,14 @@ class DeviceTable:
         """
         key = rows, which
         if key not in self._tiles:
-            self._tiles[key] = self._make_tiles(rows, which)
+            self._tiles[key] = make_tiles(self, rows, which)
         return self._tiles[key]
-
-    def _make_tiles(self, rows: int, which: str) -> Tiles:
-        first: list[np.ndarray] = []
-        stop: list[np.ndarray] = []
-        span: list[tuple[int, int]] = []
-        ranges: list[tuple[int, int]] = []
-
-        def add(low: int, high: int, seen: list[tuple[int, int]]) -> None:
-            starts = np.arange(low, high, rows)
-            first.append(starts)
-            stop.append(np.minimum(starts + rows, high))
-            span.extend([(len(ranges), len(ranges) + len(seen))] * len(starts))
-            ranges.extend(seen)
-
-        groups = self.table.groups
-        if ":" in which:
-            low, high = map(int, which.split(":"))
-            for g in groups:
-                if low <= g.start and g.stop <= high:
-                    add(g.start, g.stop, self.ranges(g, own=False))
-        elif which == "all":
-            add(0, self.length, [])
-        elif which == "shared":
-            for low, high in self.table.query_tiles():
-                add(low, high, [])
-        elif which == "small":
-            routed = [g for g in groups if g.routed]
-            low = 0
-            while low < len(routed):  # runs of neighbouring routed groups
-                high = low
-                while high + 1 < len(routed) and routed[high + 1].start == routed[high].stop:
-                    high += 1
-                add(routed[low].start, routed[high].stop, self.linked)
-                low = high + 1
-        else:
-            for g in groups:
-                if g.routed == (which == "routed"):
-                    add(g.start, g.stop, self.ranges(g))
-        join = np.concatenate(first) if first else np.zeros(0, int)
-        ends = np.concatenate(stop) if stop else np.zeros(0, int)
-        return Tiles(
-            self.on_device(join),
-            self.on_device(ends),
-            self.on_device(np.array(span).reshape(-1, 2)),
-            self.on_device(np.array(ranges or [(0, 0)])),
-            len(join),
-        )
 
     def blocks(self, rows: int, which: str, size: int) -> Blocks:
         """The ranges of `tiles(rows, which)`, cut up."""
         key = rows, which, size
         if key not in self._blocks:
-            tiles = self.tiles(rows, which)
-            span: list[tuple[int, int]] = []
-            block: list[tuple[int, int]] = []
-            known: dict[tuple[int, int], tuple[int, int]] = {}
-            ranges = tiles.ranges.tolist()
-            for a, b in tiles.span.tolist():
-                if (a, b) not in known:
-                    low = len(block)
-                    block += [(s, min(size, stop - s)) for first, stop in ranges[a:b] for s in range(first, stop, size)]
-                    known[a, b] = low, len(block)
-                span.append(known[a, b])
-            self._blocks[key] = Blocks(
-                self.on_device(np.array(span).reshape(-1, 2)), self.on_device(np.array(block or [(0, 0)]))
-            )
+            self._blocks[key] = cut_up(self, self.tiles(rows, which), size)
         return self._blocks[key]
 
     def pieces(self, size: int, own: bool) -> Pieces:
@@ -238,17 +160,17 @@ class DeviceTable:
             )
         return self._pieces[key]
 
-    def passes(self, size: int) -> Tensor:
-        """For every `size` chunks in a row: their highest shot where all may be chosen by somebody, else 2**31 - 1."""
-        if size not in self._passes:
+    def max_shot_per_block(self, size: int) -> Tensor:
+        """Of every block of `size` chunks, where all may be chosen by somebody, else 2**31 - 1."""
+        if size not in self._max_shots:
             chunks = self.table.chunks
             out = []
             for low in range(0, len(chunks), size):
                 some = chunks[low : low + size]
                 free = len(some) == size and all(c.routable and not c.linked for c in some)
                 out.append(max(c.shot for c in some) if free else 2**31 - 1)
-            self._passes[size] = self.on_device(np.array(out))
-        return self._passes[size]
+            self._max_shots[size] = self.on_device(np.array(out))
+        return self._max_shots[size]
 
     def runs(self) -> list[Run]:
         """Routed rows as few dense attention calls: equal neighbouring groups that own just their rows go together."""

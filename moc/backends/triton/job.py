@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .attend.block import LOG2E, attend_tiles
-from .attend.tail import Tail, tail_of
+from .attend.combine import Partial
+from .attend.tail import tail_of
 from .block_sizes import BlockSize, BlockSizes
 from .dataflow import Dataflow
-from .device_table import DeviceTable, Tiles
+from .device_table import DeviceTable
+from .tiles import Tiles
 
 
 @dataclass
@@ -41,9 +43,9 @@ class Job:
     def full_rows(self, heads: range) -> None:
         """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
         config = self.configs.long
-        self.attend(self.plan.tiles(config.rows, "unrouted"), heads, config, ranges=True)
+        self.attend(self.plan.tiles(config.block_m, "unrouted"), heads, config, ranges=True)
 
-    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Tail | None:
+    def tail(self, sel: Tensor | None, heads: range, mask: str) -> Partial | None:
         """mask: as `tail_of` takes it; sel: the bits that it looks at."""
         if self.summary is None:
             return None
@@ -52,6 +54,6 @@ class Job:
         mean_k, mean_v = self.summary
         return tail_of(
             self.q, mean_k, mean_v, self.plan.row if sel is None else sel, self.plan,
-            self.plan.tiles(config.rows, "routed" if shared else "all"), heads, by=self.flow.tail_by,
+            self.plan.tiles(config.block_m, "routed" if shared else "all"), heads, by=self.flow.tail_by,
             scale=self.scale * LOG2E, config=config, precision=self.precision, causal=self.causal, mask=mask,
         )  # fmt: skip

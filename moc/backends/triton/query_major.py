@@ -21,10 +21,10 @@ def attend(job: Job, sel: Tensor, heads: range) -> None:
 
 def _attend(job: Job, sel: Tensor, heads: range) -> None:
     plan, config = job.plan, job.configs.tile
-    alone = plan.group_rows >= config.rows  # else a tile spans groups, and a row's own chunks join its list
+    alone = plan.group_rows >= config.block_m  # else a tile spans groups, and a row's own chunks join its list
     # a tile lies within a query tile: what one row chose, all did
-    alike = job.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.rows == 0
-    pieces = plan.pieces(piece_size(plan, config.keys), not alone)
+    alike = job.union and plan.group_rows >= TILE_ROWS and TILE_ROWS % config.block_m == 0
+    pieces = plan.pieces(piece_size(plan, config.block_n), not alone)
     if job.flow.attend == "union_sm90":
         from .attend import union_sm90
         from .lib.pipeline_sm90 import BOTH, KEYS
@@ -36,10 +36,10 @@ def _attend(job: Job, sel: Tensor, heads: range) -> None:
             scale=job.scale * LOG2E,
         )  # fmt: skip
         return
-    tiles, lists = plan.tiles(config.rows, "routed" if alone else "small"), None
+    tiles, lists = plan.tiles(config.block_m, "routed" if alone else "small"), None
     if plan.top_k or job.union or not alone:
-        width = width_of(plan, pieces, config.rows, not alone or job.union)
-        lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.rows, width, not alone)
+        width = width_of(plan, pieces, config.block_m, not alone or job.union)
+        lists = union_lists(sel, plan, tiles, pieces, 1 if alike else config.block_m, width, not alone)
     tail = job.tail(sel, heads, "tile" if alike else "row")
     job.attend(tiles, heads, config, ranges=True, lists=lists, shared=alike, tail=tail)
 
@@ -55,7 +55,7 @@ def piece_size(plan: DeviceTable, keys: int) -> int:
 def bytes_a_head(q: Tensor, plan: DeviceTable, union: bool) -> int:
     """What the lists of one head take up."""
     config = block_sizes_of(q).tile
-    own = plan.group_rows < config.rows
-    pieces = plan.pieces(piece_size(plan, config.keys), own)
-    rows = plan.length // config.rows + len(plan.table.groups)
-    return rows * width_of(plan, pieces, config.rows, own or union) * 12
+    own = plan.group_rows < config.block_m
+    pieces = plan.pieces(piece_size(plan, config.block_n), own)
+    rows = plan.length // config.block_m + len(plan.table.groups)
+    return rows * width_of(plan, pieces, config.block_m, own or union) * 12

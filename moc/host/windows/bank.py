@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...chunks.layout import TokenLayout
 from ...errors import MoCError
-from ...windows.attend import attend
+from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.memory import kept_tokens
 from ...windows.store import Place, Store
@@ -60,7 +60,8 @@ class Bank:
     filling: bool = False
     masks: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, frozenset[int]] = field(default_factory=dict)
-    read: int = 0  # calls
+    read: int = 0  # calls, of every prompt by itself
+    share: Tensor | None = None  # sum over them of how much of what they read lay in the bank
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
@@ -83,8 +84,10 @@ class Bank:
         self.blocks.end()
         if self.store is not None:
             log.info(
-                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
+                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, "
+                "and took %.0f %% of what they saw from it",
                 self.node, len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                0.0 if self.share is None else 100 * float(self.share) / self.read,
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
@@ -116,41 +119,66 @@ class Reader:
         block = options.get(BLOCK)
         return block is not None and block[0] in (self.bank.settings.blocks or (block[0],))
 
-    def attend(
-        self, options: dict, layout: TokenLayout, q: Tensor, k: Tensor, v: Tensor, scale: float | None
-    ) -> Tensor | None:
-        """q, k, v [B, H, N, D] of this layout -> [B, H, N, D]; None where there is nothing to read yet."""
+    def frames(self, options: dict) -> list[set[int]]:
+        """Which frames the running block finds in the bank, for every prompt; none where there is nothing to read."""
         if not self.reads or self.bank.store is None:
-            return None
-        store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
-        own = set(self.video.frame_ids or ())
-        wanted = [(store.frames(place) & self.bank.weights.keys()) - own for place in places]
-        if not any(wanted):
-            return None
-        self.bank.read += 1
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        outs = []
-        for i, place in enumerate(places):
-            row, pieces = slice(i, i + 1), []
-            for tokens, some in self._who_reads(layout, wanted[i]):
-                classes = alike(some, self.bank.weights)
-                parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
-                pieces.append(attend(q[row, :, tokens], k[row], v[row], parts, scale))
+            return []
+        there = [self.bank.store.frames(self._place(options, prompt)) for prompt in self.prompts]
+        found = [(frames & self.bank.weights.keys()) - set(self.video.frame_ids or ()) for frames in there]
+        return found if any(found) else []
+
+    def attend(self, call: HostCall, frames: list[set[int]], q: Tensor, own: list[Own]) -> Tensor:
+        """q [B, H, N, D] without padding, for every prompt the frames to read and what its window sees of itself ->
+        [B, H, N, D]."""
+        bank, outs = self.bank, []
+        scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+        for i, prompt in enumerate(self.prompts):
+            get = partial(bank.stored(q.device).get, self._place(call.options, prompt), like=q)
+            pieces = []
+            for rows, some, seen in self._pieces(call, frames[i], own[i]):
+                parts = [(weight, partial(get, of_one)) for weight, of_one in alike(some, bank.weights)]
+                out, share = attend(q[i : i + 1, :, rows], seen, parts, scale)
+                share = share * (out.shape[-2] / q.shape[-2])
+                bank.share = share if bank.share is None else bank.share + share
+                pieces.append(out)
+            bank.read += 1
             outs.append(torch.cat(pieces, -2) if len(pieces) > 1 else pieces[0])
         return torch.cat(outs) if len(outs) > 1 else outs[0]
 
-    def _who_reads(self, layout: TokenLayout, kept: set[int]) -> list[tuple[slice, set[int]]]:
-        """(queries, kept frames that they read), in order; what is not the film's reads all."""
-        hidden, begin = self.bank.hidden, layout.video_start
-        if not hidden:
-            return [(slice(None), kept)]
-        found = [(slice(0, begin), kept)]
+    def _pieces(self, call: HostCall, kept: set[int], own: Own) -> list[tuple[slice, set[int], Own]]:
+        """(queries, kept frames that they read, what they see of their window), in order. What is not the film's reads
+        all."""
+        hidden, layout, begin = self.bank.hidden, self.video.layout(call.k.shape[-2]), 0
+        if layout is not None and call.mask is not None:
+            unpadded = self.video.without_padding(call.mask, layout)
+            layout = unpadded and unpadded.layout
+        if not hidden or layout is None:
+            return [(slice(None), kept, own)]
+        runs = [(layout.video_start, frozenset[int]())]
         for unread, frames in groupby(layout.frames, lambda frame: hidden.get(frame, frozenset())):
-            stop = begin + len(list(frames)) * layout.frame_tokens
-            found.append((slice(begin, stop), kept - unread))
-            begin = stop
-        found.append((slice(begin, layout.length), kept))
-        return [(tokens, some) for tokens, some in found if tokens.start < tokens.stop]
+            runs.append((len(list(frames)) * layout.frame_tokens, unread))
+        runs.append((layout.length - layout.video_stop, frozenset()))
+        whole, found = own(slice(None)), []
+        for count, unread in runs:
+            rows, begin = slice(begin, begin + count), begin + count
+            if count:
+                found.append((rows, kept - unread, partial(_of_rows, whole, rows)))
+        return found
+
+    def beside_routed(self, call: HostCall, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, without padding: with what
+        it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
+        frames = self.frames(call.options)
+        if frames:
+            own = [lambda some, i=i: (out[i : i + 1, some].float(), lse[i : i + 1, some]) for i in range(len(q))]
+            out = self.attend(call, frames, q, own)
+        self.keep(call.options, call.k, call.v)
+        return out
+
+    def cannot(self, call: HostCall) -> str | None:
+        """Why a call reads nothing and is not kept, but for what a mask does."""
+        known = call.q.shape == call.k.shape and call.q.shape[0] == len(self.prompts)
+        return None if known and self.video.layout(call.k.shape[-2]) is not None else UNKNOWN
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -173,6 +201,10 @@ class Reader:
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
+
+
+def _of_rows(whole: tuple[Tensor, Tensor], rows: slice, heads: slice) -> tuple[Tensor, Tensor]:
+    return whole[0][:, heads, rows], whole[1][:, heads, rows]
 
 
 def around_forward(executor, *args, **kwargs):
@@ -224,7 +256,7 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     blocks = len(video.sequence.blocks)
     beyond = [block for block in bank.settings.blocks if block >= blocks]
     if beyond:
-        raise MoCError(f"bank_blocks has {beyond[0]}, but this model's blocks are 0 to {blocks - 1}.")
+        raise MoCError(f"{bank.node} is told of block {beyond[0]}, but this model's blocks are 0 to {blocks - 1}.")
     if video.frame_ids is None or video.sequence.joined > 1:
         bank.unread[UNKNOWN] += 1
         return None
@@ -242,20 +274,21 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
 def attention(reader: Reader, call: HostCall) -> Tensor:
     if not reader.serves(call.options):
         return call.dense()
-    why, unpadded, layout = None, None, reader.video.layout(call.k.shape[-2])
-    if call.q.shape != call.k.shape or call.q.shape[0] != len(reader.prompts) or layout is None:
-        why = UNKNOWN
-    elif call.mask is not None:
-        unpadded = reader.video.without_padding(call.mask, layout)
+    why, unpadded = reader.cannot(call), None
+    if not why and call.mask is not None:
+        unpadded = reader.video.without_padding(call.mask, reader.video.layout(call.k.shape[-2]))
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
         return call.dense()
     with outside_malloc_graph():
-        seen = (call.q, call.k, call.v)
-        q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
-        out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, q, k, v, call.scale)
-        if out is not None and unpadded is not None:
-            out = unpadded.put(out, call.q.shape)
+        frames, out = reader.frames(call.options), None
+        if frames:
+            seen = (call.q, call.k, call.v)
+            q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
+            scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+            own = [dense(*(x[i : i + 1] for x in (q, k, v)), scale) for i in range(len(q))]
+            out = reader.attend(call, frames, q, own)
+            out = out if unpadded is None else unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)
     return call.dense() if out is None else call.handed_back(out)

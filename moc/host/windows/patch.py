@@ -84,8 +84,14 @@ def _around_run(
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
     session_of(guider, noise, kwargs)  # in which the passes find the length of the film
+    weights = kept(film.shots, wanted.frames, length, wanted.shots)
+    if not weights:
+        raise MoCError(
+            f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
+            "them, like 1-4."
+        )
     around: Bank | None = options.get(BANK)  # MoC Recall's
-    options[BANK] = bank = Bank(wanted, kept(film.shots, wanted.frames, length), length, float(start) * (1 + ROUNDING))
+    options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
     if around is not None:
         bank.take(around)
     try:

@@ -202,7 +202,7 @@ def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tens
     making, length = remake.making, remake.length
     windows, looks = making.windows(length, remake.overlap), making.looks(bank.weights, length)
     log.info(
-        "MoC Remake: shot %d in %d windows of at most %d latent frames. %d looks at the others, which cost %.0f %% of that",
+        "MoC Remake: shot %d in %d windows of at most %d latent frames, and %d looks at the others, %.0f %% of that",
         making.made + 1, len(windows), length, len(looks),
         100 * sum(map(len, looks)) / (sum(map(len, windows)) * (len(sigmas) - 1)),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from moc.trace.pair_counts import Counts
 from tests.tools.cases import OnGpu, qkv
 
 LAYOUT = TokenLayout(64, (4, 4, 4))
-ROUTING = RoutingConfig(top_k=1, own="frame")
+ROUTING = RoutingConfig.of(top_k=1, own="frame")
 HEADS = 5
 
 
@@ -27,10 +27,11 @@ def tried(monkeypatch):
 
     tried = Tried()
 
-    def attend(q, k, v, table, routing, *, scale, training, record):
+    def attend(q, k, v, table, routing, *, scale, training, record, lse):
         tried.append(q.shape[1])
         q, k, v = (x.as_subclass(torch.Tensor) for x in (q, k, v))
-        out = reference.attend(q, k, v, table, routing, scale=scale, training=training, record=record)
+        how = dict(scale=scale, training=training, record=record, lse=lse)
+        out = reference.attend(q, k, v, table, routing, **how)
         if q.shape[1] > tried.fit:  # after it has counted
             raise torch.OutOfMemoryError("2 GiB")
         return out
@@ -49,10 +50,13 @@ def test_fewer_heads_at_a_time_until_they_fit_and_the_next_call_knows(tried):
     table, notes = build_chunks(LAYOUT, (0, 2), ROUTING), []
     q, k, v = inputs()
     with torch.no_grad():
-        got = moc_attention(q, k, v, table, ROUTING, note=notes.append)
+        lse, expected = (torch.full(q.shape[:-1], torch.nan) for _ in range(2))
+        got = moc_attention(q, k, v, table, ROUTING, note=notes.append, lse=lse)
         assert tried == [5, 3, 2, 2, 1]
-        want = moc_attention(*(x.as_subclass(torch.Tensor) for x in (q, k, v)), table, ROUTING, backend="reference")
+        plain = (x.as_subclass(torch.Tensor) for x in (q, k, v))
+        want = moc_attention(*plain, table, ROUTING, backend="reference", lse=expected)
         torch.testing.assert_close(got.as_subclass(torch.Tensor), want, atol=1e-6, rtol=0)
+        torch.testing.assert_close(lse, expected, atol=1e-5, rtol=0)
         tried.clear()
         moc_attention(q, k, v, table, ROUTING, note=notes.append)
         assert tried == [2, 2, 1]
@@ -92,8 +96,8 @@ def test_where_one_head_does_not_fit_torch_takes_over(tried, monkeypatch):
 @pytest.mark.parametrize(
     ("routing", "training", "record"),
     [
-        (RoutingConfig(top_k=2, drop_off=0.5), True, None),  # noise is drawn by the number of the head
-        (RoutingConfig(head_density=(0.1, 0.2, 0.3, 0.4)), False, None),
+        (RoutingConfig.of(top_k=2, drop_off=0.5), True, None),  # noise is drawn by the number of the head
+        (RoutingConfig.of(head_density=(0.1, 0.2, 0.3, 0.4)), False, None),
         (ROUTING, False, object()),  # somebody who wants to see all heads
     ],
 )

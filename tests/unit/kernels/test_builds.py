@@ -13,16 +13,20 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 REPO = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.xdist_group(name="builds")  # compiled once
 MOST = {"sm_86": 99 * 1024, "sm_120": 99 * 1024}  # bytes a program may use: RTX 30, RTX 50
 
 
 @pytest.fixture(scope="module")
 def shared() -> dict[str, dict[str, int]]:
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"PYTHONPATH": str(REPO)}
-    program = [sys.executable, str(REPO / "tests" / "tools" / "triton_builds.py")]
+    program = [sys.executable, str(REPO / "tests" / "tools" / "same_code.py"), "--shared", *MOST]
     done = subprocess.run(program, env=env, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return {
+        card: {n.removeprefix(f"{card}: "): size for n, size in found.items() if n.startswith(card)} for card in MOST
+    }
 
 
 @pytest.mark.parametrize("card", MOST)

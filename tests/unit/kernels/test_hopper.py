@@ -18,6 +18,7 @@ if importlib.util.find_spec("triton.experimental.gluon") is None:
     pytest.skip("this Triton has no Gluon", allow_module_level=True)
 
 REPO = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.xdist_group(name="builds for Hopper")  # compiled once
 NAMES = (
     "routed", "routed, short chunks and tail", "routed, head dim 64", "tail", "tail, rows alike",
     "popular", "popular, no tail", "union", "stream", "few", "few, not so few", "sift",

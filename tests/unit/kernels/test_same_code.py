@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_an_instruction_that_changes_is_other_code(old: str, new: str) -> None:
 
 
 def test_a_spec_that_changes_goes_or_comes_is_told_by_name() -> None:
-    found = same_code.differences({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "4", "d": "5"})
+    before, now = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "4", "d": "5"}
+    found = same_code.differences(*({name: {"ptx": x} for name, x in specs.items()} for specs in (before, now)))
     assert [text.partition(":")[0] for text in found] == ["b", "c", "d"]
 
 
@@ -72,3 +74,19 @@ def test_every_kernel_is_built_to_the_code_that_was_committed() -> None:
 def test_every_triton_has_hashes_of_the_same_specs(file: Path) -> None:
     of_all = [set(same_code.committed(other.stem) or ()) for other in same_code.HASHES.glob("*.json")]
     assert same_code.committed(file.stem) and all(specs == of_all[0] for specs in of_all)
+
+
+@pytest.mark.parametrize(("source", "compiled"), [("as committed", 0), ("other", 1)])
+def test_only_what_changed_since_it_was_committed_is_compiled(source: str, compiled: int) -> None:
+    made = []
+
+    def compile_it():
+        made.append(1)
+        return SimpleNamespace(asm={"ptx": PTX}, metadata=SimpleNamespace(shared=64))
+
+    before = {"ptx": "1", "shared": 32, "source": "as committed"}
+    facts, code = same_code.facts_of(SimpleNamespace(key=lambda: source, compiled=compile_it), before)
+    assert len(made) == compiled == bool(code)
+    assert facts == (
+        {"ptx": same_code.digest(same_code.normalised(PTX)), "shared": 64, "source": "other"} if compiled else before
+    )

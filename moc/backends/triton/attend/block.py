@@ -14,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..block_sizes import BlockSize
-from ..device_table import DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.sortable import attend_step
 from ..lists.unions import UnionLists
-from .combine import Own, Slots, _add, _slot
-from .tail import Tail
+from ..tiles import Tiles
+from .combine import Partial, combine, combine_slot
 
 LOG2E = 1.4426950408889634
 
@@ -105,18 +105,18 @@ def moc_attend_block(
         o_t = i_local.to(tl.int64) * N + o_n
         b_part = tl.load(tail_lse + o_t, mask=m_n, other=float("-inf"))
         b_o = tl.load(tail + o_t[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
-        b_acc, b_m, b_l = _add(b_o, b_part, 1.0, b_acc, b_m, b_l)
+        b_acc, b_m, b_l = combine(b_o, b_part, 1.0, b_acc, b_m, b_l)
 
     if SLOTS:
         o_s = (i_local.to(tl.int64) * N + o_n) * K
         b_n = tl.load(number + i_local.to(tl.int64) * N + o_n, mask=m_n, other=0)
         if K <= 5:  # all in flight at once
             for i in tl.static_range(K):
-                b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D, REST)
+                b_acc, b_m, b_l = combine_slot(part, lse, o_s, o_d, m_n, m_d, b_n, i, b_acc, b_m, b_l, D, REST)
         else:
             for i in range(0, tl.max(b_n, 0), 4):
                 for j in tl.static_range(4):
-                    b_acc, b_m, b_l = _slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D, REST)
+                    b_acc, b_m, b_l = combine_slot(part, lse, o_s, o_d, m_n, m_d, b_n, i + j, b_acc, b_m, b_l, D, REST)
 
     b_o = b_acc * (1.0 / tl.where(b_l == 0.0, 1.0, b_l))[:, None]
     p_out = out + i_b * so_b + i_h * so_h + o_n.to(tl.int64)[:, None] * so_n + o_d[None, :]
@@ -125,30 +125,35 @@ def moc_attend_block(
         tl.store(total + i_bh.to(tl.int64) * N + o_n, b_m + tl.math.log2(b_l), mask=m_n)
 
 
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of a group, a head and a row of x [heads, G, L, ...]."""
+    return x.stride(1), x.stride(0), x.stride(2)
+
+
 def attend_tiles(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
     *, scale: float, config: BlockSize, precision: str,
-    ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Tail | None = None,
-    slots: Slots | None = None, own: Own | None = None, total: Tensor | None = None,
+    ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Partial | None = None,
+    slots: Partial | None = None, own: Partial | None = None, total: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write out [B, H, N, D] at the rows of the tiles, and their log2-sum-exp2 to total [B*H, N]."""
     if not tiles.count or not len(heads):
         return
     _, h, n, d = q.shape
     none = plan.chunk  # stands where a part is left out; never read
-    size = lists.pieces.size if lists else config.keys
+    size = lists.pieces.size if lists else config.block_n
     listed = (lists.piece, lists.low, lists.high, lists.count, lists.pieces.start, lists.pieces.length) if lists else ()
     moc_attend_block[(tiles.count * len(heads),)](
         q, k, v, out, tiles.first, tiles.stop, tiles.span, tiles.ranges,
         *(listed or [none] * 6), *((tail.out, tail.lse) if tail else (none, none)),
-        *((slots.part, slots.lse, slots.number) if slots else [none] * 3),
+        *((slots.out, slots.lse, slots.count) if slots else [none] * 3),
         *((own.out, own.lse) if own else (none, none)), none if total is None else total,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        *(own.out.stride()[:3] if own else (0, 0, 0)), *(own.lse.stride()[:3] if own else (0, 0, 0)),
+        *(_strides(own.out) if own else (0, 0, 0)), *(_strides(own.lse) if own else (0, 0, 0)),
         h, n, heads.start, tiles.count, lists.width if lists else 0,
         own.first if own else 0, own.out.shape[2] if own else 1, scale * LOG2E,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=max(config.keys, size), CS=size,
-        K=slots.part.shape[2] if slots else 1,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=max(config.block_n, size), CS=size,
+        K=slots.out.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
         REST=slots is not None and slots.lse.shape[3] == 2, TAIL=tail is not None,
         TOTAL=total is not None, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,

@@ -16,7 +16,7 @@ from ..block_sizes import BlockSize
 from ..device_table import DeviceTable
 from ..lib.sortable import attend_step
 from ..lists.csr import ChunkCSR
-from .combine import Slots
+from .combine import Partial, new_slots
 
 
 @triton.jit
@@ -169,22 +169,23 @@ def moc_attend_gather_short(
 
 def gather_chunks(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
-    heads: range,
-    slots: Slots, *, scale: float, config: BlockSize, precision: str,
-) -> None:  # fmt: skip
-    """Fill the slots at every (row, slot) that is listed. summary: mean keys and values, to be taken off."""
+    heads: range, *, scale: float, config: BlockSize, precision: str,
+) -> Partial:  # fmt: skip
+    """Slots of every row, those written that are listed. summary: mean keys and values, to be taken off."""
     _, h, n, d = q.shape
     mean_k, mean_v = summary or (k, v)
+    slots = new_slots(q, lists.number, plan.top_k, rest=summary is not None)
     inputs = q, k, v, mean_k, mean_v, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border
     sizes = h, n, plan.chunks, len(heads), lists.head, lists.tile.shape[1], heads.start, scale
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     how = dict(
-        K=slots.part.shape[2], D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, TAIL=summary is not None,
+        K=plan.top_k, D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, TAIL=summary is not None,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
     )  # fmt: skip
-    arguments = *inputs, slots.part, slots.lse, *strides, *sizes
-    if plan.longest <= config.keys:
+    arguments = *inputs, slots.out, slots.lse, *strides, *sizes
+    if plan.longest <= config.block_n:
         keys = max(16, triton.next_power_of_2(plan.longest))
-        moc_attend_gather_short[(lists.most,)](*arguments, BN=keys, TILES=config.tiles, **how)
+        moc_attend_gather_short[(lists.most,)](*arguments, BN=keys, TILES=config.blocks_per_program, **how)
     else:
-        moc_attend_gather[(lists.most,)](*arguments, BN=config.keys, **how)
+        moc_attend_gather[(lists.most,)](*arguments, BN=config.block_n, **how)
+    return slots

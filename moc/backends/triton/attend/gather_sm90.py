@@ -33,7 +33,7 @@ from ..lib.pipeline_sm90 import (
 )
 from ..lists.csr import ChunkCSR
 from . import gather as plain
-from .combine import Slots
+from .combine import Partial, new_slots
 
 STAGES = 2
 
@@ -48,9 +48,10 @@ def _where(tiles, i_t, C):
 
 @gluon.jit
 def _producer(
-    k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles, k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first,
+    loads, keys, values, means, chunk, tiles, H, C, bh_first,
     BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    k_desc, v_desc, mk_desc, mv_desc, k_b, k_h, k_c, v_b, v_h, v_c = loads
     k_smem, k_full, k_empty = keys
     v_smem, v_full, v_empty = values
     m_smem, m_full, m_empty = means
@@ -115,10 +116,10 @@ def _subtract(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, keys, values, means, weight, chunk, entry, tiles, part, lse,
-    sq_b, sq_h, sq_n, H, N, C, bh_first, scale,
+    GROUP: gl.constexpr, call, q_smem, keys, values, means,
     K: gl.constexpr, D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, TAIL: gl.constexpr,
 ):  # fmt: skip
+    q, weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale = call
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -223,14 +224,13 @@ def moc_attend_gather_sm90(
         mbarrier.init(m_empty, count=2)
         means = m_smem, m_full, m_empty
     tiles = tile, gl.load(border + head), gl.load(border + head + heads), most, head * C, N * K
+    call = q, weight, chunk, entry, tiles, part, lse, sq_b, sq_h, sq_n, H, N, C, bh_first, scale
+    loads = k_desc, v_desc, mk_desc, mv_desc, k_b, k_h, k_c, v_b, v_h, v_c
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_0, keys, values, means, weight, chunk, entry, tiles, part, lse,
-                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_consumer, (1, q, q_1, keys, values, means, weight, chunk, entry, tiles, part, lse,
-                        sq_b, sq_h, sq_n, H, N, C, bh_first, scale, K, D, BN, STAGES, TAIL)),
-            (_producer, (k_desc, v_desc, mk_desc, mv_desc, keys, values, means, chunk, tiles,
-                        k_b, k_h, k_c, v_b, v_h, v_c, H, C, bh_first, BN, STAGES, TAIL)),
+            (_consumer, (0, call, q_0, keys, values, means, K, D, BN, STAGES, TAIL)),
+            (_consumer, (1, call, q_1, keys, values, means, K, D, BN, STAGES, TAIL)),
+            (_producer, (loads, keys, values, means, chunk, tiles, H, C, bh_first, BN, STAGES, TAIL)),
         ],
         [4, 1],
         [240, 24],
@@ -240,18 +240,19 @@ def moc_attend_gather_sm90(
 @watched("gather_sm90")
 def gather_chunks(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
-    heads: range,
-    slots: Slots, *, scale: float,
-) -> None:  # fmt: skip
-    """As `routed.routed`; lists of BOTH rows."""
+    heads: range, *, scale: float,
+) -> Partial:  # fmt: skip
+    """As `gather.gather_chunks`; lists of BOTH rows."""
     _, h, n, d = q.shape
+    slots = new_slots(q, lists.number, plan.top_k, rest=summary is not None)
     keys, stages = (KEYS // 2, 2 * STAGES) if plan.longest <= KEYS // 2 else (KEYS, STAGES)
     blocks, steps = tma_descriptors(k, v, keys)
     for x in summary or (k, v):  # without a tail they are not looked at
         shape = [x.shape[0] * x.shape[1], d] if summary else [16, d]
         blocks.append(tma_descriptor(x, shape, d, 16))
     moc_attend_gather_sm90[(min(processors(q), lists.most),)](
-        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.part, slots.lse,
+        q, *blocks, plan.weight, plan.chunk, lists.entry, lists.tile, lists.border, slots.out, slots.lse,
         *q.stride()[:3], *steps, h, n, plan.chunks, len(heads), heads.start, lists.tile.shape[1], lists.head, scale,
-        K=slots.part.shape[2], D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
+        K=plan.top_k, D=d, BN=keys, STAGES=stages, TAIL=summary is not None, num_warps=4,
     )  # fmt: skip
+    return slots

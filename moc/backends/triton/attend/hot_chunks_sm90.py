@@ -6,7 +6,6 @@ that its own 64 rows chose, masked for rows that did not. The running softmax st
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -24,7 +23,7 @@ from ..lib.gluon_compat import copy_block, copy_rows, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, mma_layout, pipeline, row_layout, tma_descriptors
 from ..lists.hot_chunks import HotChunks
-from .tail import Tail
+from .combine import Partial, new_partial
 
 KEYS = HOT_KEYS
 STAGES = 4
@@ -32,9 +31,10 @@ STAGES = 4
 
 @gluon.jit
 def _producer(
-    k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, width,
-    bh_first, STAGES: gl.constexpr,
+    loads, blocks, entry, count, H, tiles, work, width, bh_first, STAGES: gl.constexpr,
 ):  # fmt: skip
+    k_desc, v_desc, k_b, k_h, k_c, v_b, v_h, v_c = loads
+    k_smem, v_smem, full, empty = blocks
     i = 0
     for i_w in range(gl.program_id(0), work, gl.num_programs(0)):
         i_b, i_h = (bh_first + i_w // tiles) // H, (bh_first + i_w // tiles) % H
@@ -57,10 +57,11 @@ def _chose(low, high, o_r):
 
 @gluon.jit
 def _subtract(
-    q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, i_bh, b_acc, b_m, b_l, scale, C,
+    q_smem, m_smem, means, p_entry, n, i_bh, b_acc, b_m, b_l, scale, C,
     GROUP: gl.constexpr, D: gl.constexpr,
 ):  # fmt: skip
-    """Take the summaries of what a row chose off again, sixteen chunks at a time, as `routed._without` does."""
+    """Take the summaries of what a row chose off again, sixteen chunks at a time, as `gather._subtract` does."""
+    mean_k, mean_v, weight = means
     by_row: gl.constexpr = row_layout(D)
     o_layout: gl.constexpr = mma_layout(D)
     x_layout: gl.constexpr = mma_layout(16)
@@ -98,10 +99,11 @@ def _subtract(
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, k_smem, v_smem, full, empty, m_smem, mean_k, mean_v, weight, entry, count,
-    out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale,
+    GROUP: gl.constexpr, call, q_smem, blocks, m_smem,
     D: gl.constexpr, BN: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    q, means, entry, count, out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale = call
+    k_smem, v_smem, full, empty = blocks
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -173,8 +175,7 @@ def _consumer(
                 i += 1
             if TAIL:
                 b_acc, b_l = _subtract(
-                    q_smem, m_smem, mean_k, mean_v, weight, p_entry, n, bh_first + i_local, b_acc, b_m, b_l, scale, C,
-                    GROUP, D,
+                    q_smem, m_smem, means, p_entry, n, bh_first + i_local, b_acc, b_m, b_l, scale, C, GROUP, D,
                 )  # fmt: skip
 
             b_one = gl.where(b_l == 0.0, 1.0, b_l)
@@ -200,14 +201,15 @@ def moc_attend_hot_chunks_sm90(
     m_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([16, D], dtype)
     m_0 = gl.allocate_shared_memory(dtype, [2, 16, D], m_layout)
     m_1 = gl.allocate_shared_memory(dtype, [2, 16, D], m_layout)
+    blocks = k_smem, v_smem, full, empty
+    means = mean_k, mean_v, weight
+    call = q, means, entry, count, out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale
+    loads = k_desc, v_desc, k_b, k_h, k_c, v_b, v_h, v_c
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), k_smem, v_smem, full, empty, m_0, mean_k, mean_v, weight, entry, count,
-                     out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_consumer, (1, q, q_smem.index(1), k_smem, v_smem, full, empty, m_1, mean_k, mean_v, weight, entry, count,
-                     out, lse, sq_b, sq_h, sq_n, H, N, C, tiles, work, width, bh_first, scale, D, BN, TAIL, STAGES)),
-            (_producer, (k_desc, v_desc, k_smem, v_smem, full, empty, entry, count, k_b, k_h, k_c, v_b, v_h, v_c, H,
-                      tiles, work, width, bh_first, STAGES)),
+            (_consumer, (0, call, q_smem.index(0), blocks, m_0, D, BN, TAIL, STAGES)),
+            (_consumer, (1, call, q_smem.index(1), blocks, m_1, D, BN, TAIL, STAGES)),
+            (_producer, (loads, blocks, entry, count, H, tiles, work, width, bh_first, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -217,15 +219,13 @@ def moc_attend_hot_chunks_sm90(
 @watched("hot_chunks_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, popular: HotChunks, plan: DeviceTable,
-    heads: range,
-    tail: Tail | None, *, scale: float,
-) -> Tail:  # fmt: skip
+    heads: range, tail: Partial | None, *, scale: float,
+) -> Partial:  # fmt: skip
     """A partial per row over what it chose of the popular chunks, with its tail (which is overwritten), from which the
     summaries of those chunks are taken off. scale in log2 units."""
     _, h, n, d = q.shape
     assert (summary is None) == (tail is None)
-    if tail is None:
-        tail = Tail(q.new_empty(len(heads), n, d), q.new_empty(len(heads), n, dtype=torch.float32))
+    tail = tail or new_partial(q, len(heads))
     blocks, steps = tma_descriptors(k, v, KEYS)
     tiles = popular.count.shape[1]
     work = tiles * len(heads)

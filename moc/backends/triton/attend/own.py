@@ -13,7 +13,7 @@ from ...head_split import out_of_memory
 from ..dataflow import library_fits
 from ..device_table import DeviceTable, Run
 from ..lib.permute import moved
-from .combine import Own
+from .combine import Partial
 from .own_calls import Alike, alike, calls, grouped
 
 MOST_CALLS = 64  # of a backward pass
@@ -26,7 +26,7 @@ def pays(q: Tensor, plan: DeviceTable, heads: range) -> bool:
 
 def own_parts(
     q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, heads: range, scale: float
-) -> Iterator[tuple[Run | None, int, Own]]:
+) -> Iterator[tuple[Run | None, int, Partial]]:
     """For every run of groups and every stretch of heads within a sample: (run, first head, partial). None for a run:
     the partial is of all routed rows."""
     h = q.shape[1]
@@ -43,21 +43,20 @@ def own_parts(
             q_run = q[b, some, rows].unflatten(1, (run.groups, run.length)).transpose(0, 1)
             keys, values = (_seen(x[b, some], plan, run, linked) for x in (k, v))
             out, lse = library.attention(q_run, keys, values, scale)
-            yield run, low, Own(out, lse, run.first)
+            yield run, low, Partial(out.transpose(0, 1), lse.transpose(0, 1), first=run.first)
 
 
-def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, scale: float) -> Own:
+def _gathered(q: Tensor, k: Tensor, v: Tensor, plan: DeviceTable, scale: float) -> Partial:
     """All routed rows of q [H, N, D], a call for all groups that see alike many keys; other rows are left unwritten."""
     h, n, d = q.shape
-    out = q.new_empty(1, h, n, d)
-    sums = torch.empty(1, h, n, dtype=torch.float32, device=q.device)
+    out, sums = q.new_empty(h, n, d), q.new_empty(h, n, dtype=torch.float32)
     for some in alike(plan):
         asked = _taken(q, some, some.rows)
         part, lse = library.attention(asked, _taken(k, some, some.seen), _taken(v, some, some.seen), scale)
         rows = some.rows.long()
-        out[0].index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
-        sums[0].index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
-    return Own(out, sums, 0)
+        out.index_copy_(1, rows, part.transpose(0, 1).flatten(1, 2))
+        sums.index_copy_(1, rows, lse.transpose(0, 1).flatten(1, 2))
+    return Partial(out[:, None], sums[:, None])
 
 
 def _taken(x: Tensor, some: Alike, tokens: Tensor) -> Tensor:

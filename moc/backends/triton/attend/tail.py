@@ -9,27 +9,15 @@ row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..block_sizes import BlockSize
-from ..device_table import DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.sortable import bounds, closed, own_of_rows
-
-
-@dataclass(frozen=True)
-class Tail:
-    """A partial per row: out [heads, N, D] and log2-sum-exp2 [heads, N]."""
-
-    out: Tensor
-    lse: Tensor
-
-    def of(self, heads: slice) -> Tail:
-        return Tail(self.out[heads], self.lse[heads])
+from ..tiles import Tiles
+from .combine import Partial, new_partial
 
 
 @triton.jit(do_not_specialize=["bh_first", "tiles"])
@@ -98,24 +86,23 @@ def moc_attend_tail(
 def tail_of(
     q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, tiles: Tiles, heads: range,
     *, scale: float, config: BlockSize, precision: str, causal: bool, mask: str, by: str | None = "tail",
-) -> Tail:  # fmt: skip
+) -> Partial:  # fmt: skip
     """mean_k, mean_v [B*H, C, D], sel [heads, W, N]. scale is in log2 units. Rows with nothing left get -inf.
 
     mask: chosen chunks are left out by the bits of every "row", by those of the first row of a "tile", or by "none".
     by: the file whose kernel does it.
     """
-    _, h, n, d = q.shape
-    out = torch.empty(len(heads), n, d, dtype=q.dtype, device=q.device)
-    lse = torch.empty(len(heads), n, dtype=torch.float32, device=q.device)
     if by == "tail_sm90":
         from . import tail_sm90
 
-        tail_sm90.tail(q, mean_k, mean_v, sel, plan, heads, out, lse, scale=scale, causal=causal, mask=mask)
-        return Tail(out, lse)
+        return tail_sm90.tail_of(q, mean_k, mean_v, sel, plan, heads, scale=scale, causal=causal, mask=mask)
+    _, h, n, d = q.shape
+    tail = new_partial(q, len(heads))
     moc_attend_tail[(tiles.count * len(heads),)](
-        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight, plan.passes(config.keys), tiles.first, tiles.stop,
-        out, lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, BN=config.keys, CAUSAL=causal, MASK=mask,
+        q, mean_k, mean_v, sel, plan.chunk, plan.row, plan.weight,
+        plan.max_shot_per_block(config.block_n), tiles.first, tiles.stop,
+        tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, heads.start, tiles.count, scale,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=config.block_n, CAUSAL=causal, MASK=mask,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
     )  # fmt: skip
-    return Tail(out, lse)
+    return tail

@@ -32,6 +32,7 @@ from ..lib.pipeline_sm90 import (
     row_layout,
     tma_descriptor,
 )
+from .combine import Partial, new_partial
 
 KEYS = STEP
 STAGES = 3
@@ -107,10 +108,12 @@ def _weights(
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, keys, values, tile_first, tile_stop, sel, some, chunk, row, weight, passes,
-    out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
+    GROUP: gl.constexpr, call, q_smem, keys, values,
     D: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr,
 ):  # fmt: skip
+    q, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse, strides, sizes, bh_first, scale = call
+    s_b, s_h, s_n = strides
+    H, N, C, W, tiles, work = sizes
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -200,16 +203,13 @@ def moc_attend_tail_sm90(
     keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    strides, sizes = (s_b, s_h, s_n), (H, N, C, W, tiles, work)
+    call = q, tile_first, tile_stop, sel, some, chunk, row, weight, passes, out, lse, strides, sizes, bh_first, scale
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), keys, values, tile_first, tile_stop, sel, some, chunk, row,
-                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-                     D, BN, STAGES, CAUSAL, MASK)),
-            (_consumer, (1, q, q_smem.index(1), keys, values, tile_first, tile_stop, sel, some, chunk, row,
-                     weight, passes, out, lse, s_b, s_h, s_n, H, N, C, W, tiles, work, bh_first, scale,
-                     D, BN, STAGES, CAUSAL, MASK)),
-            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first,
-                      BN, STAGES)),
+            (_consumer, (0, call, q_smem.index(0), keys, values, D, BN, STAGES, CAUSAL, MASK)),
+            (_consumer, (1, call, q_smem.index(1), keys, values, D, BN, STAGES, CAUSAL, MASK)),
+            (_producer, (k_desc, v_desc, keys, values, C, tiles, work, bh_first, BN, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -217,12 +217,13 @@ def moc_attend_tail_sm90(
 
 
 @watched("tail_sm90")
-def tail(
-    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, out: Tensor, lse: Tensor,
-    *, scale: float, causal: bool, mask: str,
-) -> None:  # fmt: skip
-    """As `tail.tail_of`, into out [heads, N, D], lse [heads, N]. mask "tile": by the bits of the first of 64 rows."""
+def tail_of(
+    q: Tensor, mean_k: Tensor, mean_v: Tensor, sel: Tensor, plan: DeviceTable, heads: range, *, scale: float,
+    causal: bool, mask: str,
+) -> Partial:  # fmt: skip
+    """As `tail.tail_of`. mask "tile": by the bits of the first of 64 rows."""
     _, h, n, d = q.shape
+    tail = new_partial(q, len(heads))
     blocks = [tma_descriptor(x, [x.shape[0] * x.shape[1], d], d, KEYS) for x in (mean_k, mean_v)]
     tiles = plan.tiles(BOTH, "routed" if mask == "tile" else "all")
     work = tiles.count * len(heads)
@@ -235,7 +236,9 @@ def tail(
         )
         some = some.view(torch.int32)
     moc_attend_tail_sm90[(min(processors(q), work),)](
-        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight, plan.passes(KEYS), out, lse,
-        *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
+        q, *blocks, tiles.first, tiles.stop, sel, some, plan.chunk, plan.row, plan.weight,
+        plan.max_shot_per_block(KEYS),
+        tail.out, tail.lse, *q.stride()[:3], h, n, plan.chunks, plan.words, tiles.count, work, heads.start, scale,
         D=d, BN=KEYS, STAGES=STAGES, CAUSAL=causal, MASK=mask, num_warps=4,
     )  # fmt: skip
+    return tail

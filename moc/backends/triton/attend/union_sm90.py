@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ...health import watched
-from ..device_table import Blocks, DeviceTable, Tiles
+from ..device_table import DeviceTable
 from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import (
@@ -34,7 +34,8 @@ from ..lib.pipeline_sm90 import (
     tma_descriptors,
 )
 from ..lists.unions import UnionLists, steps_of
-from .tail import Tail
+from ..tiles import Blocks, Tiles
+from .combine import Partial
 
 STAGES = 3
 
@@ -48,10 +49,10 @@ def _pieces(desc, p_start, o_row, o_col, full, to, step, BN: gl.constexpr, CS: g
 
 @gluon.jit
 def _producer(
-    k_desc, v_desc, k_piece, v_piece, keys, values,
-    span, block, start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first,
+    loads, keys, values, span, block, start, count, H, tiles, work, most, bh_first,
     BN: gl.constexpr, CS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    k_desc, v_desc, k_piece, v_piece, k_b, k_h, k_c, v_b, v_h, v_c = loads
     k_smem, k_full, k_empty = keys
     v_smem, v_full, v_empty = values
     i = 0
@@ -106,10 +107,12 @@ def _weigh(b_s, limit, b_m, b_l, scale, BN: gl.constexpr, CS: gl.constexpr, layo
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, keys, values, first, stop, span, block,
-    step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work, most, bh_first,
-    scale, D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr, call, q_smem, keys, values,
+    D: gl.constexpr, BN: gl.constexpr, CS: gl.constexpr, TAIL: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    q, first, stop, span, block, step, count, out, tail, tail_lse, strides, sizes, bh_first, scale = call
+    sq_b, sq_h, sq_n, so_b, so_h, so_n = strides
+    H, N, tiles, work, most = sizes
     dtype: gl.constexpr = q.dtype.element_ty
     by_row: gl.constexpr = row_layout(D)
     s_layout: gl.constexpr = mma_layout(BN)
@@ -196,16 +199,15 @@ def moc_attend_union_sm90(
     keys, values = pipeline(k_desc, STAGES), pipeline(v_desc, STAGES)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [2, ROWS, D], q_layout)
+    strides, sizes = (sq_b, sq_h, sq_n, so_b, so_h, so_n), (H, N, tiles, work, most)
+    call = q, first, stop, span, block, step, count, out, tail, tail_lse, strides, sizes, bh_first, scale
+    loads = k_desc, v_desc, k_piece, v_piece, k_b, k_h, k_c, v_b, v_h, v_c
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), keys, values, first, stop, span, block,
-                     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
-                     most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_consumer, (1, q, q_smem.index(1), keys, values, first, stop, span, block,
-                     step, count, out, tail, tail_lse, sq_b, sq_h, sq_n, so_b, so_h, so_n, H, N, tiles, work,
-                     most, bh_first, scale, D, BN, CS, TAIL, STAGES)),
-            (_producer, (k_desc, v_desc, k_piece, v_piece, keys, values, span, block,
-                      start, count, k_b, k_h, k_c, v_b, v_h, v_c, H, tiles, work, most, bh_first, BN, CS, STAGES)),
+            (_consumer, (0, call, q_smem.index(0), keys, values, D, BN, CS, TAIL, STAGES)),
+            (_consumer, (1, call, q_smem.index(1), keys, values, D, BN, CS, TAIL, STAGES)),
+            (_producer, (loads, keys, values, span, block, start, count, H, tiles, work, most, bh_first,
+                         BN, CS, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -215,7 +217,7 @@ def moc_attend_union_sm90(
 @watched("union_sm90")
 def attend(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: DeviceTable, tiles: Tiles, blocks: Blocks, lists: UnionLists,
-    heads: range, tail: Tail | None, *, scale: float,
+    heads: range, tail: Partial | None, *, scale: float,
 ) -> None:  # fmt: skip
     """Write out [B, H, N, D] at the rows of tiles of BOTH rows. lists: from `union_lists` with `pairs`; scale in log2
     units."""

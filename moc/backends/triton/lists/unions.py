@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..device_table import DeviceTable, Pieces, Tiles
+from ..device_table import DeviceTable, Pieces
+from ..tiles import Tiles
 
 RUN = 4  # steps that one query tile alone takes before the other takes its own
 

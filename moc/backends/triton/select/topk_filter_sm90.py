@@ -21,20 +21,14 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
 
 from ...health import watched
 from ..dataflow import FILTER_CHUNKS, PASS
 from ..device_table import DeviceTable
 from ..lib import sortable
-from ..lib.gluon_compat import copy_block, thread_barrier
 from ..lib.launch import processors
-from ..lib.pipeline_sm90 import ROWS, mma_layout, own_chunks, pipeline, row_layout, tma_descriptor
+from ..lib.pipeline_sm90 import ROWS, mma_layout, own_chunks, pipeline, tma_descriptor
+from ..lib.select_sm90 import eighths, producer, scores, take_queries
 from .topk_filter_finish_sm90 import SLOTS, SURVIVORS, finish_topk
 
 CHUNKS = PASS
@@ -85,88 +79,20 @@ WRITING, OPERANDS = (gl.constexpr(x) for x in _writing())
 
 
 @gluon.jit
-def halves(b, N: gl.constexpr):
-    """[64, 2 * N] -> left and right [64, N], as matrix products are laid out."""
-    b_left, b_right = b.reshape([64, 2, N]).permute((0, 2, 1)).split()
-    layout: gl.constexpr = mma_layout(N)
-    overflow_count = gl.convert_layout(b_left, layout, assert_trivial=True)
-    return overflow_count, gl.convert_layout(b_right, layout, assert_trivial=True)
-
-
-@gluon.jit
-def quarters(b, N: gl.constexpr):
-    b_left, b_right = halves(b, 2 * N)
-    b_0, b_1 = halves(b_left, N)
-    b_2, b_3 = halves(b_right, N)
-    return b_0, b_1, b_2, b_3
-
-
-@gluon.jit
 def _write(b_s, b_level, b_place, b_at):
     """Scores [64, 64] above the level [64, 8] go to where b_place [64, 8] points, with b_at [64, 8] + column."""
-    b_left, b_right = halves(b_s, 32)
-    b_0, b_1, b_2, b_3 = quarters(b_left, 8)
-    b_4, b_5, b_6, b_7 = quarters(b_right, 8)
-    args = [b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_level, b_place, b_at]
+    args = eighths(b_s) + (b_level, b_place, b_at)
     return gl.inline_asm_elementwise(WRITING, OPERANDS, args, gl.int64, False, 4)
 
 
 @gluon.jit
-def producer(
-    desc_tma, blocks, tiles, work, head, chunks, passes,
-    G: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """The descriptors that tiles meet, `passes` times G from `head` on, each head having `chunks` of them."""
-    smem, full, empty = blocks
-    i = 0
-    for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
-        o_c = (head + i_t // tiles) * chunks
-        for j in range(0, passes):
-            stage, phase = i % STAGES, (i // STAGES) & 1
-            mbarrier.wait(empty.index(stage), phase ^ 1)
-            mbarrier.expect(full.index(stage), desc_tma.block_type.nbytes)
-            copy_block(desc_tma, [o_c + j * G, 0], full.index(stage), smem.index(stage))
-            i += 1
-
-
-@gluon.jit
-def take_queries(p_q, q_smem, first, s_n, N, D: gl.constexpr, SIGNED: gl.constexpr):
-    """64 query rows from `first` on, twice side by side, or their positive and their negative parts."""
-    by_row: gl.constexpr = row_layout(D)
-    o_r = first + gl.arange(0, ROWS, gl.SliceLayout(1, by_row))
-    o_d = gl.arange(0, D, gl.SliceLayout(0, by_row))
-    b_q = gl.load(p_q + o_r.to(gl.int64)[:, None] * s_n + o_d[None, :], mask=(o_r < N)[:, None], other=0.0)
-    thread_barrier()
-    if SIGNED:
-        b_f = b_q.to(gl.float32)
-        q_smem.slice(0, D, 1).store(gl.maximum(b_f, 0.0).to(b_q.dtype))
-        q_smem.slice(D, D, 1).store(gl.minimum(b_f, 0.0).to(b_q.dtype))
-    else:
-        q_smem.slice(0, D, 1).store(b_q)
-        q_smem.slice(D, D, 1).store(b_q)
-    fence_async_shared()
-    thread_barrier()
-
-
-@gluon.jit
-def scores(q_smem, blocks, i, b_none, STAGES: gl.constexpr):
-    """Scores [64, G] of pass i."""
-    smem, full, empty = blocks
-    stage = i % STAGES
-    mbarrier.wait(full.index(stage), (i // STAGES) & 1)
-    b_s = warpgroup_mma(q_smem, smem.index(stage).permute((1, 0)), b_none, use_acc=False, is_async=True)
-    b_s = warpgroup_mma_wait(0, deps=[b_s])
-    mbarrier.arrive(empty.index(stage))
-    return b_s, i + 1
-
-
-@gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_smem, blocks, rules, sample, sample_range, written, number, threshold, s_bh, s_n,
-    N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
+    GROUP: gl.constexpr, call, q_smem, blocks,
     D: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, STAGES: gl.constexpr,
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
+    q, rules, sampled, written, number, threshold, s_bh, s_n, N, C, S, tiles, work, bh_first = call
+    sample, sample_range, seen, rank, num_blocks, rotation = sampled
     layout: gl.constexpr = mma_layout(G)
     eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
@@ -229,21 +155,13 @@ def moc_select_filter_sm90(
     blocks = pipeline(desc_tma, STAGES, 3)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [3, ROWS, 2 * D], q_layout)
-    rules = chunk, row, shot_mask, free
+    rules, sampled = (chunk, row, shot_mask, free), (sample, sample_range, seen, rank, num_blocks, rotation)
+    call = q, rules, sampled, written, number, threshold, s_bh, s_n, N, C, S, tiles, work, bh_first
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
-                s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
-                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-            (_consumer, (1, q, q_smem.index(1), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
-                s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
-                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-            (_consumer, (2, q, q_smem.index(2), blocks, rules, sample, sample_range, written, number, threshold, s_bh,
-                s_n,
-                     N, C, S, tiles, work, bh_first, seen, rank, num_blocks, rotation,
-                     D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (0, call, q_smem.index(0), blocks, D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (1, call, q_smem.index(1), blocks, D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (2, call, q_smem.index(2), blocks, D, G, SLOTS, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
             (producer, (desc_tma, blocks, tiles, work, 0, (seen + num_blocks) * G, seen + num_blocks, G, STAGES)),
         ],
         [4, 4, 1],
@@ -318,7 +236,8 @@ def filter_topk(
         flat = desc[heads.start + first : heads.start + part.stop].index_select(1, sample.index).flatten(2)
         block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, CHUNKS)
         moc_select_filter_sm90[(min(processors(q), work),)](
-            q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask, plan.passes(CHUNKS),
+            q[part], block, plan.chunk, plan.row, pairs if shot_mask is None else shot_mask,
+            plan.max_shot_per_block(CHUNKS),
             sample.chunk,
             sample.range, written, count, threshold[part], *q.stride()[:2], n, plan.chunks,
             0 if shot_mask is None else shot_mask.shape[-1], tiles, work, heads.start + first,

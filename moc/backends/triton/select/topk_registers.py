@@ -78,12 +78,12 @@ def route(
     """
     n, d = plan.length, desc.shape[-1]
     dp = max(16, triton.next_power_of_2(d))
-    tiles = -(-n // config.rows)
+    tiles = -(-n // config.block_m)
     shots = 0 if shot_mask is None else shot_mask.shape[-1]
     moc_select_registers[(tiles * len(heads),)](
         queries, desc, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, sel,
         *queries.stride()[:2], n, plan.chunks, shots, plan.words, heads.start, tiles, plan.top_k,
-        D=d, DB=min(2 * dp, 64), DP=dp, BM=config.rows, CP=max(32, triton.next_power_of_2(plan.chunks)),
+        D=d, DB=min(2 * dp, 64), DP=dp, BM=config.block_m, CP=max(32, triton.next_power_of_2(plan.chunks)),
         FEW=plan.top_k <= LARGEST_FIRST,
         SIGNED=signs, CAUSAL=causal, SHOT_MASK=shot_mask is not None, PRECISION=precision,
         num_warps=4, num_stages=1,

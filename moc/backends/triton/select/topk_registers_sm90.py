@@ -16,7 +16,7 @@ from ..dataflow import PASS, REGISTERS_PASSES
 from ..device_table import DeviceTable
 from ..lib.launch import processors
 from ..lib.pipeline_sm90 import ROWS, candidates, mma_layout, own_chunks, pipeline, tma_descriptor
-from .topk_filter_sm90 import halves, producer, quarters, scores, take_queries
+from ..lib.select_sm90 import eighths, producer, scores, take_queries
 from .topk_registers_sm90_ptx import choosing
 
 CHUNKS = PASS
@@ -29,19 +29,12 @@ CHOOSE, OPERANDS = gl.constexpr(CHOOSE), gl.constexpr(OPERANDS)
 
 
 @gluon.jit
-def _eights(b_s):
-    """Scores [64, 64] -> eight times [64, 8]."""
-    b_left, b_right = halves(b_s, 32)
-    return quarters(b_left, 8) + quarters(b_right, 8)
-
-
-@gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, GROUPS: gl.constexpr, q, q_smem, blocks, rules, sel, threshold, overflow_rows, overflow_count,
-    s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
+    GROUP: gl.constexpr, GROUPS: gl.constexpr, call, q_smem, blocks,
     D: gl.constexpr, G: gl.constexpr, PASSES: gl.constexpr, STAGES: gl.constexpr,
     SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
+    q, rules, sel, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k = call
     layout: gl.constexpr = mma_layout(G)
     eight: gl.constexpr = mma_layout(8)
     rows: gl.constexpr = gl.SliceLayout(1, layout)
@@ -68,7 +61,7 @@ def _consumer(
                 b_s, j * G + o_g, j * G, j * G + G, gl.load(free + j), b_first, b_last, b_shot, own_from, own_to, shot,
                 chunk, p_shot_mask, C, S, CAUSAL, SHOT_MASK,
             )  # fmt: skip
-            args = args + _eights(b_s)
+            args = args + eighths(b_s)
         o_n8 = first + o_m
         o_row = i_local.to(gl.int64) * N + o_n8
         p_sel = sel + i_local.to(gl.int64) * W * N + o_n8
@@ -99,19 +92,15 @@ def moc_select_registers_sm90(
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, 2 * D], desc_tma.dtype)
     q_smem = gl.allocate_shared_memory(desc_tma.dtype, [GROUPS, ROWS, 2 * D], q_layout)
     rules = chunk, row, shot_mask, free
+    call = q, rules, sel, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k
+    loads = desc_tma, blocks, tiles, work, bh_first, C, PASSES, G, STAGES
     if GROUPS == 3:
         gl.warp_specialize(
             [
-                (_consumer, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, threshold, overflow_rows,
-                    overflow_count, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-                (_consumer, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, threshold, overflow_rows,
-                    overflow_count, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-                (_consumer, (2, GROUPS, q, q_smem.index(2), blocks, rules, sel, threshold, overflow_rows,
-                    overflow_count, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-                (producer, (desc_tma, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+                (_consumer, (0, 3, call, q_smem.index(0), blocks, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (1, 3, call, q_smem.index(1), blocks, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (2, 3, call, q_smem.index(2), blocks, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (producer, loads),
             ],
             [4, 4, 1],
             [160, 160, 24],
@@ -119,13 +108,9 @@ def moc_select_registers_sm90(
     else:
         gl.warp_specialize(
             [
-                (_consumer, (0, GROUPS, q, q_smem.index(0), blocks, rules, sel, threshold, overflow_rows,
-                    overflow_count, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-                (_consumer, (1, GROUPS, q, q_smem.index(1), blocks, rules, sel, threshold, overflow_rows,
-                    overflow_count, s_bh, s_n,
-                         N, C, S, W, tiles, work, bh_first, k, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
-                (producer, (desc_tma, blocks, tiles, work, bh_first, C, PASSES, G, STAGES)),
+                (_consumer, (0, 2, call, q_smem.index(0), blocks, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (_consumer, (1, 2, call, q_smem.index(1), blocks, D, G, PASSES, STAGES, SIGNED, CAUSAL, SHOT_MASK)),
+                (producer, loads),
             ],
             [4, 1],
             [240, 24],
@@ -146,7 +131,8 @@ def choose(
     # the last pass of a head reaches into the next one: those chunks are shut
     block = tma_descriptor(desc.flatten(2), [desc.shape[0] * plan.chunks, 2 * d], 2 * d, CHUNKS)
     moc_select_registers_sm90[(min(processors(q), work),)](
-        q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(CHUNKS), sel, threshold,
+        q, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask,
+        plan.max_shot_per_block(CHUNKS), sel, threshold,
         overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
         0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work,
         heads.start, plan.top_k, D=d, G=CHUNKS, GROUPS=groups, PASSES=passes, STAGES=STAGES,

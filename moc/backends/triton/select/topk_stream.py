@@ -116,7 +116,7 @@ def stream(
     """As `route`, for any number of chunks. Into bits [heads, W, N], which are overwritten, or into a fresh choice.
     by: the file whose kernel makes the first deal."""
     n, d = plan.length, desc.shape[-1]
-    rows, groups = config.rows, config.keys
+    rows, groups = config.block_m, config.block_n
     num_blocks, tiles = -(-plan.chunks // groups), -(-n // rows)
     in_registers = by == "topk_registers_sm90"
     if isinstance(into, Tensor):
@@ -173,13 +173,14 @@ def stream(
         )
     else:
         moc_select_stream[(tiles * len(heads),)](
-            *inputs, plan.passes(groups), *out, threshold, retry_rows[0], retry_count[0], retry_rows[0], retry_count[0],
+            *inputs, plan.max_shot_per_block(groups), *out, threshold,
+            retry_rows[0], retry_count[0], retry_rows[0], retry_count[0],
             *sizes, plan.top_k, num_blocks, groups // 2 - 5, tiles, BM=rows, maxnreg=config.registers,
             R=first, LOW=low, RETRY=False, num_warps=config.warps, **how,
         )  # fmt: skip
     for i in range(num_retries):
         moc_select_stream[(again * len(heads),)](
-            *inputs, plan.passes(groups), *out, threshold, retry_rows[i], retry_count[i], retry_rows[i + 1],
+            *inputs, plan.max_shot_per_block(groups), *out, threshold, retry_rows[i], retry_count[i], retry_rows[i + 1],
             retry_count[i + 1],
             *sizes, plan.top_k, num_blocks, groups // 4 + 3 + 4 * i, again, BM=rows,
             R=2 * PLACES, LOW=low, RETRY=True, num_warps=2 * config.warps, **how,

@@ -37,9 +37,9 @@ cumsum = gluon.jit(tl.cumsum.fn)
 
 @gluon.jit
 def _producer(
-    desc_tma, high, low, full, empty, tiles, work, num_blocks,
-    D: gl.constexpr, G: gl.constexpr, STAGES: gl.constexpr,
+    desc_tma, blocks, tiles, work, num_blocks, D: gl.constexpr, G: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    high, low, full, empty = blocks
     i = 0
     for i_t in range(gl.program_id(0), work, gl.num_programs(0)):
         o_c = i_t // tiles * num_blocks * G
@@ -95,12 +95,14 @@ def _insert(
 
 @gluon.jit
 def _consumer(
-    GROUP: gl.constexpr, q, q_high, q_low, high, low, full, empty, desc, chunk, row, shot_mask, passes,
-    sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k,
-    num_blocks, rotation,
+    GROUP: gl.constexpr, call, q_high, q_low, blocks,
     D: gl.constexpr, G: gl.constexpr, LOW: gl.constexpr, STAGES: gl.constexpr,
     BITS: gl.constexpr, SIGNED: gl.constexpr, CAUSAL: gl.constexpr, SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
+    q, desc, rules, into, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, num_blocks, rotation = call
+    chunk, row, shot_mask, passes = rules
+    sel, pairs, number, threshold, overflow_rows, overflow_count = into
+    high, low, full, empty = blocks
     by_row: gl.constexpr = row_layout(D)
     layout: gl.constexpr = mma_layout(G)
     by_group: gl.constexpr = gl.BlockedLayout([1, G // 4], [8, 4], [4, 1], [1, 0])  # in which sums run along a row
@@ -186,19 +188,16 @@ def moc_select_stream_sm90(
     low = gl.allocate_shared_memory(dtype, [STAGES, G, D], desc_tma.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_smem = gl.allocate_shared_memory(dtype, [4, ROWS, D], q_layout)
+    blocks, rules = (high, low, full, empty), (chunk, row, shot_mask, passes)
+    into = sel, pairs, number, threshold, overflow_rows, overflow_count
+    call = q, desc, rules, into, s_bh, s_n, N, C, S, W, tiles, work, bh_first, k, num_blocks, rotation
     gl.warp_specialize(
         [
-            (_consumer, (0, q, q_smem.index(0), q_smem.index(1 if SIGNED else 0), high, low, full, empty, desc, chunk,
-                row,
-                     shot_mask, passes, sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C,
-                     S, W, tiles, work,
-                     bh_first, k, num_blocks, rotation, D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
-            (_consumer, (1, q, q_smem.index(2), q_smem.index(3 if SIGNED else 2), high, low, full, empty, desc, chunk,
-                row,
-                     shot_mask, passes, sel, pairs, number, threshold, overflow_rows, overflow_count, s_bh, s_n, N, C,
-                     S, W, tiles, work,
-                     bh_first, k, num_blocks, rotation, D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
-            (_producer, (desc_tma, high, low, full, empty, tiles, work, num_blocks, D, G, STAGES)),
+            (_consumer, (0, call, q_smem.index(0), q_smem.index(1 if SIGNED else 0), blocks,
+                         D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
+            (_consumer, (1, call, q_smem.index(2), q_smem.index(3 if SIGNED else 2), blocks,
+                         D, G, LOW, STAGES, BITS, SIGNED, CAUSAL, SHOT_MASK)),
+            (_producer, (desc_tma, blocks, tiles, work, num_blocks, D, G, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -226,7 +225,8 @@ def select(
     flat = rotated(desc[heads.start : heads.stop], num_blocks, rotation)
     block = tma_descriptor(flat, [flat.shape[0] * flat.shape[1], 2 * d], 2 * d, GROUPS)
     moc_select_stream_sm90[(min(processors(q), work),)](
-        q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(GROUPS), sel,
+        q, flat, block, plan.chunk, plan.row, sel if shot_mask is None else shot_mask,
+        plan.max_shot_per_block(GROUPS), sel,
         pairs, number, threshold, overflow_rows, overflow_count, *q.stride()[:2], n, plan.chunks,
         0 if shot_mask is None else shot_mask.shape[-1], plan.words, tiles, work, heads.start, plan.top_k, num_blocks,
         rotation,

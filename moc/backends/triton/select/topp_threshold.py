@@ -163,22 +163,22 @@ def rule_bits(
     """As `route`, by threshold or by share. With "top-k or top-p" the k best are in sel already. scale: of q . k in the
     softmax. -> how many chunks a row chose [heads, N]."""
     n, d = plan.length, desc.shape[-1]
-    top_p = routing.rule != "threshold"
-    bar = routing.top_p if top_p else routing.beta
+    top_p = routing.budget.rule != "threshold"
+    bar = routing.budget.top_p if top_p else routing.budget.beta
     least = -math.inf
     if top_p and bar >= 1:  # whatever may be chosen is
         bar = math.inf
     elif top_p:
         least = math.log2((1 - bar) / plan.chunks) - 1e-3
-    tiles = -(-n // config.rows)
+    tiles = -(-n // config.block_m)
     count = torch.empty(len(heads), n, dtype=torch.int32, device=sel.device)
     moc_select_topp_threshold[(tiles * len(heads),)](
         queries, desc, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.weight, sel, count,
         *queries.stride()[:2], n, plan.chunks, 0 if shot_mask is None else shot_mask.shape[-1], plan.words,
         heads.start, tiles,
         float(bar), least, scale * LOG2E,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.rows, G=max(32, config.keys), TOP_P=top_p,
-        MORE=routing.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
+        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, G=max(32, config.block_n), TOP_P=top_p,
+        MORE=routing.budget.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
         SHOT_MASK=shot_mask is not None,
         PRECISION=precision, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

@@ -47,7 +47,8 @@ def union_masks(sel: Tensor, shot_mask: Tensor | None, plan: DeviceTable, heads:
     """Change sel [heads, W, N] in place, as `routing.share` does."""
     tiles = plan.tiles(TILE_ROWS, "shared")
     moc_select_union_mask[(tiles.count * len(heads),)](
-        sel, plan.chunk, plan.row, sel if shot_mask is None else shot_mask, plan.passes(32), tiles.first, tiles.stop,
+        sel, plan.chunk, plan.row, sel if shot_mask is None else shot_mask,
+        plan.max_shot_per_block(32), tiles.first, tiles.stop,
         plan.length, plan.chunks, 0 if shot_mask is None else shot_mask.shape[-1], plan.words, heads.start, tiles.count,
         BM=TILE_ROWS, CAUSAL=causal, SHOT_MASK=shot_mask is not None, num_warps=2,
     )  # fmt: skip
