@@ -14,7 +14,6 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...chunks.layout import TokenLayout
 from ...errors import MoCError
 from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
