@@ -86,7 +86,7 @@ def test_one_look_for_every_step(cfg, banks):
     assert len({place[2] for place in bank.held}) == (1 if cfg == 1 else 2), "a negative prompt looks for itself"
     assert all(frames == dict.fromkeys((4, 5, 7, 8), 16) for frames in bank.held.values())
     assert bank.weights == dict.fromkeys((4, 5, 7, 8), 1.5) and not bank.unread
-    assert bank.read == 3 * BLOCKS * (1 if cfg == 1 else 2)
+    assert bank.read == 3 * BLOCKS
 
 
 def test_what_it_looks_at_changes_what_is_made():

@@ -14,6 +14,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...chunks.layout import TokenLayout
 from ...errors import MoCError
 from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
@@ -59,8 +60,8 @@ class Bank:
     filling: bool = False
     masks: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, frozenset[int]] = field(default_factory=dict)
-    read: int = 0  # calls, of every prompt by itself
-    share: Tensor | None = None  # sum over them of how much of what they read lay in the bank
+    read: int = 0  # calls
+    share: Tensor | float = 0.0  # sum over them of how much of what they saw lay in the bank
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
@@ -83,10 +84,10 @@ class Bank:
         self.blocks.end()
         if self.store is not None:
             log.info(
-                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, "
-                "and took %.0f %% of what they saw from it",
+                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, and "
+                "took %.0f %% of what they saw from it",
                 self.node, len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
-                0.0 if self.share is None else 100 * float(self.share) / self.read,
+                100 * float(self.share) / max(self.read, 1),
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
@@ -126,53 +127,51 @@ class Reader:
         found = [(frames & self.bank.weights.keys()) - set(self.video.frame_ids or ()) for frames in there]
         return found if any(found) else []
 
-    def attend(self, call: HostCall, frames: list[set[int]], q: Tensor, own: list[Own]) -> Tensor:
-        """q [B, H, N, D] without padding, for every prompt the frames to read and what its window sees of itself ->
-        [B, H, N, D]."""
+    def attend(
+        self, options: dict, layout: TokenLayout, frames: list[set[int]], q: Tensor, own: Callable[[int, slice], Own],
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        """q [B, H, N, D] of this layout, frames to read for every prompt, (prompt, rows) -> what they see of their own
+        window: [B, H, N, D]."""
         bank, outs = self.bank, []
-        scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+        bank.read += 1
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
         for i, prompt in enumerate(self.prompts):
-            get = partial(bank.stored(q.device).get, self._place(call.options, prompt), like=q)
-            pieces = []
-            for rows, some, seen in self._pieces(call, frames[i], own[i]):
-                parts = [(weight, partial(get, of_one)) for weight, of_one in alike(some, bank.weights)]
-                out, share = attend(q[i : i + 1, :, rows], seen, parts, scale)
-                share = share * (out.shape[-2] / q.shape[-2])
-                bank.share = share if bank.share is None else bank.share + share
+            get, pieces = partial(bank.stored(q.device).get, self._place(options, prompt), like=q), []
+            for rows, some in self._who_reads(layout, frames[i]):
+                parts = [(weight, partial(get, kept)) for weight, kept in alike(some, bank.weights)]
+                mine = q[i : i + 1, :, rows]
+                out, share = attend(mine, own(i, rows), parts, scale)
+                bank.share = bank.share + share * (mine.shape[-2] / q.shape[-2] / len(q))
                 pieces.append(out)
-            bank.read += 1
             outs.append(torch.cat(pieces, -2) if len(pieces) > 1 else pieces[0])
         return torch.cat(outs) if len(outs) > 1 else outs[0]
 
-    def _pieces(self, call: HostCall, kept: set[int], own: Own) -> list[tuple[slice, set[int], Own]]:
-        """(queries, kept frames that they read, what they see of their window), in order. What is not the film's reads
-        all."""
-        hidden, layout, begin = self.bank.hidden, self.video.layout(call.k.shape[-2]), 0
-        if layout is not None and call.mask is not None:
-            unpadded = self.video.without_padding(call.mask, layout)
-            layout = unpadded and unpadded.layout
-        if not hidden or layout is None:
-            return [(slice(None), kept, own)]
-        runs = [(layout.video_start, frozenset[int]())]
+    def _who_reads(self, layout: TokenLayout, kept: set[int]) -> list[tuple[slice, set[int]]]:
+        """(queries, kept frames that they read), in order; what is not the film's reads all."""
+        hidden, begin = self.bank.hidden, layout.video_start
+        if not hidden:
+            return [(slice(None), kept)]
+        found = [(slice(0, begin), kept)]
         for unread, frames in groupby(layout.frames, lambda frame: hidden.get(frame, frozenset())):
-            runs.append((len(list(frames)) * layout.frame_tokens, unread))
-        runs.append((layout.length - layout.video_stop, frozenset()))
-        whole, found = own(slice(None)), []
-        for count, unread in runs:
-            rows, begin = slice(begin, begin + count), begin + count
-            if count:
-                found.append((rows, kept - unread, partial(_of_rows, whole, rows)))
-        return found
+            stop = begin + len(list(frames)) * layout.frame_tokens
+            found.append((slice(begin, stop), kept - unread))
+            begin = stop
+        found.append((slice(begin, layout.length), kept))
+        return [(tokens, some) for tokens, some in found if tokens.start < tokens.stop]
 
-    def beside_routed(self, call: HostCall, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
-        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, without padding: with what
+    def beside_routed(self, call: HostCall, layout: TokenLayout, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, of this layout: with what
         it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
         frames = self.frames(call.options)
         if frames:
-            own = [lambda some, i=i: (out[i : i + 1, some].float(), lse[i : i + 1, some]) for i in range(len(q))]
-            out = self.attend(call, frames, q, own)
+
+            def own(i: int, rows: slice) -> Own:
+                return lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
+
+            with_bank = self.attend(call.options, layout, frames, q, own, call.scale)
         self.keep(call.options, call.k, call.v)
-        return out
+        return with_bank if frames else out
 
     def cannot(self, call: HostCall) -> str | None:
         """Why a call reads nothing and is not kept, but for what a mask does."""
@@ -200,10 +199,6 @@ class Reader:
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
-
-
-def _of_rows(whole: tuple[Tensor, Tensor], rows: slice, heads: slice) -> tuple[Tensor, Tensor]:
-    return whole[0][:, heads, rows], whole[1][:, heads, rows]
 
 
 def around_forward(executor, *args, **kwargs):
@@ -273,9 +268,9 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
 def attention(reader: Reader, call: HostCall) -> Tensor:
     if not reader.serves(call.options):
         return call.dense()
-    why, unpadded = reader.cannot(call), None
+    why, unpadded, layout = reader.cannot(call), None, reader.video.layout(call.k.shape[-2])
     if not why and call.mask is not None:
-        unpadded = reader.video.without_padding(call.mask, reader.video.layout(call.k.shape[-2]))
+        unpadded = reader.video.without_padding(call.mask, layout)
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
@@ -286,8 +281,11 @@ def attention(reader: Reader, call: HostCall) -> Tensor:
             seen = (call.q, call.k, call.v)
             q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
             scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-            own = [dense(*(x[i : i + 1] for x in (q, k, v)), scale) for i in range(len(q))]
-            out = reader.attend(call, frames, q, own)
+
+            def own(i: int, rows: slice) -> Own:
+                return dense(q[i : i + 1, :, rows], k[i : i + 1], v[i : i + 1], scale)
+
+            out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, frames, q, own, scale)
             out = out if unpadded is None else unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)
     return call.dense() if out is None else call.handed_back(out)
