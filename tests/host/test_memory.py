@@ -15,6 +15,7 @@ from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.windows import ALL, CHARACTER, CLIP, PICTURE
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.memory import MoCMemory, MoCRecall
+from mixture_of_contexts.nodes.remake import MoCRemake
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
 from spies import apart, everything, routed
@@ -192,6 +193,18 @@ def test_windows_remember_too(bank, order, read, banks):
     assert torch.isfinite(out).all() and not any(bank.unread for bank in banks)
     seen = {frame for frames in read for frame in frames}
     assert seen == ({10, 11, 13, 14} if bank == "off" else {0, 2, 4, 6, 10, 11, 13, 14})
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_shot_that_is_remade_remembers_too(order, read):
+    film, five = random(1, 16, 10, 8, 8, seed=5), Shots(cuts=(2, 4, 6, 8), unit="latent")
+    model = recall(tiny.load()) if order == "before" else tiny.load()
+    model, latent, _ = MoCRemake.execute(
+        model, {"samples": film}, five, "remake the shot", 3, window=13, overlap=0
+    ).args
+    model = recall(model) if order == "after" else model
+    tiny.sample(model, shape=(1, 16, 10, 8, 8), latent=latent["samples"], steps=1)
+    assert {frame for frames in read for frame in frames} == {0, 2, 6, 8, 10, 11, 13, 14}
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

@@ -169,14 +169,14 @@ def test_prompts_batched_or_one_after_the_other_are_the_same(cfg, monkeypatch):
 
 def test_a_prompt_that_is_used_late_has_seen_the_film_too(monkeypatch):
     model, film, _ = remade(tiny.load())
-    reads, attend = [], room.Reader.attend
+    reads, frames = [], room.Reader.frames
 
-    def spy(reader, options, *args):
-        out = attend(reader, options, *args)
-        reads.append(out is not None)
-        return out
+    def spy(reader, options):
+        found = frames(reader, options)
+        reads.append(bool(found) and all(found))
+        return found
 
-    monkeypatch.setattr(room.Reader, "attend", spy)
+    monkeypatch.setattr(room.Reader, "frames", spy)
     early = [[random(1, 7, 4096, seed=2), {"start_percent": 0.0, "end_percent": 0.5}]]
     late = [[random(1, 7, 4096, seed=3), {"start_percent": 0.5, "end_percent": 1.0}]]
     with torch.inference_mode():

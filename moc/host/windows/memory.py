@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,7 +87,7 @@ class Looks:
                     )
                 frames = film.shape[TIME]
                 bank.away = max(self.recall.length(model), frames)
-                options["context_window"] = Place(list(range(first, first + frames)))
+                options["context_window"] = Frames(list(range(first, first + frames)))
                 calc_cond_batch(model, conds, context, sigma, model_options)
         finally:
             bank.away, bank.filling = away, False
@@ -108,7 +109,7 @@ def _conds(name: str, prompts: list[dict], made_with: list | None) -> list[dict]
 
 
 @dataclass(eq=False)
-class Place:
+class Frames:
     """Says which frames a pass holds, as ComfyUI's windows do."""
 
     index_list: list[int]
@@ -139,17 +140,14 @@ def _around_run(recall: Recall, executor, noise, latent_image, sampler, sigmas, 
     if other := [m.name for m in recall.memories if any(latent.shape[1] != channels for latent in m.latents)]:
         raise MoCError(f"the memory {other[0]!r} was made by another model's VAE: make it with this model's.")
     options = guider.model_options.setdefault("transformer_options", {})
-    around: Bank | None = options.get(BANK)  # of MoC Windows, whose settings count
+    around: Bank | None = options.get(BANK)  # of another node, whose settings count
     bank = around or Bank(recall.bank, {}, 0, float("inf"), "MoC Recall")
-    looks = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
-    options[BANK], options[LOOKS] = bank, looks
+    options[LOOKS] = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
     try:
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        with nullcontext() if around else bank.held(options):
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:  # cancelled too
         del options[LOOKS]
-        if around is None:
-            del options[BANK]
-            bank.end()
 
 
 def _plan(recall: Recall, bank: Bank, session: Session, prompts: dict[str, list[dict]]) -> Looks:

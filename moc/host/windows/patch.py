@@ -20,7 +20,7 @@ from ..adapters.base import conditioning
 from ..patch import ROUNDING
 from ..session import session_of
 from . import rope
-from .bank import BANK, Bank, around_apply, around_forward
+from .bank import Bank, around_apply, around_forward
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper
@@ -90,15 +90,8 @@ def _around_run(
             f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
             "them, like 1-4."
         )
-    around: Bank | None = options.get(BANK)  # MoC Recall's
-    options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
-    if around is not None:
-        bank.take(around)
-    try:
+    with Bank(wanted, weights, length, float(start) * (1 + ROUNDING)).held(options):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    finally:  # cancelled too
-        bank.end()
-        options.pop(BANK) if around is None else options.update({BANK: around})
 
 
 def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
 from ..session import session_of
 from . import rope
-from .bank import BANK, Bank
+from .bank import Bank
 from .handler import TIME, Handler
 from .levels import noised, sigma_at, tells_frames
 from .patch import check_host, put_handler, put_wrappers
@@ -184,16 +185,16 @@ def _around_run(remake: Remake, executor, noise, latent_image, sampler, sigmas, 
     options[MASK] = mask
     if tells_frames(guider.model_patcher.model):
         denoise_mask = mask
+    held: AbstractContextManager = nullcontext()
     if remake.bank is not None:
-        options[BANK] = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
-        options[RUN] = _begin(remake, options[BANK], latent_image, noise, sigmas)
+        bank = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
+        held, options[RUN] = bank.held(options), _begin(remake, bank, latent_image, noise, sigmas)
     try:
-        out = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs).clone()
+        with held:
+            out = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs).clone()
     finally:  # cancelled too
-        if remake.bank is not None:
-            options[BANK].end()
-        for name in (MASK, BANK, RUN):
-            options.pop(name, None)
+        del options[MASK]
+        options.pop(RUN, None)
     out[:, :, others] = latent_image[:, :, others].to(out)
     return out
 
