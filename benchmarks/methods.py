@@ -47,8 +47,11 @@ TARGETS = (0.05, 0.1, 0.2)
 ROWS = 256  # query rows of every head
 PRESET_NAMES = ("recommended", "fast", "large pictures")
 TIMED = ("medium tiles, 720p", "medium tiles, 8 shots")  # shapes and inputs of benchmarks/cases.py
-# As many chunks in 18 frames of 16x16 tokens as its authors cut 720p into
-SCALED = {"VMoBA": ((3, ALL, ALL), (ALL, 2, 3), (3, 4, 6))}
+# In 18 frames of 16x16 tokens what its authors cut 720p into: about a frame, and as many slabs, columns and boxes
+SCALED = {
+    "MoC": ({"chunk_tokens": 256},),
+    "VMoBA": ({"tile": (3, ALL, ALL)}, {"tile": (ALL, 2, 3)}, {"tile": (3, 4, 6)}),
+}
 BOXES = sorted(product((1, 3), (1, 3), (1, 3)), key=lambda box: (box[0] * box[1] * box[2], box))
 
 
@@ -88,7 +91,7 @@ def all_settings() -> dict[str, MoCSettings]:
 def scaled(name: str, settings: MoCSettings) -> MoCSettings:
     if name not in SCALED:
         return settings
-    first, *turns = (r.changed(tile=t) for r, t in zip(settings.routings, SCALED[name], strict=True))
+    first, *turns = (r.changed(**size) for r, size in zip(settings.routings, SCALED[name], strict=True))
     return replace(settings, routing=first, turns=tuple(turns))
 
 
@@ -203,11 +206,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {
-        "command": host.command("methods"), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
+        "command": f"python -m benchmarks.methods FOLDER --every {args.every}",
+        "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     if args.device:
         cases = [case for case in CASES if case.name in TIMED]
         cases = [replace(c, grid=(8, 16, 16), heads=2, shots=min(c.shots, 2)) for c in cases] if args.tiny else cases
+        result["command"] = host.command("methods")
         result["device"] = torch.cuda.get_device_name() if args.device == "cuda" else args.device
         found = (row for case in cases for row in timed(case, args.device))
     else:
