@@ -91,6 +91,8 @@ def best_of_head(score: Tensor, candidate: Tensor, table: ChunkTable, routing: R
     """The best (row, chunk) pairs of a head until their scores, spread over 0 to 1, hold a share p of their sum: VMoBA
     (arXiv 2506.23858, section 3.3). Ties go to the higher row, then to the lower chunk."""
     one = candidate.expand(score.shape)
+    if routing.budget.top_p >= 1.0:  # the worst pair, which weighs nothing, too
+        return one
     low = score.masked_fill(~one, torch.inf).flatten(-2).amin(-1)[..., None, None]
     high = score.masked_fill(~one, -torch.inf).flatten(-2).amax(-1)[..., None, None]
     weight = ((score - low) / (high - low)).nan_to_num(1.0).where(one, -1.0).flatten(-2)  # all alike: all count

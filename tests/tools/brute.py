@@ -140,7 +140,7 @@ def _best_of_head(value, share):
     weight = [(x - low) / (high - low) if high > low else 1.0 for x, _, _ in pool]
     chosen, held = [set() for _ in value], 0.0
     for (_, minus, name), w in zip(pool, weight, strict=True):
-        if held >= share * sum(weight):
+        if held >= share * sum(weight) and share < 1:
             break
         chosen[-minus].add(name)
         held += w

@@ -37,6 +37,7 @@ CASES = {
     "radial": dict(RUNS, own="none", near="radial", decay=0.2, top_k=0),
     "best of head": dict(TILES, rule="best of head", top_p=0.3),
     "best of head, pooled": dict(TILES, rule="best of head", top_p=0.2, tail="pooled", shots_kept=1),
+    "all of a head": dict(TILES, rule="best of head", top_p=1.0),
     "runs": dict(RUNS, own="chunk", top_k=3, static="first tokens", static_tokens=5),
     "shared and union": dict(TILES, shared=1, top_k=1, lists="union"),
 }
