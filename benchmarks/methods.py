@@ -52,6 +52,7 @@ SCALED = {
     "MoC": ({"chunk_tokens": 256},),
     "VMoBA": ({"tile": (3, ALL, ALL)}, {"tile": (ALL, 2, 3)}, {"tile": (3, 4, 6)}),
 }
+POOLED, TAIL = ("MoC", "VSA", "SpargeAttn", "VMoBA"), ", rest pooled"
 BOXES = sorted(product((1, 3), (1, 3), (1, 3)), key=lambda box: (box[0] * box[1] * box[2], box))
 
 
@@ -86,6 +87,11 @@ KNOBS = {
 
 def all_settings() -> dict[str, MoCSettings]:
     return {name: method.settings for name, method in METHODS.items()} | {name: PRESETS[name] for name in PRESET_NAMES}
+
+
+def with_tail() -> dict[str, MoCSettings]:
+    """What a pooled tail, which their authors do not have, would give to methods that choose."""
+    return {name + TAIL: METHODS[name].settings.with_routing(tail="pooled") for name in POOLED}
 
 
 def scaled(name: str, settings: MoCSettings) -> MoCSettings:
@@ -163,11 +169,11 @@ def measure(settings: MoCSettings, calls: list[Call]) -> dict[str, float]:
 def on_captures(paths: list[Path], every: int) -> Iterator[dict[str, Any]]:
     calls = [load(path, block) for path in paths for block in blocks_of(path)[::every]]
     few = calls[:: max(1, len(calls) // 4)][:4]
-    for name, published in all_settings().items():
-        settings = scaled(name, published)
+    for name, published in (all_settings() | with_tail()).items():
+        settings = scaled(name.removesuffix(TAIL), published)
         yield {"method": name, "target": None, **measure(settings, calls)}
         for target in TARGETS:
-            asked = tuned(name, settings, target, few)
+            asked = tuned(name.removesuffix(TAIL), settings, target, few)
             if asked is not None:
                 usual = settings.routing.settings
                 changed = {n: v for n, v in asked.routing.settings.items() if v != usual[n]}
