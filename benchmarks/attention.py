@@ -51,7 +51,7 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     q, k = (x[:, :4].index_select(-2, t.order) for x in (q, k))
     _, candidate = candidates(table, case.routing, rows, q.device)
     chosen = select(
-        scores(q[:, :, rows], describe(k, table, case.routing.descriptor)), candidate, table.top_k(case.routing)
+        scores(q[:, :, rows], describe(k, table, case.routing.score.descriptor)), candidate, table.top_k(case.routing)
     )
     tiles = chosen.unflatten(2, (-1, 64)).any(3).sum(-1).float().mean()
     return float(tiles / chosen.sum(-1).float().mean())
@@ -121,8 +121,8 @@ def gains(result: dict[str, Any]) -> dict[str, float]:
 
 def kept_share(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> float:
     """Pairs that are kept, of all; counted where nobody knows beforehand."""
-    if case.routing.same_k:
-        return table.density(table.top_k(case.routing), case.routing.causal)
+    if case.routing.budget.same_k:
+        return table.density(table.top_k(case.routing), case.routing.candidates.causal)
     counts = Counts(table, case.heads, q.device)
     moc_attention(q, k, v, table, case.routing, backend=backend(q), record=counts)
     return counts.geometry.mandatory + float(counts.result()[1])

@@ -34,12 +34,12 @@ from moc.config import PRESETS, RoutingConfig
 
 BEGIN = time.perf_counter()
 RULES = {  # name -> (routing, shots)
-    "own chunk + 3 frames": (RoutingConfig(top_k=3, own="chunk"), 1),
+    "own chunk + 3 frames": (RoutingConfig.of(top_k=3, own="chunk"), 1),
     "recommended": (PRESETS["recommended"].routing, 1),
     "fast": (PRESETS["fast"].routing, 1),
     "large pictures": (PRESETS["large pictures"].routing, 1),
     "paper multi-shot": (PRESETS["paper multi-shot"].routing, 4),
-    "own chunk + 16 of 450": (RoutingConfig(top_k=16, chunk_tokens=450, own="chunk"), 1),
+    "own chunk + 16 of 450": (RoutingConfig.of(top_k=16, chunk_tokens=450, own="chunk"), 1),
 }
 MORE = "own chunk + 16 of 450"  # for the constants only
 FRAMES = {(30, 52): (2, 4, 6, 9, 13, 21, 41), (45, 80): (2, 3, 5, 9, 18)}  # frames of 480p and 720p, in tokens
@@ -123,7 +123,7 @@ def measure(rows: list[dict], args: argparse.Namespace, facts: dict) -> list[dic
             inputs = case.inputs(device, dtype)
             dense = dense_of(inputs, cuda)
         table, backend = case.table(), row["backend"] if cuda else "eager"
-        kept = table.density(table.top_k(case.routing), case.routing.causal)
+        kept = table.density(table.top_k(case.routing), case.routing.candidates.causal)
         row = {**row, "tokens": table.length, "kept": round(kept, 4)}
         try:
             call = partial(moc_attention, *inputs, table, case.routing, backend=backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -89,25 +89,25 @@ def smooth(grid: tuple[int, int, int], cell: tuple[int, int, int], channels: int
     return interpolate(points, grid, mode="trilinear", align_corners=True)[0].flatten(1).T
 
 
-SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
+SMALL = RoutingConfig.of(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
 MEDIUM = PRESETS["large pictures"].routing
-UNION = replace(SMALL, lists="union")
-FINE = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
+UNION = SMALL.changed(lists="union")
+FINE = RoutingConfig.of(top_k=16, chunk_tokens=450, own="chunk")
 
 CASES = (
     Case(
         "multi-shot, paper",
         (120, 30, 50),
         24,
-        RoutingConfig(top_k=5, own="shot", causal=True),
+        RoutingConfig.of(top_k=5, own="shot", causal=True),
         5.2,
         6.0,
         shots=8,
         text=512,
     ),
-    Case("single-shot 720p", (21, 45, 80), 40, RoutingConfig(top_k=3, own="chunk"), 3.9, 4.7),
+    Case("single-shot 720p", (21, 45, 80), 40, RoutingConfig.of(top_k=3, own="chunk"), 3.9, 4.7),
     Case("fine tiles 720p", (21, 45, 80), 40, FINE, 4.5, 6.5),
-    Case("single-shot 480p", (21, 30, 52), 40, RoutingConfig(top_k=3, own="chunk"), 3.2, 4.2),
+    Case("single-shot 480p", (21, 30, 52), 40, RoutingConfig.of(top_k=3, own="chunk"), 3.2, 4.2),
     Case("medium tiles, 720p", (21, 45, 80), 40, MEDIUM, 0, 0, coherent="trained"),
     Case("medium tiles, 8 shots", (120, 30, 50), 24, MEDIUM, 0, 0, shots=8, coherent="trained"),
     Case("small tiles, trained-like", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8, coherent="trained"),
@@ -117,15 +117,15 @@ CASES = (
     Case("small tiles, random", (120, 30, 50), 24, SMALL, 8.0, 15.0, shots=8),
     Case("recommended, 720p", (21, 45, 80), 40, PRESETS["recommended"].routing, 0, 0, coherent="trained"),
     Case("recommended, 8 shots", (120, 30, 50), 24, PRESETS["recommended"].routing, 0, 0, shots=8, coherent="trained"),
-    Case("top-p, 720p", (21, 45, 80), 40, RoutingConfig(rule="top-p", top_p=0.13, own="chunk"), 0, 0),
+    Case("top-p, 720p", (21, 45, 80), 40, RoutingConfig.of(rule="top-p", top_p=0.13, own="chunk"), 0, 0),
     Case(
         "threshold, medium tiles",
         (21, 45, 80),
         40,
-        replace(MEDIUM, rule="threshold", beta=2.0),
+        MEDIUM.changed(rule="threshold", beta=2.0),
         0,
         0,
         coherent="trained",
     ),
-    Case("d=64", (31, 34, 60), 32, RoutingConfig(top_k=4, own="chunk"), 3.0, 4.0, dim=64),
+    Case("d=64", (31, 34, 60), 32, RoutingConfig.of(top_k=4, own="chunk"), 3.0, 4.0, dim=64),
 )

@@ -29,11 +29,11 @@ from moc.routing.rules import select
 from moc.routing.scores import describe, scores
 
 RULES = {
-    "frames, top-5, own shot": RoutingConfig(top_k=5, own="shot"),
-    "8x8, top-8, min-max": RoutingConfig(top_k=8, own="frame", tile=(1, 8, 8), descriptor="minmax"),
-    "4x4, top-20, min-max": RoutingConfig(top_k=20, own="frame", tile=(1, 4, 4), descriptor="minmax"),
-    "4x4, top-20, mean": RoutingConfig(top_k=20, own="frame", tile=(1, 4, 4)),
-    "2x2, top-20, min-max": RoutingConfig(top_k=20, own="frame", tile=(1, 2, 2), descriptor="minmax"),
+    "frames, top-5, own shot": RoutingConfig.of(top_k=5, own="shot"),
+    "8x8, top-8, min-max": RoutingConfig.of(top_k=8, own="frame", tile=(1, 8, 8), descriptor="minmax"),
+    "4x4, top-20, min-max": RoutingConfig.of(top_k=20, own="frame", tile=(1, 4, 4), descriptor="minmax"),
+    "4x4, top-20, mean": RoutingConfig.of(top_k=20, own="frame", tile=(1, 4, 4)),
+    "2x2, top-20, min-max": RoutingConfig.of(top_k=20, own="frame", tile=(1, 2, 2), descriptor="minmax"),
 }
 
 
@@ -44,7 +44,7 @@ def choose(
     default."""
     rows = torch.arange(table.length, device=q.device) if rows is None else rows
     mandatory, candidate = candidates(table, routing, rows, q.device)
-    score = scores(q.index_select(-2, rows), describe(k, table, routing.descriptor))
+    score = scores(q.index_select(-2, rows), describe(k, table, routing.score.descriptor))
     return select(score, candidate, table.top_k(routing)), candidate, mandatory
 
 

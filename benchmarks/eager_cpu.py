@@ -29,19 +29,19 @@ from moc.config import RoutingConfig  # noqa: E402
 
 # name, grid (T, H, W), shots, settings
 CASES = [
-    ("12 chunks of 1365, own + k=2", (12, 35, 39), 1, RoutingConfig(top_k=2, own="chunk")),
-    ("6 shots x 3 frames of 256, own shot + k=3 frames", (18, 16, 16), 6, RoutingConfig(top_k=3, own="shot")),
+    ("12 chunks of 1365, own + k=2", (12, 35, 39), 1, RoutingConfig.of(top_k=2, own="chunk")),
+    ("6 shots x 3 frames of 256, own shot + k=3 frames", (18, 16, 16), 6, RoutingConfig.of(top_k=3, own="shot")),
     (
         "6 shots x 3 frames of 256, own frame + 20 of 4x4, tail",
         (18, 16, 16),
         6,
-        RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"),
+        RoutingConfig.of(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"),
     ),
     (
         "6 shots x 4 frames of 600, own frame + 20 of 4x4, tail",
         (24, 20, 30),
         6,
-        RoutingConfig(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"),
+        RoutingConfig.of(top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"),
     ),
 ]
 HEADS, DIM = 2, 128
@@ -80,7 +80,7 @@ def measure(name: str, grid: tuple[int, int, int], shots: int, routing: RoutingC
         "case": name,
         "tokens": q.shape[2],
         "chunks": len(table.chunks),
-        "density": round(table.density(routing.top_k, routing.causal), 4),
+        "density": round(table.density(routing.budget.top_k, routing.candidates.causal), 4),
         "dense_s": round(statistics.median(d for d, _ in pairs), 4),
         "moc_s": round(statistics.median(m for _, m in pairs), 4),
         "speedup": round(statistics.median(d / m for d, m in pairs), 2),

@@ -46,7 +46,8 @@ def choice_probe(film: Film, routing: RoutingConfig, row: dict) -> Callable[[Ten
         tiles = tiles[len(tiles) // 2 :][:64]
         rows = slice(tiles[0][0], tiles[-1][1])
         mandatory, candidate = candidates(table, routing, rows, q.device)
-        chosen = select(scores(q[:, :, rows], describe(k, table, routing.descriptor)), candidate, table.top_k(routing))
+        score = scores(q[:, :, rows], describe(k, table, routing.score.descriptor))
+        chosen = select(score, candidate, table.top_k(routing))
         together = [float(chosen[:, :, a - rows.start : b - rows.start].any(2).sum()) for a, b in tiles]
         row["union_over_k"] = round(statistics.mean(together) / float(chosen.sum(-1).float().mean()), 2)
         if routing.lists == "union":
@@ -70,7 +71,7 @@ def run(model, film: Film, rule: Rule, args: argparse.Namespace, device: torch.d
         settings = MoCSettings(rule.routing, Schedule(min_tokens=1))  # routes even where dense would be faster
         patched = apply_moc(model, shots, settings, trace)
         table = film.table(rule.routing)
-        row["kept"] = round(table.density(table.top_k(rule.routing), rule.routing.causal), 4)
+        row["kept"] = round(table.density(table.top_k(rule.routing), rule.routing.candidates.causal), 4)
         probe = choice_probe(film, rule.routing, row)
     elif rule.backend is not None:
         patched.model_options["transformer_options"]["optimized_attention_override"] = dense_by(rule.backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch.nn.attention import SDPBackend
 
@@ -55,12 +55,12 @@ class Rule:
 
 
 DENSE = "dense, cuDNN"  # what gains are relative to
-SMALL = RoutingConfig(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
+SMALL = RoutingConfig.of(top_k=32, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled")
 MEDIUM = PRESETS["large pictures"].routing
-FRAMES = RoutingConfig(top_k=3, own="chunk")
-OF_450 = RoutingConfig(top_k=16, chunk_tokens=450, own="chunk")
-SHOT = RoutingConfig(top_k=5, own="shot", causal=True)
-UNION = replace(SMALL, lists="union")
+FRAMES = RoutingConfig.of(top_k=3, own="chunk")
+OF_450 = RoutingConfig.of(top_k=16, chunk_tokens=450, own="chunk")
+SHOT = RoutingConfig.of(top_k=5, own="shot", causal=True)
+UNION = SMALL.changed(lists="union")
 CUDNN = Rule(DENSE, backend=SDPBackend.CUDNN_ATTENTION)
 DEFAULT = Rule("dense, ComfyUI's default", full=False)
 RECOMMENDED = Rule("preset: recommended", PRESETS["recommended"].routing)

@@ -20,7 +20,7 @@ from moc.config import RoutingConfig
 
 E4M3_MOST = 448.0  # the largest number of float8 e4m3
 FA3_MODULES = ("fa3_fwd_interface", "flash_attn_interface")  # of the wheel fa3-fwd, of a build from source
-BLOCKS = RoutingConfig(tile=(1, 8, 8), own="frame")  # tiles of 64 tokens, as many as a block of sol_attn has
+BLOCKS = RoutingConfig.of(tile=(1, 8, 8), own="frame")  # tiles of 64 tokens, as many as a block of sol_attn has
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -178,9 +178,9 @@ def describe(log, advice, scope: str, found: dict) -> dict:
     return {
         "error": advice.target,
         "scope": scope,
-        "setting": {"tile": routing.tile, "top_k": routing.top_k, "descriptor": routing.descriptor},
+        "setting": {name: routing.settings[name] for name in ("tile", "top_k", "descriptor")},
         "blocks_of_their_own": len(advice.settings.blocks),
-        "heads_of_their_own": any(advice.settings.routing_of(b).head_density for b in routed),
+        "heads_of_their_own": any(advice.settings.routing_of(b).budget.head_density for b in routed),
         "dense_blocks": [b for b in range(log.blocks) if b not in routed],
         "routed_steps": [int(edges[advice.first]), int(edges[advice.stop])],
         "work": advice.work,

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +44,28 @@ def tile(size: int) -> Settings:
 
 
 RULES: dict[str, RoutingConfig] = {
-    "own shot + frames, mean (paper)": RoutingConfig(**SHOT),
-    "own shot + frames, mean, tail": RoutingConfig(**SHOT, **TAIL),
-    "own shot + 8x8, mean": RoutingConfig(**SHOT, **tile(8)),
-    "own shot + 4x4, mean": RoutingConfig(**SHOT, **tile(4)),
-    "own shot + 4x4, min-max, tail": RoutingConfig(**SHOT, **tile(4), **MINMAX, **TAIL),
-    "own shot + 2x2, min-max, tail": RoutingConfig(**SHOT, **tile(2), **MINMAX, **TAIL),
-    "own frame + frames, mean": RoutingConfig(**FRAME),
-    "own frame + 8x8, min-max, tail": RoutingConfig(**FRAME, **tile(8), **MINMAX, **TAIL),
-    "own frame + 4x4, mean": RoutingConfig(**FRAME, **tile(4)),
-    "own frame + 4x4, mean, tail": RoutingConfig(**FRAME, **tile(4), **TAIL),
-    "own frame + 4x4, min-max": RoutingConfig(**FRAME, **tile(4), **MINMAX),
-    "own frame + 4x4, min-max, tail": RoutingConfig(**FRAME, **tile(4), **MINMAX, **TAIL),
-    "own frame + 4x4, mean+max+min, tail": RoutingConfig(**FRAME, **tile(4), **TAIL, descriptor="mean+max+min"),
-    "own frame + 2x2, mean, tail": RoutingConfig(**FRAME, **tile(2), **TAIL),
-    "own frame + 2x2, min-max, tail": RoutingConfig(**FRAME, **tile(2), **MINMAX, **TAIL),
-    "own frame + 8x8, min-max, tail, union": RoutingConfig(**FRAME, **tile(8), **MINMAX, **TAIL, **UNION),
-    "own frame + 4x4, min-max, tail, union": RoutingConfig(**FRAME, **tile(4), **MINMAX, **TAIL, **UNION),
-    "own frame + 2x2, min-max, tail, union": RoutingConfig(**FRAME, **tile(2), **MINMAX, **TAIL, **UNION),
+    "own shot + frames, mean (paper)": RoutingConfig.of(**SHOT),
+    "own shot + frames, mean, tail": RoutingConfig.of(**SHOT, **TAIL),
+    "own shot + 8x8, mean": RoutingConfig.of(**SHOT, **tile(8)),
+    "own shot + 4x4, mean": RoutingConfig.of(**SHOT, **tile(4)),
+    "own shot + 4x4, min-max, tail": RoutingConfig.of(**SHOT, **tile(4), **MINMAX, **TAIL),
+    "own shot + 2x2, min-max, tail": RoutingConfig.of(**SHOT, **tile(2), **MINMAX, **TAIL),
+    "own frame + frames, mean": RoutingConfig.of(**FRAME),
+    "own frame + 8x8, min-max, tail": RoutingConfig.of(**FRAME, **tile(8), **MINMAX, **TAIL),
+    "own frame + 4x4, mean": RoutingConfig.of(**FRAME, **tile(4)),
+    "own frame + 4x4, mean, tail": RoutingConfig.of(**FRAME, **tile(4), **TAIL),
+    "own frame + 4x4, min-max": RoutingConfig.of(**FRAME, **tile(4), **MINMAX),
+    "own frame + 4x4, min-max, tail": RoutingConfig.of(**FRAME, **tile(4), **MINMAX, **TAIL),
+    "own frame + 4x4, mean+max+min, tail": RoutingConfig.of(**FRAME, **tile(4), **TAIL, descriptor="mean+max+min"),
+    "own frame + 2x2, mean, tail": RoutingConfig.of(**FRAME, **tile(2), **TAIL),
+    "own frame + 2x2, min-max, tail": RoutingConfig.of(**FRAME, **tile(2), **MINMAX, **TAIL),
+    "own frame + 8x8, min-max, tail, union": RoutingConfig.of(**FRAME, **tile(8), **MINMAX, **TAIL, **UNION),
+    "own frame + 4x4, min-max, tail, union": RoutingConfig.of(**FRAME, **tile(4), **MINMAX, **TAIL, **UNION),
+    "own frame + 2x2, min-max, tail, union": RoutingConfig.of(**FRAME, **tile(2), **MINMAX, **TAIL, **UNION),
 }
 SOL = {  # blocks of 64 tokens: as the sequence has them, or brought into 8x8 tiles first
     "sol_attn, 64 tokens in a row": None,
-    "sol_attn, 8x8 tiles": RoutingConfig(tile=(1, 8, 8)),
+    "sol_attn, 8x8 tiles": RoutingConfig.of(tile=(1, 8, 8)),
 }
 
 
@@ -146,7 +146,7 @@ class Setting:
     def attention(self) -> Attention:
         if self.rule in SOL:
             return sol_rule(SOL[self.rule], self.value)
-        return moc_rule(replace(RULES[self.rule], top_k=int(self.value)))
+        return moc_rule(RULES[self.rule].changed(top_k=int(self.value)))
 
 
 def settings(sample: list[Call]) -> Iterator[Setting]:
@@ -157,12 +157,12 @@ def settings(sample: list[Call]) -> Iterator[Setting]:
     for target in TARGETS:
         for name, routing in RULES.items():
             table = sample[0].table(routing)
-            most = table.top_k(replace(routing, density=target))
+            most = table.top_k(routing.changed(density=target))
             value: float | None = most if table.density(1, False) <= target * 1.02 else None
             if routing.lists == "union":
 
                 def kept(k: float, routing: RoutingConfig = routing) -> float:
-                    return statistics.mean(decide(call, replace(routing, top_k=int(k)))[1] for call in sample)
+                    return statistics.mean(decide(call, routing.changed(top_k=int(k)))[1] for call in sample)
 
                 value = settle(kept, target, 1, most, True)
             if value is not None:

@@ -75,8 +75,8 @@ FILMS = {
 DRY = {"dry": Film((5, 4, 6), 2)}
 RULES: dict[str, RoutingConfig | None] = {
     "dense": None,
-    "frames": RoutingConfig(top_k=3, own="chunk"),
-    "paper": RoutingConfig(top_k=5, own="shot", causal=True),
+    "frames": RoutingConfig.of(top_k=3, own="chunk"),
+    "paper": RoutingConfig.of(top_k=5, own="shot", causal=True),
     "large pictures": PRESETS["large pictures"].routing,
     "recommended": PRESETS["recommended"].routing,
 }

@@ -54,13 +54,13 @@ class Case:
 
 CASES = {
     "cpu": [
-        Case("6 shots, a frame a chunk, own shot", (12, 20, 26), 6, 4, RoutingConfig(top_k=3, own="shot")),
-        Case("6 shots, 4x4 tiles, own frame", (12, 16, 24), 6, 4, RoutingConfig(top_k=20, **TILES)),
+        Case("6 shots, a frame a chunk, own shot", (12, 20, 26), 6, 4, RoutingConfig.of(top_k=3, own="shot")),
+        Case("6 shots, 4x4 tiles, own frame", (12, 16, 24), 6, 4, RoutingConfig.of(top_k=20, **TILES)),
     ],
     "cuda": [  # as many blocks as models of that width have: what is done once a step must not weigh too much
-        Case("480p, a frame a chunk, own chunk", (21, 30, 52), 1, 40, RoutingConfig(top_k=3, own="chunk"), 40),
-        Case("8 shots of 480p, own shot", (40, 30, 52), 8, 24, RoutingConfig(top_k=5, own="shot", causal=True), 30),
-        Case("8 shots of 480p, 8x8 tiles", (40, 30, 52), 8, 24, RoutingConfig(top_k=32, **LARGE_TILES), 30),
+        Case("480p, a frame a chunk, own chunk", (21, 30, 52), 1, 40, RoutingConfig.of(top_k=3, own="chunk"), 40),
+        Case("8 shots of 480p, own shot", (40, 30, 52), 8, 24, RoutingConfig.of(top_k=5, own="shot", causal=True), 30),
+        Case("8 shots of 480p, 8x8 tiles", (40, 30, 52), 8, 24, RoutingConfig.of(top_k=32, **LARGE_TILES), 30),
     ],
 }
 

@@ -38,7 +38,7 @@ def run(case: Case) -> dict[str, Any]:
     table = case.table()
     q, k, v = case.inputs()
     weight = torch.randn_like(q)
-    kept = table.density(table.top_k(case.routing), case.routing.causal)
+    kept = table.density(table.top_k(case.routing), case.routing.candidates.causal)
     row: dict[str, Any] = {"case": case.name, "tokens": table.length, "heads": case.heads, "kept": round(kept, 4)}
 
     def moc(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -13,10 +13,12 @@ ComfyUI's defaults  windows that overlap by a third, moved at every step, with t
 shots               MoC Windows along the shots, with ComfyUI's frame before a window
 drawn anew          MoC Windows, drawn anew at every step
 drawn by chance     the same by throwing dice, which forget whom a shot has met already
-bank                MoC Windows along the shots with a bank of one frame a shot, which counts for the shot
-bank, all frames    the same with all frames
+bank                MoC Windows along the shots with a bank of one frame of each of the first four, which counts for it
+bank, all shots     the same with a frame of every shot
+bank, all frames    the same with all frames of all shots
 bank, 4 bit         the same as bank, packed
-bank, from a third  the same, read in the last two thirds of the sampling
+bank, from a third  the same as bank, read in the last two thirds of the sampling
+bank, routed        the same as bank, behind MoC Apply's recommended preset
 drawn anew + bank   MoC Windows, drawn anew at every step, with the bank
 
 passes   latent frames sampled per step, over those of the film
@@ -47,7 +49,8 @@ from benchmarks.windows_film import Film, film, measure, sb
 STEPS, SHIFT = 10, 5.0
 PACK = "mixture_of_contexts"
 RULES = ("dense", "forgetful", "ComfyUI's defaults", "shots", "drawn anew", "drawn by chance")
-RULES += ("bank", "bank, all frames", "bank, 4 bit", "bank, from a third", "drawn anew + bank")
+RULES += ("bank", "bank, all shots", "bank, all frames", "bank, 4 bit", "bank, from a third", "bank, routed")
+RULES += ("drawn anew + bank",)
 COLUMNS = ("passes", "across", "inside", "within", "off", "colour", "flicker", "contrast")
 Model = Any
 Rows = list[dict[str, Any]]
@@ -104,11 +107,25 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
         "drawn anew": ours("shots, drawn anew"),
         "drawn by chance": by_chance(ours("shots, drawn anew")),
         "bank": ours("shots", bank="on"),
-        "bank, all frames": ours("shots", bank="on", bank_frames=0),
+        "bank, all shots": ours("shots", bank="on", bank_shots=""),
+        "bank, all frames": ours("shots", bank="on", bank_shots="", bank_frames=0),
         "bank, 4 bit": ours("shots", bank="on", bank_storage="4 bit"),
         "bank, from a third": ours("shots", bank="on", bank_from=0.33),
+        "bank, routed": routed(ours("shots", bank="on")),
         "drawn anew + bank": ours("shots, drawn anew", bank="on"),
     }
+
+
+def routed(windows: Callable[[Model, Film, int], Model]) -> Callable[[Model, Film, int], Model]:
+    """The same node behind MoC Apply, which routes however short the window."""
+    shots, apply, trace = pack("moc.shots.cuts").Shots, pack("moc.host.patch").apply_moc, pack("moc.trace.trace").Trace
+    settings = pack("moc.config").PRESETS["recommended"].with_schedule(min_tokens=1)
+
+    def put(model, film, together):
+        cuts = shots(cuts=film.cuts(), unit="latent")
+        return windows(apply(model, cuts, settings, trace()), film, together)
+
+    return put
 
 
 def by_chance(windows: Callable[[Model, Film, int], Model]) -> Callable[[Model, Film, int], Model]:
@@ -212,12 +229,13 @@ def work(comfyui: Path, device: str, gpu: int, threads: int, steps: int, jobs, r
 def check() -> float:
     """Largest error of a window's attention with a bank in 16 bits on the GPU, against 32 bits. Where the library that
     it takes is wrong, it goes on without."""
-    attend, health = pack("moc.windows.attend").attend, pack("moc.backends.health")
+    room, health = pack("moc.windows.attend"), pack("moc.backends.health")
     q, k, v, bank_k, bank_v = (torch.randn(1, 2, n, 128, device="cuda") for n in (1536, 1536, 1536, 300, 300))
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         a, b, c, d, e = (x.bfloat16().to(dtype) for x in (q, k, v, bank_k, bank_v))
-        found.append(attend(a, b, c, [(3.0, lambda some, d=d, e=e: (d[:, some], e[:, some]))], 128**-0.5).float())
+        bank = [(3.0, lambda some, d=d, e=e: (d[:, some], e[:, some]))]
+        found.append(room.attend(a, room.dense(a, b, c, 128**-0.5), bank, 128**-0.5)[0].float())
     error = float((found[0] - found[1]).abs().max())
     if not error < 0.02:
         print(f"the library's attention with a bank is wrong on this GPU by {error}", flush=True)

@@ -27,7 +27,7 @@ import model as nets  # noqa: E402
 import train  # noqa: E402
 
 sb = clips.sb
-Routing = masked.RoutingConfig
+Routing = masked.RoutingConfig.of
 GRID = (sb.LATENT_FRAMES, sb.SIZE // 16, sb.SIZE // 16)
 STARTS = tuple(range(0, sb.LATENT_FRAMES, sb.LATENTS_PER_SHOT))
 

@@ -49,7 +49,7 @@ class Masked:
             member = F.one_hot(tile).to(torch.float32).T  # (tiles, rows)
         if self.shared and self.shared[0] == "mean query":
             q = ((member @ q.float()) / member.sum(1, keepdim=True))[:, :, tile]
-        chosen = select(scores(q, describe(k, table, routing.descriptor)), candidate, table.top_k(routing))
+        chosen = select(scores(q, describe(k, table, routing.score.descriptor)), candidate, table.top_k(routing))
         if self.shared and self.shared[0] == "union":
             chosen = ((member @ chosen.float()) > 0)[:, :, tile]
         return chosen, mandatory, candidate
@@ -97,11 +97,11 @@ def check(device="cpu", grid=(6, 4, 4), starts=(0, 2, 4), dim=32):
     q, k, v = (torch.randn(2, 2, grid[0] * grid[1] * grid[2], dim, generator=generator).to(device) for _ in range(3))
     worst = 0.0
     for routing in (
-        RoutingConfig(top_k=2),
-        RoutingConfig(top_k=2, causal=True),
-        RoutingConfig(top_k=0, static="first frame"),
-        RoutingConfig(top_k=5, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"),
-        RoutingConfig(top_k=5, tile=(1, 2, 2), own="frame", window=1),
+        RoutingConfig.of(top_k=2),
+        RoutingConfig.of(top_k=2, causal=True),
+        RoutingConfig.of(top_k=0, static="first frame"),
+        RoutingConfig.of(top_k=5, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"),
+        RoutingConfig.of(top_k=5, tile=(1, 2, 2), own="frame", window=1),
     ):
         got, want = (kind(routing, grid, starts)(q, k, v) for kind in (Masked, Library))
         worst = max(worst, ((got - want).abs().max() / want.abs().max()).item())

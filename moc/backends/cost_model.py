@@ -71,13 +71,13 @@ COSTS = {
 def work_of(table: ChunkTable, routing: RoutingConfig, heads: int, dim: int) -> Work:
     """heads: over the batch."""
     each, n, chunks, top_k = heads * dim, table.length, len(table.chunks), table.top_k(routing)
-    own, chosen = table.pairs(top_k, routing.causal)
+    own, chosen = table.pairs(top_k, routing.candidates.causal)
     return Work(
         dense=each * n * n,
         own=each * own,
         chosen=each * chosen,
         choices=each * n * min(top_k, chunks),
-        scores=each * n * chunks * DESCRIPTORS[routing.descriptor].products,
+        scores=each * n * chunks * DESCRIPTORS[routing.score.descriptor].products,
         tail=each * n * chunks * (routing.tail == "pooled"),
         rows=each * n,
     )
@@ -118,9 +118,9 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig, kernels: bool) ->
     Where nobody knows beforehand how much will be chosen, or what choosing costs, it is taken to be: who asks for such
     a rule wants to see it.
     """
-    if routing.head_density:
-        routing = replace(routing, density=fmean(routing.head_density), head_density=())
-    if not routing.same_k or routing.rule not in triton.RULES:
+    if routing.budget.head_density:
+        routing = routing.changed(density=fmean(routing.budget.head_density), head_density=())
+    if not routing.budget.same_k or routing.budget.rule not in triton.RULES:
         return True
     kind, processor = kind_of(table, routing, kernels), 0.0
     costs = COSTS[kind]

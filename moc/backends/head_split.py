@@ -19,7 +19,7 @@ def start() -> None:
 
 def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
     """Whether some heads of q [B, H, N, D] may go without the others, where no gradients are wanted."""
-    together = routing.head_density or (training and (routing.drop_off or routing.drop_in))
+    together = routing.budget.head_density or (training and routing.noise)
     apart = q.shape[1] > 1 and not together and (record is None or hasattr(record, "of"))
     return apart and not torch.compiler.is_compiling()
 

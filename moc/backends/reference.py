@@ -31,7 +31,7 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    descriptor = DESCRIPTORS[routing.descriptor]
+    descriptor = DESCRIPTORS[routing.score.descriptor]
     ends = [descriptor.ends(k[..., a:b, :]) for a, b in pieces]
     high, low = (torch.stack(end, -2) for end in zip(*ends, strict=True))
     score = wide(q) @ high.mT
@@ -41,7 +41,7 @@ def attend(
 
     # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
-    if routing.rule == "top-k" and not routing.head_density:
+    if routing.budget.rule == "top-k" and not routing.budget.head_density:
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
     else:

@@ -146,8 +146,9 @@ class ChunkTable:
         return rows, mandatory, choices, tokens
 
     def top_k(self, routing: RoutingConfig) -> int:
-        """routing.top_k, or the k whose density comes nearest to routing.density."""
-        return routing.top_k if routing.density is None else self.top_k_at(routing.density, routing.causal)
+        """The budget's top_k, or the k whose density comes nearest to its density."""
+        budget = routing.budget
+        return budget.top_k if budget.density is None else self.top_k_at(budget.density, routing.candidates.causal)
 
     def top_k_at(self, density: float, causal: bool) -> int:
         """The k whose density comes nearest."""

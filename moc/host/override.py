@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import comfy.model_management
 import torch
 from torch import Tensor
@@ -24,12 +22,9 @@ def attention_override(forward: Forward, call: HostCall) -> Tensor:
     if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
         forward.ran_dense(Reason.MASK)
         return call.dense()
-    probed, reader = forward.run.patch.probe is not None, call.options.get(READER)
     routed = _call(forward, call)
-    if isinstance(routed, Call) and reader is not None and reader.serves(call.options) and not probed:
-        routed = Reason.BANK  # the bank's override stands behind us, among the others
     if isinstance(routed, Call):
-        if probed:
+        if forward.run.patch.probe is not None:
             return look_at(forward, routed, call)
         with outside_malloc_graph():
             backend = _worth_it(forward, routed, call.q)
@@ -89,12 +84,14 @@ def _video_attention(
 ) -> Tensor | Reason:
     """[B, H, N, D], or why this call has to run dense."""
     q, k, v = host_call.q, host_call.k, host_call.v
-    run, patch = forward.run, forward.run.patch
+    run, patch, reader = forward.run, forward.run.patch, host_call.options.get(READER)
     table, routing, unpadded = call.table, call.routing, call.unpadded
+    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
+        reader = None
     training = _is_training(q)
-    if training and (routing.drop_off or routing.drop_in):
+    if training and routing.noise:
         # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = replace(routing, seed=hash((routing.seed, forward.sigma, call.block)))
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
     counts = None
     shape = q.shape
     try:
@@ -102,6 +99,7 @@ def _video_attention(
             q, k, v = (unpadded.take(x) for x in (q, k, v))
         if forward.recording:
             counts = patch.trace.counts(table, routing, q, k, call.scale)
+        lse = None if reader is None else torch.empty(q.shape[:-1], device=q.device)
         out = moc_attention(
             q,
             k,
@@ -113,7 +111,10 @@ def _video_attention(
             training=training,
             record=counts,
             note=patch.trace.note,
+            lse=lse,
         )
+        if reader is not None:
+            out = reader.beside_routed(host_call, q, out, lse)
         if unpadded is not None:
             out = unpadded.put(out, shape)
     except Exception as error:

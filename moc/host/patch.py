@@ -150,8 +150,5 @@ def _check_heads(adapter: Adapter, diffusion_model: object, routings: Iterable[R
     except (AttributeError, LookupError):
         return
     for routing in routings:
-        if routing.rule == "top-k" and len(routing.head_density) not in (0, heads):
-            raise MoCError(
-                f"head_density has {len(routing.head_density)} numbers, but this model has {heads} heads: give one "
-                "each, or leave it empty."
-            )
+        if routing.budget.rule == "top-k":
+            routing.budget.check_heads(heads)

@@ -64,7 +64,7 @@ def _compare(
         (q, k, v),
         dense=dense,
         routed=routed,
-        density=call.table.density(0, call.routing.causal) + kept.share(q.shape[0] * q.shape[1]),
+        density=call.table.density(0, call.routing.candidates.causal) + kept.share(q.shape[0] * q.shape[1]),
         seconds=(dense_seconds, seconds),
         scale=call.scale,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import comfy.model_management
 
@@ -118,9 +118,9 @@ class Run:
         """
         routing = self.patch.settings.routing_of(block)
         table = self._tables.get(layout, self.starts, routing)
-        if table.density(0, routing.causal) >= 1.0:
+        if table.density(0, routing.candidates.causal) >= 1.0:
             return table, None
-        return table, replace(routing, top_k=table.top_k(routing), density=None)
+        return table, routing.changed(top_k=table.top_k(routing), density=None)
 
     def warn(self, layout: TokenLayout | None) -> None:
         """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
@@ -129,12 +129,12 @@ class Run:
         """
         settings = self.patch.settings
         for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
-            asked = max(routing.head_density, default=routing.density)
-            if layout is None or asked is None or routing.rule != "top-k":
+            asked = max(routing.budget.head_density, default=routing.budget.density)
+            if layout is None or asked is None or routing.budget.rule != "top-k":
                 continue
             table = self._tables.get(layout, self.starts, routing)
-            seen, one = table.density(0, routing.causal), table.density(1, routing.causal)
-            if seen == one or table.top_k_at(asked, routing.causal):
+            seen, one = table.density(0, routing.candidates.causal), table.density(1, routing.candidates.causal)
+            if seen == one or table.top_k_at(asked, routing.candidates.causal):
                 continue
             least = (int((seen + one) / 2 * 1e4) + 1) / 1e4  # on one chunk it settles from halfway on
             left = ["what it always sees"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -47,13 +47,9 @@ class Routed:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: slice, record=None) -> Tensor:
         """q, k, v [B, h, N, D]: the model's heads `heads`, all tokens -> [B, h, N, D]."""
         routing = self.routing
-        if routing.head_density:
-            if len(routing.head_density) != self.heads:
-                raise MoCError(
-                    f"head_density has {len(routing.head_density)} numbers, but this model has {self.heads} heads: "
-                    "give one each."
-                )
-            routing = replace(routing, head_density=routing.head_density[heads])
+        if routing.budget.head_density:
+            routing.budget.check_heads(self.heads)
+            routing = routing.changed(head_density=routing.budget.head_density[heads])
         return moc_attention(q, k, v, self.table, routing, backend=self.backend, scale=self.scale, record=record)
 
 

@@ -28,7 +28,7 @@ def choosing(routing: RoutingConfig) -> float:
     The paper (section 3.3) counts 2NCD for choosing and 4NmD for reading, against 4N^2 D. Other descriptors take more
     products, and a pooled tail reads one more key and value per chunk.
     """
-    return DESCRIPTORS[routing.descriptor].products / 2 + (routing.tail == "pooled")
+    return DESCRIPTORS[routing.score.descriptor].products / 2 + (routing.tail == "pooled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +243,7 @@ def _recall(
 
 def _rivals(table: ErrorTable, log: ProbeLog, aim: float, across: float) -> tuple[tuple[RoutingConfig, float], ...]:
     found = []
-    shapes = [(r.tile, r.chunk_tokens) for r in log.options]
+    shapes = [r.partition for r in log.options]
     for shape in dict.fromkeys(shapes):
         only = np.array([i for i, other in enumerate(shapes) if other == shape])
         plans = list(_plans(table, aim, SCOPES[0], across, only))

@@ -7,8 +7,6 @@ relaxation: exact where error falls ever more slowly with work).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..config import RoutingConfig
@@ -20,8 +18,8 @@ def families(options: tuple[RoutingConfig, ...]) -> list[list[int]]:
     """Options that differ in nothing but top_k."""
     found: dict[RoutingConfig, list[int]] = {}
     for index, option in enumerate(options):
-        if option.rule == "top-k" and not option.head_density:
-            found.setdefault(replace(option, top_k=0), []).append(index)
+        if option.budget.rule == "top-k" and not option.budget.head_density:
+            found.setdefault(option.changed(top_k=0), []).append(index)
     return [members for members in found.values() if len(members) > 1]
 
 
@@ -40,9 +38,9 @@ def mixed(picks: np.ndarray, options: tuple[RoutingConfig, ...], density: tuple[
     """picks [B, H] -> the routing of every block. density: of every option."""
     found = []
     for heads in picks.tolist():
-        most = max((options[o] for o in heads), key=lambda option: option.top_k)
+        most = max((options[o] for o in heads), key=lambda option: option.budget.top_k)
         alike = len(set(heads)) == 1
-        found.append(most if alike else replace(most, head_density=tuple(density[o] for o in heads)))
+        found.append(most if alike else most.changed(head_density=tuple(density[o] for o in heads)))
     return found
 
 

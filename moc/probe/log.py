@@ -6,7 +6,7 @@ import re
 import statistics
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ class ProbeLog:
         if len(self._tables) >= MOST_LAYOUTS:
             self._tables.clear()
         asked = self.settings.routing
-        shapes = [asked, *(replace(asked, tile=tile, chunk_tokens=None) for tile in self.chunkings)]
+        shapes = [asked, *(asked.changed(tile=tile, chunk_tokens=None) for tile in self.chunkings)]
         tables = tuple(build_chunks(layout, starts, routing) for routing in shapes)
         if not self.options:
             self._make_options(shapes, tables)
@@ -179,7 +179,7 @@ class ProbeLog:
                 known.add(geometry)
                 options += _options(shape, table, asked=not families, all_rules=self.all_rules)
                 share += [len(table.chunks) / table.length] * (len(options) - first)
-                density += [table.density(o.top_k, o.causal) for o in options[first:]]
+                density += [table.density(o.budget.top_k, o.candidates.causal) for o in options[first:]]
             families.append(tuple(range(first, len(options))))
         self.options, self.chunk_share, self.tokens = tuple(options), tuple(share), tables[0].length
         self.density, self._all = tuple(density), tuple(families)
@@ -195,17 +195,17 @@ class ProbeLog:
 
 
 def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bool) -> list[RoutingConfig]:
-    mine = replace(shape, top_k=table.top_k(shape), density=None)
-    plain = replace(mine, rule="top-k", head_density=())
+    mine = shape.changed(top_k=table.top_k(shape), density=None)
+    plain = mine.changed(rule="top-k", head_density=())
     found = [mine] if asked else []
     for descriptor in (name for name, kind in DESCRIPTORS.items() if kind.probed or all_rules):
-        for k in sorted({*TOP_K, mine.top_k}):
-            option = replace(plain, top_k=k, descriptor=descriptor)
-            if option not in found and table.density(k, shape.causal) <= DENSE_ENOUGH:
+        for k in sorted({*TOP_K, mine.budget.top_k}):
+            option = plain.changed(top_k=k, descriptor=descriptor)
+            if option not in found and table.density(k, shape.candidates.causal) <= DENSE_ENOUGH:
                 found.append(option)
         if all_rules:
             found += [
-                replace(plain, rule=name, descriptor=descriptor, **setting)  # type: ignore[arg-type]
+                plain.changed(rule=name, descriptor=descriptor, **setting)
                 for name, rule in RULES.items()
                 for setting in rule.probed
             ]

@@ -96,13 +96,13 @@ def sampled_error(
 
     Lists that a tile shares and training noise are left out: every row reads exactly what it chose.
     """
-    routings = [replace(r, lists="token") for r in routings]
+    routings = [r.changed(lists="token") for r in routings]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rows = rows.to(q.device)
     with without_autocast(q.device):
-        described = {name: describe(k, table, name) for name in dict.fromkeys(r.descriptor for r in routings)}
+        described = {name: describe(k, table, name) for name in dict.fromkeys(r.score.descriptor for r in routings)}
         mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
-        keep = {r.shots_kept: kept_shots(q, k, table, r) for r in routings}
+        keep = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each
         widest = max(table.length, len(table.chunks) * max(q.shape[-1], 2 * len(routings), masks))
         step = max(1, BLOCK_ELEMENTS // widest)
@@ -112,8 +112,8 @@ def sampled_error(
             attended, skipped = [], []
             for r in routings:
                 mandatory, candidate = candidates(table, r, some, q.device)
-                open_to = narrow(candidate, keep[r.shots_kept], table, some)
-                chosen = choose(scores(asked, described[r.descriptor]), open_to, table, r, scale)
+                open_to = narrow(candidate, keep[r.candidates.shots_kept], table, some)
+                chosen = choose(scores(asked, described[r.score.descriptor]), open_to, table, r, scale)
                 attended.append(mandatory | chosen)
                 skipped.append((candidate & ~chosen) if r.tail == "pooled" else torch.zeros_like(chosen))
             part = _compare(

@@ -26,7 +26,7 @@ def candidates(table: ChunkTable, routing: RoutingConfig, rows: slice, device: t
     own = t.group_own[group]
     mandatory = t.linked | ((index >= own[:, :1]) & (index < own[:, 1:]))
     candidate = t.routable & ~mandatory & t.group_routed[group, None]
-    if routing.causal:
+    if routing.candidates.causal:
         candidate = candidate & (t.chunk_shot <= t.group_shot[group, None])
     return mandatory, candidate
 
@@ -37,7 +37,7 @@ def kept_shots(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig) 
     A shot's feature is the mean of its queries on the reading side and the mean of its keys on the other. The best
     `shots_kept` other shots stay; the own shot always does.
     """
-    if routing.shots_kept is None:
+    if routing.candidates.shots_kept is None:
         return None
     t = table.tensors(q.device)
     shot_of_token = t.chunk_shot[t.chunk_of]
@@ -48,8 +48,8 @@ def kept_shots(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig) 
     score = (mean @ wide(q)) @ (mean @ wide(k)).transpose(-1, -2)
     index = torch.arange(shots, device=q.device)
     own = index[:, None] == index
-    allowed = ~own & (index[:, None] >= index if routing.causal else torch.ones_like(own))
-    return select(score, allowed, routing.shots_kept) | own
+    allowed = ~own & (index[:, None] >= index if routing.candidates.causal else torch.ones_like(own))
+    return select(score, allowed, routing.candidates.shots_kept) | own
 
 
 def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slice) -> Tensor:

@@ -20,7 +20,8 @@ def disturb(chosen: Tensor, candidate: Tensor, routing: RoutingConfig, tokens: T
 
     chosen [B, H, R, C]; candidate broadcastable to it; tokens [R]: the rows' positions in the sequence.
     """
-    if not (routing.drop_off or routing.drop_in):
+    noise = routing.noise
+    if not noise:
         return chosen
     b, h, _, c = chosen.shape
     device = chosen.device
@@ -29,15 +30,15 @@ def disturb(chosen: Tensor, candidate: Tensor, routing: RoutingConfig, tokens: T
 
     def uniform(stream: int, count: int) -> Tensor:  # [B, H, R, count]
         column = torch.arange(count, device=device)
-        return _hash(row * 8 + stream, column, routing.seed)
+        return _hash(row * 8 + stream, column, noise.seed)
 
-    if routing.drop_off:
-        share = uniform(0, 1) * routing.drop_off
+    if noise.drop_off:
+        share = uniform(0, 1) * noise.drop_off
         drop = (share * chosen.sum(-1, keepdim=True)).floor()
         chosen = chosen & ~_lowest(uniform(1, c), chosen, drop)
-    if routing.drop_in:
+    if noise.drop_in:
         free = candidate & ~chosen
-        extra = _poisson(uniform(2, 1), routing.drop_in)
+        extra = _poisson(uniform(2, 1), noise.drop_in)
         chosen = chosen | _lowest(uniform(3, c), free, extra)
     return chosen
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import MoCError
-
 if TYPE_CHECKING:
     from ..chunks.table import ChunkTable
     from ..config import RoutingConfig
@@ -41,12 +39,12 @@ class Rule:
 
 def choose(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
     """What every row reads beside what it always sees. scale: of q . k in the softmax."""
-    return RULES[routing.rule].choose(score, candidate, table, routing, scale) & candidate
+    return RULES[routing.budget.rule].choose(score, candidate, table, routing, scale) & candidate
 
 
 def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
     """The k best (the paper, eq. 2); with head_density a k for every head."""
-    if not routing.head_density:
+    if not routing.budget.head_density:
         return select(score, candidate, table.top_k(routing))
     one = candidate.expand(score.shape)
     counts = k_of_heads(table, routing, score.shape[1])
@@ -55,23 +53,20 @@ def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingC
 
 def k_of_heads(table: ChunkTable, routing: RoutingConfig, heads: int) -> list[int]:
     """How many chunks the rows of every head choose, with head_density. Raises MoCError where it is not one each."""
-    if len(routing.head_density) != heads:
-        raise MoCError(
-            f"head_density has {len(routing.head_density)} numbers, but this model has {heads} heads: give one each."
-        )
-    return [table.top_k_at(density, routing.causal) for density in routing.head_density]
+    routing.budget.check_heads(heads)
+    return [table.top_k_at(density, routing.candidates.causal) for density in routing.budget.head_density]
 
 
 def top_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
     """The fewest best chunks that hold a share p of the softmax over chunks: the cumulative rule of NABLA (2025) and
     of LongCat-Video's block-sparse attention, per query. A chunk counts by its length, since ours differ in length."""
-    if routing.top_p >= 1.0:
+    if routing.budget.top_p >= 1.0:
         return candidate.expand(score.shape)
     logits = score * scale + table.tensors(score.device).lengths.to(score.dtype).log()
     share = logits.masked_fill(~candidate, -torch.inf).softmax(-1).nan_to_num(0.0)  # a row may have no candidate
     best, order = share.sort(dim=-1, descending=True, stable=True)
     before = best.cumsum(-1) - best
-    return torch.zeros_like(candidate.expand(score.shape)).scatter(-1, order, before < routing.top_p) & candidate
+    return torch.zeros_like(candidate.expand(score.shape)).scatter(-1, order, before < routing.budget.top_p) & candidate
 
 
 def threshold(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -80,7 +75,7 @@ def threshold(score: Tensor, candidate: Tensor, table: ChunkTable, routing: Rout
     count = candidate.sum(-1, keepdim=True).clamp(min=1)
     mean = score.where(candidate, 0.0).sum(-1, keepdim=True) / count
     spread = ((score - mean).square().where(candidate, 0.0).sum(-1, keepdim=True) / count).sqrt()
-    return (score > mean + routing.beta * spread) & candidate
+    return (score > mean + routing.budget.beta * spread) & candidate
 
 
 def top_k_or_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:

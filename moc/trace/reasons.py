@@ -16,7 +16,6 @@ class Reason(Enum):
     )
     ONE_FRAME = "a single latent frame: nothing to route"
     NO_CHOICE = "every chunk is always seen with these settings: nothing to route"
-    BANK = "reads the bank of MoC Windows, so far with dense attention (bank_blocks in MoC Windows)"
     MASK = "the model passed an attention mask"
     LENGTH = "the number of tokens does not fit the video's grid"
     MODEL = "MoC does not know how this model arranges its tokens"
@@ -31,7 +30,6 @@ SHORTLY = {
     Reason.KERNELS: "no GPU kernels",
     Reason.ONE_FRAME: "a single frame",
     Reason.NO_CHOICE: "nothing to choose",
-    Reason.BANK: "reads the windows' bank",
     Reason.MASK: "attention mask",
     Reason.LENGTH: "unknown tokens",
     Reason.MODEL: "unknown model",

@@ -97,7 +97,7 @@ class Trace:
         if self.keep == "off":
             return None
         with self._lock:
-            geometry = self._geometry_of(table, routing.causal, q.device)
+            geometry = self._geometry_of(table, routing.candidates.causal, q.device)
         counts = Counts(table, q.shape[1], q.device, q.shape[0], geometry=geometry)
         if self.keep == "routing and attention":
             counts.measure(q, k, scale)

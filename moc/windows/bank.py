@@ -23,6 +23,7 @@ class BankSettings:
     blocks   numbers of the transformer blocks that read and are kept; none: all
     start    part of the sampling, 0 to 1, from which the bank is read; it is filled from the first step on
     budget   GB of the GPU's memory, 0 for half of what is free
+    shots    numbers, from 0, of the shots that are kept; none: all
     """
 
     frames: int = 1
@@ -30,6 +31,7 @@ class BankSettings:
     blocks: tuple[int, ...] = ()
     start: float = 0.0
     budget: float = 0.0
+    shots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGE:
@@ -38,14 +40,14 @@ class BankSettings:
             raise MoCError("bank_frames and bank_budget are 0 or more, and bank_from is 0 to 1.")
 
 
-def kept(shots: Iterable[Span], count: int, length: int) -> dict[int, float]:
+def kept(shots: Sequence[Span], count: int, length: int, only: Sequence[int] = ()) -> dict[int, float]:
     """Latent frames that are kept -> how many frames each stands for: those of its shot over those kept of it.
 
     Of a shot that is longer than a window (length latent frames) every stretch of a window's length counts as a shot.
-    count: the first of every shot, and more evenly behind it; 0 for all.
+    count: the first of every shot, and more evenly behind it; 0 for all. only: numbers of the shots that are kept.
     """
     found: dict[int, float] = {}
-    for first, stop in shots:
+    for first, stop in (shots[number] for number in only if number < len(shots)) if only else shots:
         for begin in range(first, stop, length):
             size = min(length, stop - begin)
             some = min(count or size, size)

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 from ...moc.config import RoutingConfig
 from ...moc.probe.advice import Advice, ErrorTable
 from ...moc.probe.log import ProbeLog
-from ..widgets.routing import tell_chunk
 from .heatmap import FAINT, INK, PAPER, SEEN, WIDTH, colours, font, scale_top
 
 # Told apart without full colour vision, and by their marks as well.
@@ -96,10 +95,10 @@ def _curves(pen, log: ProbeLog, table: ErrorTable, advice: Advice) -> None:
     pen.line((CURVE_LEFT, level, CURVE_LEFT + CURVE_W, level), INK, 2)
     pen.text((CURVE_LEFT + CURVE_W + 10, level), "chosen error", INK, font(22), anchor="lm")
 
-    shapes = dict.fromkeys((r.tile, r.chunk_tokens) for r in log.options)
+    shapes = dict.fromkeys(r.partition for r in log.options)
     place = CURVE_TOP + 4
     for number, shape in enumerate(shapes):
-        members = [i for i, r in enumerate(log.options) if (r.tile, r.chunk_tokens) == shape]
+        members = [i for i, r in enumerate(log.options) if r.partition == shape]
         points = _front(members, work, error)
         colour = LINES[number % len(LINES)]
         pixels = [(x(work[i]), y(error[i])) for i in points]
@@ -120,7 +119,7 @@ def _curves(pen, log: ProbeLog, table: ErrorTable, advice: Advice) -> None:
 
 
 def _short(routing: RoutingConfig) -> str:
-    return tell_chunk(routing).removesuffix(" tokens")
+    return routing.partition.sentence.removesuffix(" tokens")
 
 
 def _front(members: list[int], work: np.ndarray, error: np.ndarray) -> list[int]:

@@ -15,7 +15,7 @@ from ...moc.probe.log import ProbeLog
 from ...moc.shots.typed import shown
 from ...moc.trace.reasons import Reason
 from ...moc.trace.trace import Trace
-from ..widgets.routing import read_tile, tell_budget, tell_chunk, tell_numbers, tell_routing
+from ..widgets.routing import read_tile, tell_numbers, tell_routing
 
 FRAME = "frame"
 LITTLE = 0.15  # of what falls on other shots: less than this is worth a warning
@@ -122,7 +122,7 @@ def _advice(log: ProbeLog, table: ErrorTable, advice: Advice) -> list[str]:
             f"- Kept in full: the parts of the run around {tell_numbers('step', skipped)}, for the same reason."
         )
     for block, routing in advice.settings.blocks:
-        lines.append(f"- Block {block}: {tell_budget(routing)} ({tell_chunk(routing)}, {routing.descriptor}).")
+        lines.append(f"- Block {block}: {routing.choice}.")
     abroad = float(table.abroad.mean())
     lines.append(f"- It reads {_percent(advice.mass)} of what full attention reads" + _across(advice.across, abroad))
     if advice.across < LITTLE and abroad > 0.01:
@@ -131,7 +131,9 @@ def _advice(log: ProbeLog, table: ErrorTable, advice: Advice) -> list[str]:
             "to shot: choose a smaller error if that happens."
         )
     if len(advice.rivals) > 1:
-        told = "; ".join(f"{tell_chunk(r)}, {tell_budget(r)} ({r.descriptor}): {_percent(w)}" for r, w in advice.rivals)
+        told = "; ".join(
+            f"{r.partition.sentence}, {r.budget.sentence} ({r.score.sentence}): {_percent(w)}" for r, w in advice.rivals
+        )
         lines.append(f"- The least work within the error, one setting for all blocks, by size of chunk: {told}.")
     return lines
 
@@ -218,8 +220,9 @@ def _by_block(table: ErrorTable, option: int) -> np.ndarray:
 
 
 def _setting(routing: RoutingConfig) -> dict[str, Any]:
-    shown = {name: value for name, value in vars(routing).items() if value != getattr(RoutingConfig(), name)}
-    return {"top_k": routing.top_k, "descriptor": routing.descriptor, "tail": routing.tail, "own": routing.own, **shown}
+    settings, usual = routing.settings, RoutingConfig().settings
+    shown = {name: value for name, value in settings.items() if value != usual[name]}
+    return {**{name: settings[name] for name in ("top_k", "descriptor", "tail", "own")}, **shown}
 
 
 def _root_mean(values: np.ndarray, weight: np.ndarray) -> float:

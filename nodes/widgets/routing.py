@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...moc.config import PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
+from ...moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
 from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
@@ -16,7 +16,7 @@ BUDGETS = (PRESET, "top-k", "density")
 CHUNKING = (PRESET, "frame", "tokens", "tile")
 OUTER_LOOP = (PRESET, "all shots", "best shots")
 SCHEDULE = (PRESET, "custom")
-MOST_BLOCKS = 999
+MOST_NUMBERED = 999
 SIZE = f"[{DIGITS}]{{1,6}}"
 
 
@@ -31,13 +31,20 @@ def read_tile(text: str) -> tuple[int, int, int]:
 
 def read_blocks(text: str) -> tuple[int, ...]:
     """ "0, 3-5" -> (0, 3, 4, 5)."""
-    blocks: set[int] = set()
+    return read_numbers(text, 0, "blocks of the model")
+
+
+def read_numbers(text: str, first: int, what: str) -> tuple[int, ...]:
+    """ "1, 4-6" -> (1, 4, 5, 6), none below `first`. what: they number, for the error."""
+    numbers: set[int] = set()
     for part in filter(None, re.split(r"[,;\s]+", text.strip())):
         ends = re.fullmatch(f"({SIZE})(?:-({SIZE}))?", part)
-        if not ends or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > MOST_BLOCKS:
-            raise MoCError(f"{shown(part)!r} names no blocks of the model: write numbers from 0 on, like 0, 3-5.")
-        blocks |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return tuple(sorted(blocks))
+        low, high = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, -1)
+        if not first <= low <= high <= MOST_NUMBERED:
+            example = f"numbers from {first} on, like {first}, {first + 3}-{first + 5}"
+            raise MoCError(f"{shown(part)!r} names no {what}: write {example}.")
+        numbers |= set(range(low, high + 1))
+    return tuple(sorted(numbers))
 
 
 def read_block_tiles(text: str) -> dict[int, tuple[int, int, int] | None]:
@@ -109,8 +116,9 @@ def read_routing(
             "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
             "tile": read_tile(tile) if chunking == "tile" else None,
         }
-    own = PRESETS[preset].routing.own if own == PRESET else own
-    changes |= {"own": own, "window": (window or PRESETS[preset].routing.window) if own == "frame" else 0}
+    links = PRESETS[preset].routing.links
+    own = links.own if own == PRESET else own
+    changes |= {"own": own, "window": (window or links.window) if own == "frame" else 0}
     if causal != PRESET:
         changes["causal"] = causal == "on"
     if memory != PRESET:
@@ -127,7 +135,7 @@ def read_routing(
     if schedule != PRESET:
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
     own_tiles = read_block_tiles(block_tiles)
-    blocks = tuple((b, replace(settings.routing, tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
+    blocks = tuple((b, settings.routing.changed(tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
     return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks))
 
 
@@ -146,39 +154,13 @@ def check_routing(
         read_tile(tile)
     read_blocks(dense_blocks or "")
     read_block_tiles(block_tiles or "")
-    RoutingConfig(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))
+    RoutingConfig.of(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))
     Schedule(start_percent or 0.0, 1.0 if end_percent is None else end_percent)
-
-
-def tell_chunk(r: RoutingConfig) -> str:
-    if r.tile:
-        return f"tiles of {'x'.join(map(str, r.tile))} tokens"
-    return f"chunks of about {r.chunk_tokens} tokens" if r.chunk_tokens else "whole latent frames"
-
-
-def tell_budget(r: RoutingConfig) -> str:
-    if r.rule == "threshold":
-        return f"all chunks {r.beta:g} standard deviations above the mean"
-    best = f"{r.density:.0%} of all pairs" if r.density is not None else f"its {r.top_k} best chunks"
-    if r.density is None and r.top_k == 1:
-        best = "its best chunk"
-    if r.head_density:
-        best = f"its best chunks, {min(r.head_density):.1%} to {max(r.head_density):.1%} of all pairs by head"
-    share = f"the best chunks that hold {r.top_p:.0%} of its interest"
-    told = {"top-k": best, "top-p": share, "top-k or top-p": f"{best} or {share}, whichever is more"}
-    return told.get(r.rule) or RULES[r.rule].sentence
 
 
 def tell_routing(settings: MoCSettings) -> str:
     """The settings in one sentence."""
-    r, s = settings.routing, settings.schedule
-    own = f"its own {r.own}" + (f" with {r.window} on either side" if r.window else "")
-    parts = [f"Every token sees {own} and {tell_budget(r)} ({tell_chunk(r)}, {r.descriptor})"]
-    parts += ["earlier shots only"] * r.causal
-    parts += ["the rest pooled"] * (r.tail == "pooled")
-    parts += [f"the {r.static} of every shot always"] * (r.static != "none")
-    parts += ["one list for neighbouring tokens"] * (r.lists == "union")
-    parts += [f"from the {r.shots_kept} best other shots only"] * (r.shots_kept is not None)
+    s, parts = settings.schedule, [f"Every token sees {settings.routing.sentence}"]
     if (s.start_percent, s.end_percent) != (0.0, 1.0):
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
     if s.dense_first or s.dense_last:

@@ -29,7 +29,7 @@ from moc.routing.scores import chunk_means, describe, scores
 from moc.trace.pair_counts import Counts
 from tests.gpu.check_more import film, poison
 
-R = RoutingConfig
+R = RoutingConfig.of
 
 
 # name: layout, shot starts, routing, batch, heads, dim (each with the reason why it is here)
@@ -141,7 +141,7 @@ def expected(
     mandatory, candidate = candidates(table, routing, rows, q.device)
     if chosen is None:
         open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows)
-        score = scores(q[:, :, rows], describe(k, table, routing.descriptor))
+        score = scores(q[:, :, rows], describe(k, table, routing.score.descriptor))
         chosen = choose(score, open_to, table, routing, scale)
         if routing.lists == "union":
             raise ValueError("rows of a query tile belong together: name the choice")
@@ -159,7 +159,7 @@ def expected(
 
 def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, device: str = "cuda") -> dict[str, Any]:
     layout, starts, routing, b, h, d = CASES[name]
-    noisy = bool(routing.drop_off or routing.drop_in)  # as in training; then the device is asked how long lists got
+    noisy = bool(routing.noise)  # as in training; then the device is asked how long lists got
     table = build_chunks(layout, starts, routing)
     torch.manual_seed(seed)
     n = layout.length
@@ -177,7 +177,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
     )  # row by row, which is not how it runs otherwise
     first_plan(table, routing, q).frame_parts()  # geometry is uploaded once
     counted, added = (Counts(table, h, q.device, b) for _ in "ab")
-    if device == "cuda" and not noisy and routing.rule == "top-k":
+    if device == "cuda" and not noisy and routing.budget.rule == "top-k":
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
     out = forward.run(q, k, v, table, routing, scale, counted, wants=Wants(kind=which), training=noisy)
@@ -206,7 +206,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "case": name, "dtype": str(dtype)[6:], "engine": which or "auto", "tokens": n, "chunks": len(table.chunks),
         "error": float(mistake), "allowed": float(2 * allowed + atol + least), "nan": bool(out.isnan().any()),
         "rows_other_choice": float((~agree).float().mean()), "shared": routing.lists == "union",
-        "any_size": not routing.same_k,
+        "any_size": not routing.budget.same_k,
         "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
         "same_bits": bool(torch.equal(out, again)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
     } | slope  # fmt: skip

@@ -19,14 +19,14 @@ from moc.config import MoCSettings, RoutingConfig, Schedule
 
 SIZE = {"dim": 1536, "num_heads": 12, "ffn_dim": 4096}
 FILM, TINY_FILM = Film("4 shots", (24, 60, 104), 4, (1, 1)), Film("tiny", (8, 24, 32), 4, (1, 1))
-ALL = RoutingConfig(top_k=10_000, own="chunk")
+ALL = RoutingConfig.of(top_k=10_000, own="chunk")
 RULES = {
-    "own shot + 5 frames, causal": RoutingConfig(top_k=5, own="shot", causal=True),
-    "own chunk + 16 of 450": RoutingConfig(top_k=16, chunk_tokens=450, own="chunk"),
-    "own frame + 16 of 8x8, min-max, tail": RoutingConfig(
+    "own shot + 5 frames, causal": RoutingConfig.of(top_k=5, own="shot", causal=True),
+    "own chunk + 16 of 450": RoutingConfig.of(top_k=16, chunk_tokens=450, own="chunk"),
+    "own frame + 16 of 8x8, min-max, tail": RoutingConfig.of(
         top_k=16, tile=(1, 8, 8), own="frame", descriptor="minmax", tail="pooled"
     ),
-    "own frame + 20 of 4x4, min-max, tail": RoutingConfig(
+    "own frame + 20 of 4x4, min-max, tail": RoutingConfig.of(
         top_k=20, tile=(1, 4, 4), own="frame", descriptor="minmax", tail="pooled"
     ),
 }

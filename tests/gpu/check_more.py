@@ -18,7 +18,7 @@ from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.trace.pair_counts import Counts
 
-R = RoutingConfig
+R = RoutingConfig.of
 
 
 def film(grid, text=0, reference_tokens=0, after=0) -> TokenLayout:

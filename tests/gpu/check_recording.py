@@ -127,12 +127,12 @@ def asked() -> dict[str, tuple[MoCSettings, str]]:
     """Settings, and what is traced."""
     always = Schedule(min_tokens=1)
     found = {name: (MoCSettings(routing, always), "routing") for name, routing in RULES.items()}
-    frames = RoutingConfig(top_k=5, own="shot", causal=True)
+    frames = RoutingConfig.of(top_k=5, own="shot", causal=True)
     late = replace(always, start_percent=0.5)
     return found | {
         "dense first, then routed": (MoCSettings(frames, late), "routing"),
         "routing and attention traced": (MoCSettings(frames, always), "routing and attention"),
-        "top-p": (MoCSettings(replace(frames, rule="top-p", top_p=0.5), always), "routing"),
+        "top-p": (MoCSettings(frames.changed(rule="top-p", top_p=0.5), always), "routing"),
     }
 
 

@@ -18,11 +18,11 @@ TWO_SHOTS = Shots(cuts=(2,), unit="latent")
 
 def everything(**schedule) -> MoCSettings:
     """Every chunk is chosen, so that nothing is lost."""
-    return MoCSettings(RoutingConfig(top_k=1000, own="frame"), Schedule(**schedule))
+    return MoCSettings(RoutingConfig.of(top_k=1000, own="frame"), Schedule(**schedule))
 
 
 def little(**schedule) -> MoCSettings:
-    return MoCSettings(RoutingConfig(top_k=1, own="frame"), Schedule(**schedule))
+    return MoCSettings(RoutingConfig.of(top_k=1, own="frame"), Schedule(**schedule))
 
 
 @dataclass

@@ -15,14 +15,13 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host.windows import bank as room
-from mixture_of_contexts.moc.host.windows.bank import BANK
+from mixture_of_contexts.moc.host.windows.bank import BANK, Reader
 from mixture_of_contexts.moc.shots.cuts import Shots
-from mixture_of_contexts.moc.trace.reasons import Reason
 from mixture_of_contexts.moc.windows import DRAWN, SHOTS
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
-from spies import OVERRIDE, apart, everything, routed
+from spies import OVERRIDE, apart, everything, little, routed
 
 HOST = Version(comfyui_version.__version__)
 NEW = pytest.mark.skipif(HOST < Version("0.30.0"), reason="this ComfyUI cuts the latent alone")
@@ -31,9 +30,9 @@ TEN = (1, 16, 10, 8, 8)
 BLOCKS = 3
 
 
-def windows(model, follow=SHOTS, shots=FIVE, length=13, overlap=0, bank="on", **more):
-    """Windows of 4 latent frames of Wan, without the frame in front of them."""
-    model = MoCWindows.execute(model, shots, follow, length, overlap, bank=bank, **more).args[0]
+def windows(model, follow=SHOTS, shots=FIVE, length=13, overlap=0, bank="on", bank_shots="", **more):
+    """Windows of 4 latent frames of Wan, without the frame in front of them; all shots are kept."""
+    model = MoCWindows.execute(model, shots, follow, length, overlap, bank=bank, bank_shots=bank_shots, **more).args[0]
     model.model_options["context_handler"].causal_window_fix = False
     return model
 
@@ -187,17 +186,43 @@ def test_blocks_and_the_part_of_the_sampling_that_reads(monkeypatch):
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_moc_apply_before_or_after(order):
-    """Blocks that read the bank are dense, and the report says why; the others are routed."""
-    model = tiny.load()
-    wanted = tiny.sample(windows(model, bank_blocks="1"), shape=TEN)
+    """What a window reads of itself is routed, and what it reads of the bank comes on top."""
+    model, asked = tiny.load(), windows(tiny.load())
+    wanted = tiny.sample(asked, shape=TEN)
+    alone = tiny.sample(windows(model, bank="off"), shape=TEN)
     if order == "before":
         patched, trace = routed(model, everything(), FIVE)
-        patched = windows(patched, bank_blocks="1")
+        patched = windows(patched)
     else:
-        patched, trace = routed(windows(model, bank_blocks="1"), everything(), FIVE)
-    assert apart(tiny.sample(patched, shape=TEN), wanted) < 1e-5
-    assert trace.dense == {Reason.BANK: 2 * 3} and set(trace.blocks_seen) == {0, 2}
-    assert Reason.BANK.value in trace.report()
+        patched, trace = routed(windows(model), everything(), FIVE)
+    assert apart(tiny.sample(patched, shape=TEN), wanted) < 1e-5 < 1e-2 < apart(alone, wanted)
+    assert not trace.dense and set(trace.blocks_seen) == set(range(BLOCKS))
+
+
+def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
+    """With few chunks chosen: the choice of a window's own chunks does not hang on the bank."""
+    merged = []
+    beside = Reader.beside_routed
+
+    def spy(reader, call, q, out, lse):
+        frames = reader.frames(call.options)
+        got = beside(reader, call, q, out, lse)
+        if frames:
+            place = reader._place(call.options, reader.prompts[0])
+            order = sorted(frames[0], key=lambda frame: (reader.bank.weights[frame], frame))
+            k, v = reader.bank.store.get(place, order, slice(None), q)
+            tokens = k.shape[-2] // len(order)
+            weight = torch.tensor([reader.bank.weights[f] for f in order]).repeat_interleave(tokens)
+            scores = (q @ k.mT) * q.shape[-1] ** -0.5 + weight.log()
+            total = torch.logaddexp(lse, scores.logsumexp(-1))[..., None]
+            want = (lse[..., None] - total).exp() * out + (scores - total).exp() @ v
+            merged.append(apart(got, want))
+        return got
+
+    monkeypatch.setattr(Reader, "beside_routed", spy)
+    patched, _ = routed(windows(tiny.load()), little(), FIVE)
+    tiny.sample(patched, shape=TEN, steps=1)
+    assert len(merged) == 2 * BLOCKS and max(merged) < 1e-5
 
 
 def test_other_packs_overrides_are_asked_as_long_as_there_is_nothing_to_read():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import tiny
 import torch
@@ -14,7 +12,7 @@ from mixture_of_contexts.moc.trace.reasons import Reason
 from spies import apart, routed
 
 BLOCKS = 3
-ROUTING = RoutingConfig(top_k=2, own="frame", tile=(1, 2, 2))
+ROUTING = RoutingConfig.of(top_k=2, own="frame", tile=(1, 2, 2))
 
 
 def test_named_blocks_stay_dense_and_say_so():
@@ -26,7 +24,7 @@ def test_named_blocks_stay_dense_and_say_so():
 
 
 def test_a_block_uses_the_chunks_it_was_given_and_the_others_do_not():
-    finer = replace(ROUTING, tile=(1, 1, 1))
+    finer = ROUTING.changed(tile=(1, 1, 1))
     patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, finer),)))
     sampled = tiny.sample(patched)
     for record in trace.records:
@@ -38,7 +36,7 @@ def test_a_block_uses_the_chunks_it_was_given_and_the_others_do_not():
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_heatmap_of_blocks_with_different_chunks_is_still_drawn(view):
-    patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, replace(ROUTING, tile=(1, 1, 1))),)))
+    patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=((2, ROUTING.changed(tile=(1, 1, 1))),)))
     tiny.sample(patched)
     assert heatmap(trace, view).chosen_of_open.size
 
@@ -46,7 +44,7 @@ def test_the_heatmap_of_blocks_with_different_chunks_is_still_drawn(view):
 def test_blocks_that_differ_in_how_much_they_read_share_their_chunks(monkeypatch):
     built = []
     monkeypatch.setattr(tables, "build_chunks", lambda *a, make=tables.build_chunks: built.append(a[2]) or make(*a))
-    more = tuple((b, replace(ROUTING, top_k=b + 1, descriptor="minmax")) for b in range(BLOCKS))
+    more = tuple((b, ROUTING.changed(top_k=b + 1, descriptor="minmax")) for b in range(BLOCKS))
     patched, trace = routed(tiny.load(), MoCSettings(ROUTING, blocks=more))
     tiny.sample(patched)
     assert len(built) == 1 and trace.routed == 2 * BLOCKS

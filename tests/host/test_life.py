@@ -152,7 +152,7 @@ def test_a_model_that_is_only_partly_loaded_is_routed_the_same(monkeypatch):
 # Several samplers
 
 
-CHUNKS = MoCSettings(RoutingConfig(top_k=1, own="chunk", tile=(1, 2, 2)))
+CHUNKS = MoCSettings(RoutingConfig.of(top_k=1, own="chunk", tile=(1, 2, 2)))
 
 
 def advanced(model, latent: Tensor, first: int, last: int, steps: int = 4) -> Tensor:

@@ -9,7 +9,7 @@ from mixture_of_contexts.moc.config import RoutingConfig
 from mixture_of_contexts.moc.host import tables
 from mixture_of_contexts.moc.host.tables import Tables
 
-FRAMES, STARTS, ROUTING = 5, (0, 7, 300), RoutingConfig(own="frame")
+FRAMES, STARTS, ROUTING = 5, (0, 7, 300), RoutingConfig.of(own="frame")
 WINDOW = FRAMES * 4  # tokens
 
 

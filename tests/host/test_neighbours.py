@@ -172,7 +172,7 @@ def test_a_compiled_model_does_not_keep_the_settings_of_the_first_branch(name):
 
 def test_a_model_compiled_as_a_whole_keeps_its_shots_in_every_run():
     """The patch stands in the model's place from the first run on."""
-    settings = MoCSettings(RoutingConfig(top_k=1, own="shot", causal=True))
+    settings = MoCSettings(RoutingConfig.of(top_k=1, own="shot", causal=True))
     plain, trace = routed(tiny.load(), settings)
     wanted, shots = tiny.sample(plain), {r.axes.shots for r in trace.records}
     model = tiny.load().clone()

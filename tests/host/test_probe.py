@@ -16,7 +16,7 @@ from mixture_of_contexts.moc.trace.trace import Trace
 from spies import TWO_SHOTS, routed, watched
 
 BLOCKS = 3
-ROUTING = RoutingConfig(top_k=2, own="frame", tile=(1, 2, 2))
+ROUTING = RoutingConfig.of(top_k=2, own="frame", tile=(1, 2, 2))
 TILES = ((1, 1, 1), (1, 2, 2), None)
 
 
@@ -65,7 +65,7 @@ def test_the_error_is_what_routing_does_to_the_output_of_the_same_call():
 
 def test_two_probed_models_in_one_graph_do_not_touch_each_other():
     one, first, _ = probed(tiny.load())
-    two, second, _ = probed(tiny.load(), settings=MoCSettings(RoutingConfig(top_k=1, own="chunk", tile=(1, 4, 4))))
+    two, second, _ = probed(tiny.load(), settings=MoCSettings(RoutingConfig.of(top_k=1, own="chunk", tile=(1, 4, 4))))
     tiny.sample(one)
     alone = [call.error for call in first.calls.values()]
     tiny.sample(two)
@@ -120,7 +120,7 @@ def test_what_is_advised_reaches_the_error_when_it_is_probed_itself(scope):
 
 
 def test_a_block_with_a_routing_of_its_own_is_judged_by_that():
-    finer = RoutingConfig(top_k=3, own="frame", tile=(1, 1, 2))
+    finer = RoutingConfig.of(top_k=3, own="frame", tile=(1, 1, 2))
     patched, log, _ = probed(tiny.load(), settings=MoCSettings(ROUTING, blocks=((0, finer),)), rows_asked=10_000)
     tiny.sample(patched)
     alone, other, _ = probed(tiny.load(), settings=MoCSettings(finer), rows_asked=10_000)
@@ -145,16 +145,18 @@ def test_the_advised_schedule_routes_from_a_step_on():
 def test_all_rules_can_be_compared_and_advised():
     patched, log, _ = probed(tiny.load(), steps_asked=1, all_rules=True)
     tiny.sample(patched, steps=1)
-    assert {option.rule for option in log.options} == {"top-k", "top-p", "threshold"}
-    assert {option.descriptor for option in log.options} == {"mean", "minmax", "mean+max+min"}
+    assert {option.budget.rule for option in log.options} == {"top-k", "top-p", "threshold"}
+    assert {option.score.descriptor for option in log.options} == {"mean", "minmax", "mean+max+min"}
     patched, plain, _ = probed(tiny.load(), steps_asked=1)
     tiny.sample(patched, steps=1)
-    assert {option.rule for option in plain.options} == {"top-k"}
+    assert {option.budget.rule for option in plain.options} == {"top-k"}
     assert advise(log, 0.1).work <= advise(plain, 0.1).work  # more to choose from never costs more
     table = tabulate(log)
     for descriptor in ("mean", "minmax", "mean+max+min"):  # a larger share loses less and reads more
         rising = [
-            i for i, o in enumerate(log.options) if (o.rule, o.descriptor, o.tile) == ("top-p", descriptor, (1, 2, 2))
+            i
+            for i, o in enumerate(log.options)
+            if (o.budget.rule, o.score.descriptor, o.partition.tile) == ("top-p", descriptor, (1, 2, 2))
         ]
         assert (np.diff(table.kept[..., rising]) >= 0).all() and len(rising) > 3
 

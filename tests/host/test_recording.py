@@ -146,7 +146,7 @@ def film(patched, variant, monkeypatch, guarded: bool = True) -> tuple[torch.Ten
 SETTINGS = {
     "frames": little(),
     "tiles, tail": MoCSettings(
-        RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), Schedule()
+        RoutingConfig.of(top_k=2, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled"), Schedule()
     ),
     "late": little(start_percent=0.5),
 }

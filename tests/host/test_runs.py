@@ -109,7 +109,7 @@ def test_nothing_is_left_on_the_model_after_a_run(cancelled):
 
 def test_two_branches_with_other_settings_do_not_touch_each_other():
     one, trace_one = routed(tiny.load(), little())
-    two, trace_two = routed(tiny.load(), MoCSettings(RoutingConfig(top_k=1, own="chunk", tile=(1, 2, 2))))
+    two, trace_two = routed(tiny.load(), MoCSettings(RoutingConfig.of(top_k=1, own="chunk", tile=(1, 2, 2))))
     alone = tiny.sample(one), tiny.sample(two)
     assert apart(*alone) > 1e-3
     assert torch.equal(tiny.sample(one), alone[0]) and torch.equal(tiny.sample(two), alone[1])
@@ -221,7 +221,7 @@ def test_first_and_last_blocks_can_stay_dense():
     [
         (little(min_tokens=81), tiny.LATENT, Reason.SHORT),
         (little(), (1, 16, 1, 8, 8), Reason.ONE_FRAME),
-        (MoCSettings(RoutingConfig(own="shot")), tiny.LATENT, Reason.NO_CHOICE),
+        (MoCSettings(RoutingConfig.of(own="shot")), tiny.LATENT, Reason.NO_CHOICE),
     ],
 )
 def test_what_has_no_use_for_routing_is_bitwise_the_unpatched_model(settings, shape, reason):
@@ -260,7 +260,7 @@ def test_a_video_model_without_an_adapter_runs_unchanged_and_says_so(monkeypatch
 
 @pytest.mark.parametrize("where", ["everywhere", "one block"])
 def test_another_number_of_densities_than_heads_is_told_before_the_first_step(where):
-    heads = RoutingConfig(own="frame", head_density=(0.5, 0.5, 0.5))
+    heads = RoutingConfig.of(own="frame", head_density=(0.5, 0.5, 0.5))
     settings = MoCSettings(heads) if where == "everywhere" else MoCSettings(blocks=((1, heads),))
     passes: list = []
     patched, trace = routed(watched(tiny.load(), passes), settings)
@@ -274,7 +274,7 @@ def test_a_model_that_hides_its_heads_gets_the_wrong_number_of_densities_reporte
         raise AttributeError
 
     monkeypatch.setitem(ADAPTERS, "WanModel", replace(ADAPTERS["WanModel"], heads=hidden))
-    patched, trace = routed(tiny.load(), MoCSettings(RoutingConfig(own="frame", head_density=(0.5,) * 3)))
+    patched, trace = routed(tiny.load(), MoCSettings(RoutingConfig.of(own="frame", head_density=(0.5,) * 3)))
     tiny.sample(patched)
     assert not trace.routed and "head_density has 3 numbers" in trace.report()
 
@@ -282,7 +282,7 @@ def test_a_model_that_hides_its_heads_gets_the_wrong_number_of_densities_reporte
 @pytest.mark.parametrize("late", [0.0, 0.5])
 def test_a_density_below_what_is_always_seen_is_told_before_the_first_step_with_one_that_works(late, caplog):
     def settings(density: float) -> MoCSettings:
-        return MoCSettings(RoutingConfig(own="frame", density=density), Schedule(start_percent=late))
+        return MoCSettings(RoutingConfig.of(own="frame", density=density), Schedule(start_percent=late))
 
     patched, trace = routed(tiny.load(), settings(0.1))
     told: list = []

@@ -61,7 +61,7 @@ def test_a_limit_or_a_backend_of_ones_own_is_kept_to(asked, settings, options):
 
 
 def test_a_probe_looks_all_the_same(asked):
-    log = ProbeLog(MoCSettings(RoutingConfig(top_k=2, own="frame", tile=(1, 2, 2))), steps_asked=(0, 1))
+    log = ProbeLog(MoCSettings(RoutingConfig.of(top_k=2, own="frame", tile=(1, 2, 2))), steps_asked=(0, 1))
     tiny.sample(apply_probe(tiny.load(), TWO_SHOTS, log, Trace()))
     assert len(log.calls) == STEPS * BLOCKS and not asked
 

@@ -62,7 +62,7 @@ def test_choosing_every_chunk_trains_like_the_unpatched_model(model):
     assert train(routed(model, little())[0]) != pytest.approx(dense, rel=1e-4)
 
 
-NOISY = MoCSettings(RoutingConfig(top_k=1, own="frame", drop_off=0.5, drop_in=1.0), Schedule(dense_first=1))
+NOISY = MoCSettings(RoutingConfig.of(top_k=1, own="frame", drop_off=0.5, drop_in=1.0), Schedule(dense_first=1))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -85,7 +85,7 @@ def test_dropped_chunks_differ_from_step_to_step_and_only_in_training(model, mon
     attention = override.moc_attention
 
     def spy(*args, training, **kwargs):
-        seeds.append((training, args[4].seed))
+        seeds.append((training, args[4].noise.seed))
         return attention(*args, training=training, **kwargs)
 
     monkeypatch.setattr(override, "moc_attention", spy)

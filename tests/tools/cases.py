@@ -38,7 +38,7 @@ def shot_starts(frames: int):
 
 
 routings = st.builds(
-    RoutingConfig,
+    RoutingConfig.of,
     top_k=st.integers(0, 40),
     tile=st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     own=st.sampled_from(["shot", "frame", "chunk"]),

@@ -25,7 +25,7 @@ from moc.config import PRESETS, RoutingConfig
 
 GRID = (4, 8, 8)
 TOKENS = 4 * 8 * 8
-TILES = RoutingConfig(top_k=1, own="frame", tile=(1, 4, 4))
+TILES = RoutingConfig.of(top_k=1, own="frame", tile=(1, 4, 4))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_the_kept_share_is_own_frame_plus_chosen_tiles():
 def test_lists_that_a_tile_shares_keep_more_and_never_drop_a_choice():
     call = random_call()
     alone, kept = decide(call, TILES)
-    shared, more = decide(call, replace(TILES, lists="union"))
+    shared, more = decide(call, TILES.changed(lists="union"))
     assert more > kept
     assert bool((shared | ~alone).all())
 
@@ -160,7 +160,7 @@ def test_a_process_that_hangs_is_ended_whether_or_not_its_own_watchdog_does_it(w
     assert ended == code and says in errors
 
 
-PAPER = Case("a", (4, 8, 8), 2, RoutingConfig(top_k=1, own="chunk"), 1, 1)
+PAPER = Case("a", (4, 8, 8), 2, RoutingConfig.of(top_k=1, own="chunk"), 1, 1)
 
 
 def time_a_few_calls(monkeypatch):

@@ -67,7 +67,7 @@ def _attend(
 def _route(
     q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Iterator[Block]:
-    described = describe(k, table, routing.descriptor)
+    described = describe(k, table, routing.score.descriptor)
     keep = kept_shots(q, k, table, routing)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))

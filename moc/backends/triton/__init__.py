@@ -77,14 +77,14 @@ def supports(call: Call) -> str | None:
             return "gradients are needed, and these kernels have none for lists that rows share"
         if torch.compiler.is_compiling():
             return "gradients are needed inside torch.compile"
-    if call.training and (routing.drop_off or routing.drop_in) and routing.lists != "token":
+    if call.training and routing.noise and routing.lists != "token":
         return "there is no drop-off and drop-in for lists that rows share"
     return machine(call.q.device)
 
 
 def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
     """Of a row; by another rule than the k best it may be all chunks."""
-    return max(1, table.top_k(routing)) if routing.same_k else len(table.chunks)
+    return max(1, table.top_k(routing)) if routing.budget.same_k else len(table.chunks)
 
 
 def failed(device: torch.device, failure: Exception) -> str:

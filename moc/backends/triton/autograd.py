@@ -175,12 +175,13 @@ class _Backward:
         segment = 4 * SEGMENT
         moc_bwd_tail_kv[(-(-plan.chunks // how["BN"]), -(-n // segment), len(heads))](
             *inputs, dmean_k, dmean_v, *geometry, *strides, *sizes, segment, self.scale * LOG2E, self.scale,
-            CAUSAL=self.routing.causal, **how,
+            CAUSAL=self.routing.candidates.causal, **how,
         )  # fmt: skip
         how = self._how(self.config.of_rows)
         moc_bwd_tail_q[(-(-n // how["BM"]), len(heads))](
-            *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale, CAUSAL=self.routing.causal, **how
-        )
+            *inputs, dq, *geometry, *strides, *sizes, self.scale * LOG2E, self.scale,
+            CAUSAL=self.routing.candidates.causal, **how,
+        )  # fmt: skip
 
     def done(self) -> list[Tensor]:
         dq, dk, dv, *of_means = self.sums

@@ -138,7 +138,7 @@ def topk_by(g: Geometry, arch: Arch) -> str:
 
 def choose_dataflow(g: Geometry, routing: RoutingConfig, arch: Arch, wants: Wants = USUAL) -> Dataflow:
     """The way of a call through the kernels; the second call of a kind is a look-up."""
-    return _chosen(g, routing.lists, routing.tail, routing.rule, routing.same_k, arch, wants)
+    return _chosen(g, routing.lists, routing.tail, routing.budget.rule, routing.budget.same_k, arch, wants)
 
 
 @lru_cache(1024)

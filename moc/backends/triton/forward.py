@@ -71,26 +71,26 @@ def run(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     plan = first_plan(table, routing, q)
     seen = _SelectionRecorder(record, plan, q.shape[:2])
-    noise = training and bool(routing.drop_off or routing.drop_in)
+    noise = training and bool(routing.noise)
     arch = arch_of(q, k, v)
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    means = pool(k, plan, desc=routing.descriptor)
+    means = pool(k, plan, desc=routing.score.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
     job = Job(
-        q, k, v, out, plan, flow, routing.causal, union, scale, precision, block_sizes_of(q), summary,
+        q, k, v, out, plan, flow, routing.candidates.causal, union, scale, precision, block_sizes_of(q), summary,
         None if keep is None else keep.lse,
     )  # fmt: skip
     how: dict[str, Any] = dict(
-        signs=DESCRIPTORS[routing.descriptor].signed, causal=routing.causal, precision=_careful(precision),
-        config=job.configs.router,
+        signs=DESCRIPTORS[routing.score.descriptor].signed, causal=routing.candidates.causal,
+        precision=_careful(precision), config=job.configs.router,
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
-    whole = noise or routing.rule != "top-k"  # what heads choose is asked of all of them at once
+    whole = noise or routing.budget.rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
             choice = new_indices(len(heads), plan)
@@ -104,7 +104,7 @@ def run(
             chunk_major.attend(job, None, chunk_major.lists_of(job, choice), heads, hot)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if routing.rule in RULES:
+        if routing.budget.rule in RULES:
             by: dict[str, Any] = dict(by=flow.selection, arch=arch)
             plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
@@ -112,12 +112,12 @@ def run(
         if noise:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan
-        uneven = routing.rule != "top-k" or not routing.same_k
+        uneven = routing.budget.rule != "top-k" or not routing.budget.same_k
         if uneven and flow.kind == CHUNK_MAJOR and chunk_major.bytes_a_head(q, plan) > WORKSPACE:
             # partials of one head, some of whose rows choose very many, find no room
             job.flow = flow = as_query_major(flow)
         if union:
-            union_masks(sel, shots, plan, heads, causal=routing.causal)
+            union_masks(sel, shots, plan, heads, causal=routing.candidates.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
             keep.add(heads, SelectionMask.of_plan(sel, plan))
@@ -172,7 +172,7 @@ def _careful(precision: str) -> str:
 
 def _kept_shots(q: Tensor, k: Tensor, plan: DeviceTable, routing: RoutingConfig) -> Tensor | None:
     """`routing.kept_shots` from pooled chunks: [B*H, S, S] bytes."""
-    if routing.shots_kept is None:
+    if routing.candidates.shots_kept is None:
         return None
     t = plan.table.tensors(q.device)
     shots = max(c.shot for c in plan.table.chunks) + 1
@@ -181,10 +181,10 @@ def _kept_shots(q: Tensor, k: Tensor, plan: DeviceTable, routing: RoutingConfig)
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
     reader, seen = (weight @ pool(x, plan, exact=True)["exact"] for x in (q, k))
     own = index[:, None] == index
-    allowed = ~own & (index[:, None] >= index if routing.causal else torch.ones_like(own))
+    allowed = ~own & (index[:, None] >= index if routing.candidates.causal else torch.ones_like(own))
     # not `routing.select`: it may ask the host whether there are ties
     order = (reader @ seen.mT).masked_fill(~allowed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    return ((order.argsort(dim=-1) < routing.shots_kept) & allowed | own).to(torch.uint8).contiguous()
+    return ((order.argsort(dim=-1) < routing.candidates.shots_kept) & allowed | own).to(torch.uint8).contiguous()
 
 
 def _record(record, sel: Tensor, plan: DeviceTable, heads: tuple[int, ...]) -> None:

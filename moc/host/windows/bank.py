@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MoCError
-from ...windows.attend import attend
+from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
@@ -49,7 +49,8 @@ class Bank:
     weights: dict[int, float]
     away: int
     start: float
-    read: int = 0  # calls
+    read: int = 0  # calls, of every prompt by itself
+    share: Tensor | None = None  # sum over them of how much of what they read lay in the bank
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
@@ -66,8 +67,10 @@ class Bank:
         self.blocks.end()
         if self.store is not None:
             log.info(
-                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it",
+                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, "
+                "and took %.0f %% of what they saw from it",
                 len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                0.0 if self.share is None else 100 * float(self.share) / self.read,
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
@@ -99,23 +102,40 @@ class Reader:
         block = options.get(BLOCK)
         return block is not None and block[0] in (self.bank.settings.blocks or (block[0],))
 
-    def attend(self, options: dict, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor | None:
-        """q, k, v [B, H, N, D] -> [B, H, N, D]; None where there is nothing to read yet."""
+    def frames(self, options: dict) -> list[set[int]]:
+        """Which frames the running block finds in the bank, for every prompt; none where there is nothing to read."""
         if not self.reads or self.bank.store is None:
-            return None
-        store, places = self.bank.store, [self._place(options, prompt) for prompt in self.prompts]
-        own = set(self.video.frame_ids or ())
-        wanted = [(store.frames(place) & self.bank.weights.keys()) - own for place in places]
-        if not any(wanted):
-            return None
-        self.bank.read += 1
+            return []
+        there = [self.bank.store.frames(self._place(options, prompt)) for prompt in self.prompts]
+        found = [(frames & self.bank.weights.keys()) - set(self.video.frame_ids or ()) for frames in there]
+        return found if any(found) else []
+
+    def attend(self, options: dict, frames: list[set[int]], q: Tensor, own: list[Own], scale: float | None) -> Tensor:
+        """q [B, H, N, D], for every prompt the frames to read and what its window sees of itself -> [B, H, N, D]."""
+        bank, outs = self.bank, []
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        outs = []
-        for i, place in enumerate(places):
-            row, classes = slice(i, i + 1), alike(wanted[i], self.bank.weights)
-            parts = [(weight, partial(store.get, place, frames, like=q)) for weight, frames in classes]
-            outs.append(attend(q[row], k[row], v[row], parts, scale))
+        for i, prompt in enumerate(self.prompts):
+            get = partial(bank.stored(q.device).get, self._place(options, prompt), like=q)
+            parts = [(weight, partial(get, some)) for weight, some in alike(frames[i], bank.weights)]
+            out, share = attend(q[i : i + 1], own[i], parts, scale)
+            bank.read, bank.share = bank.read + 1, share if bank.share is None else bank.share + share
+            outs.append(out)
         return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+    def beside_routed(self, call: HostCall, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, without padding: with what
+        it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
+        frames = self.frames(call.options)
+        if frames:
+            own = [lambda some, i=i: (out[i : i + 1, some].float(), lse[i : i + 1, some]) for i in range(len(q))]
+            out = self.attend(call.options, frames, q, own, call.scale)
+        self.keep(call.options, call.k, call.v)
+        return out
+
+    def cannot(self, call: HostCall) -> str | None:
+        """Why a call reads nothing and is not kept, but for what a mask does."""
+        known = call.q.shape == call.k.shape and call.q.shape[0] == len(self.prompts)
+        return None if known and self.video.layout(call.k.shape[-2]) is not None else UNKNOWN
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -204,20 +224,21 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
 def attention(reader: Reader, call: HostCall) -> Tensor:
     if not reader.serves(call.options):
         return call.dense()
-    why, unpadded, layout = None, None, reader.video.layout(call.k.shape[-2])
-    if call.q.shape != call.k.shape or call.q.shape[0] != len(reader.prompts) or layout is None:
-        why = UNKNOWN
-    elif call.mask is not None:
-        unpadded = reader.video.without_padding(call.mask, layout)
+    why, unpadded = reader.cannot(call), None
+    if not why and call.mask is not None:
+        unpadded = reader.video.without_padding(call.mask, reader.video.layout(call.k.shape[-2]))
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
         return call.dense()
     with outside_malloc_graph():
-        seen = (call.q, call.k, call.v)
-        q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
-        out = reader.attend(call.options, q, k, v, call.scale)
-        if out is not None and unpadded is not None:
-            out = unpadded.put(out, call.q.shape)
+        frames, out = reader.frames(call.options), None
+        if frames:
+            seen = (call.q, call.k, call.v)
+            q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
+            scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
+            own = [dense(*(x[i : i + 1] for x in (q, k, v)), scale) for i in range(len(q))]
+            out = reader.attend(call.options, frames, q, own, scale)
+            out = out if unpadded is None else unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)
     return call.dense() if out is None else call.handed_back(out)

@@ -74,7 +74,12 @@ def _around_run(
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
     session_of(guider, noise, kwargs)  # in which the passes find the length of the film
-    weights = kept(film.shots, wanted.frames, length)
+    weights = kept(film.shots, wanted.frames, length, wanted.shots)
+    if not weights:
+        raise MoCError(
+            f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
+            "them, like 1-4."
+        )
     options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)

@@ -12,7 +12,7 @@ from moc.errors import MoCError
 from tests.tools.cases import qkv
 
 LAYOUT = TokenLayout(96, (6, 4, 4))
-ROUTING = RoutingConfig(top_k=1, tile=(1, 2, 2), own="frame", shots_kept=1, tail="pooled")
+ROUTING = RoutingConfig.of(top_k=1, tile=(1, 2, 2), own="frame", shots_kept=1, tail="pooled")
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager", "reference"])

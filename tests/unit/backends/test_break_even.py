@@ -16,7 +16,7 @@ from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, RoutingConfig
 from moc.routing import rules
 
-FRAMES = RoutingConfig(top_k=3, own="chunk")
+FRAMES = RoutingConfig.of(top_k=3, own="chunk")
 ONE = Costs(call=0.0, dense=1, own=1, chosen=1, choices=1, scores=1, tail=1, rows=1)
 
 
@@ -43,9 +43,9 @@ def test_work_is_what_the_table_says():
     n = table.length
     work = work_of(table, FRAMES, heads=2, dim=8)
     assert work == Work(16 * n * n, 16 * 6 * 32**2, 16 * 3 * 6 * 32**2, 16 * n * 3, 16 * n * 6, 0, 16 * n)
-    pooled = work_of(table, RoutingConfig(top_k=3, own="chunk", descriptor="minmax", tail="pooled"), 2, 8)
+    pooled = work_of(table, RoutingConfig.of(top_k=3, own="chunk", descriptor="minmax", tail="pooled"), 2, 8)
     assert (pooled.scores, pooled.tail) == (2 * work.scores, work.scores)
-    assert work_of(table, RoutingConfig(top_k=99, own="chunk"), 2, 8).choices == 16 * n * 6, "more than there are"
+    assert work_of(table, RoutingConfig.of(top_k=99, own="chunk"), 2, 8).choices == 16 * n * 6, "more than there are"
 
 
 def test_a_call_takes_its_launches_at_least_and_a_faster_card_the_less_for_the_rest():
@@ -82,7 +82,7 @@ def test_without_the_kernels_it_pays_later():
     assert found == [True, False]
 
 
-@pytest.mark.parametrize("routing", [RoutingConfig(rule="top-p"), RoutingConfig(rule="threshold")])
+@pytest.mark.parametrize("routing", [RoutingConfig.of(rule="top-p"), RoutingConfig.of(rule="threshold")])
 def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
     table = film(FRAMES, 4, frame=(4, 8))
     assert pays(query(2, table.length), table, routing, kernels=True)
@@ -91,13 +91,13 @@ def test_rules_that_choose_nobody_knows_how_much_are_routed(routing):
 def test_a_rule_without_a_kernel_is_routed_whatever_it_costs(monkeypatch):
     table = film(FRAMES, 4, frame=(4, 8))
     monkeypatch.setitem(rules.RULES, "new", replace(rules.RULES["top-k"]))
-    assert not pays(query(2, table.length), table, RoutingConfig(own="chunk"), kernels=True)
-    assert pays(query(2, table.length), table, RoutingConfig(rule="new", own="chunk"), kernels=True)
+    assert not pays(query(2, table.length), table, RoutingConfig.of(own="chunk"), kernels=True)
+    assert pays(query(2, table.length), table, RoutingConfig.of(rule="new", own="chunk"), kernels=True)
 
 
 def test_a_density_for_every_head_pays_where_their_mean_does():
     found = []
-    for routing in (RoutingConfig(head_density=(0.1, 0.3), own="chunk"), RoutingConfig(density=0.2, own="chunk")):
+    for routing in (RoutingConfig.of(head_density=(0.1, 0.3), own="chunk"), RoutingConfig.of(density=0.2, own="chunk")):
         tables = [film(routing, frames) for frames in (2, 6, 9, 21)]
         found.append([pays(query(2, table.length), table, routing, kernels=True) for table in tables])
     assert found[0] == found[1] and len(set(found[0])) == 2
@@ -106,7 +106,7 @@ def test_a_density_for_every_head_pays_where_their_mean_does():
 def uneven(shots: int) -> tuple[ChunkTable, RoutingConfig]:
     """Shots of 16 frames and more, no two alike."""
     lengths = [16 + i for i in range(shots)]
-    routing = RoutingConfig(top_k=5, own="shot")
+    routing = RoutingConfig.of(top_k=5, own="shot")
     starts = tuple(sum(lengths[:i]) for i in range(shots))
     return build_chunks(TokenLayout(sum(lengths) * 64, (sum(lengths), 8, 8)), starts, routing), routing
 
@@ -138,7 +138,7 @@ def test_nothing_is_known_of_a_cpu():
 
 
 def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
-    tiles = RoutingConfig(top_k=3, tile=(1, 4, 4), own="frame")
+    tiles = RoutingConfig.of(top_k=3, tile=(1, 4, 4), own="frame")
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
 

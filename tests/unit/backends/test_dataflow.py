@@ -91,8 +91,8 @@ def names(flow: Dataflow) -> set:
 WHERE = {  # a call that takes the variant while all are well
     "gather_sm90": (LARGE, TOP_K),
     "hot_chunks_sm90": (LARGE, TOP_K),
-    "tail_sm90": (LARGE, RoutingConfig(tail="pooled")),
-    "union_sm90": (SMALL, RoutingConfig(lists="union")),
+    "tail_sm90": (LARGE, RoutingConfig.of(tail="pooled")),
+    "union_sm90": (SMALL, RoutingConfig.of(lists="union")),
     "topk_filter_sm90": (LARGE, TOP_K),
     "topk_registers_sm90": (LARGE._replace(chunks=200, free=200), TOP_K),
     "topk_stream_sm90": (LARGE._replace(free=FILTER_CHUNKS - 1), TOP_K),
@@ -141,16 +141,16 @@ def test_the_last_selection_takes_everything():
 def test_chunks_up_to_the_small_ones_go_query_by_query():
     assert usual_kind("token", SMALL_CHUNK) == QUERY_MAJOR and usual_kind("token", SMALL_CHUNK + 1) == CHUNK_MAJOR
     assert usual_kind("union", 1000) == QUERY_MAJOR
-    assert choose_dataflow(LARGE, RoutingConfig(lists="union"), Arch(), Wants(kind=CHUNK_MAJOR)).kind == QUERY_MAJOR
+    assert choose_dataflow(LARGE, RoutingConfig.of(lists="union"), Arch(), Wants(kind=CHUNK_MAJOR)).kind == QUERY_MAJOR
 
 
 @pytest.mark.parametrize(
     "change",
     [
         dict(wants=Wants(noise=True)),
-        dict(routing=RoutingConfig(rule="top-p")),
-        dict(routing=RoutingConfig(rule="top-k or top-p")),
-        dict(routing=RoutingConfig(head_density=(0.1, 0.2))),
+        dict(routing=RoutingConfig.of(rule="top-p")),
+        dict(routing=RoutingConfig.of(rule="top-k or top-p")),
+        dict(routing=RoutingConfig.of(head_density=(0.1, 0.2))),
         dict(g=LARGE._replace(top_k=0)),
         dict(wants=Wants(kind=QUERY_MAJOR)),
     ],
@@ -171,7 +171,7 @@ def test_who_wants_every_choice_gets_it_before_hot_chunks_leave_it(wants):
 
 
 def test_a_call_without_room_for_its_partials_goes_query_by_query():
-    flow = choose_dataflow(LARGE, RoutingConfig(rule="top-p", tail="pooled"), HOPPER_CARD)
+    flow = choose_dataflow(LARGE, RoutingConfig.of(rule="top-p", tail="pooled"), HOPPER_CARD)
     assert (flow.kind, flow.tail, flow.library) == (CHUNK_MAJOR, "subtract", True)
     back = as_query_major(flow)
     assert (back.kind, back.tail, back.attend, back.library) == (QUERY_MAJOR, "mask", "block", False)
@@ -183,7 +183,7 @@ def test_a_rule_without_a_kernel_is_torchs(monkeypatch):
     from moc.routing import rules
 
     monkeypatch.setitem(rules.RULES, "new", replace(rules.RULES["top-k"]))
-    assert choose_dataflow(LARGE, RoutingConfig(rule="new"), HOPPER_CARD).selection == "by_torch"
+    assert choose_dataflow(LARGE, RoutingConfig.of(rule="new"), HOPPER_CARD).selection == "by_torch"
 
 
 def test_the_second_call_of_a_kind_is_a_look_up():

@@ -51,7 +51,7 @@ def test_it_equals_the_reference_in_float64(name, data, layout, routing):
 def test_half_precision_stays_within_rounding(engine, dtype, dim):
     """The reference gets the same rounded inputs in float64, and the choice of the tested dtype's own scores."""
     layout = TokenLayout(6 * 5 * 7, (6, 5, 7))
-    routing = RoutingConfig(top_k=4, tile=(1, 2, 3), own="frame", tail="pooled")
+    routing = RoutingConfig.of(top_k=4, tile=(1, 2, 3), own="frame", tail="pooled")
     table = build_chunks(layout, (0, 3), routing)
     q, k, v = qkv(layout, dim=dim, dtype=dtype, seed=1)
     expected = moc_attention(*(x.double() for x in (q, k, v)), table, routing, backend="reference")
@@ -64,7 +64,7 @@ def test_half_precision_stays_within_rounding(engine, dtype, dim):
 @pytest.mark.parametrize("tail", ["none", "pooled"])
 def test_gradients_equal_the_reference(engine, own, tail):
     layout = TokenLayout(6 * 12, (6, 3, 4))
-    routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own=own, tail=tail, drop_off=0.5, drop_in=1.0, seed=3)
+    routing = RoutingConfig.of(top_k=2, tile=(1, 2, 2), own=own, tail=tail, drop_off=0.5, drop_in=1.0, seed=3)
     table = build_chunks(layout, (0, 2, 4), routing)
     # as a host hands them over: heads inside the token's features
     inputs = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in qkv(layout)]
@@ -82,7 +82,7 @@ def test_gradients_equal_the_reference(engine, own, tail):
 def test_channels_of_a_token_may_lie_apart_in_memory(engine, which, tail):
     """Frames of 36 rows: large enough for a call of their own, which gets the tensors as they are."""
     layout = TokenLayout(4 * 36, (4, 6, 6))
-    routing = RoutingConfig(top_k=1, own="frame", tail=tail)
+    routing = RoutingConfig.of(top_k=1, own="frame", tail=tail)
     table = build_chunks(layout, (0,), routing)
     assert table.identity  # nothing is moved, so nothing is copied on the way
     inputs = qkv(layout)
@@ -97,7 +97,7 @@ def test_channels_of_a_token_may_lie_apart_in_memory(engine, which, tail):
 
 def test_strided_inputs_and_a_split_batch_change_nothing(engine):
     layout = TokenLayout(6 * 12, (6, 3, 4))
-    routing = RoutingConfig(top_k=2, own="frame")
+    routing = RoutingConfig.of(top_k=2, own="frame")
     table = build_chunks(layout, (0, 3), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     whole = moc_attention(q, k, v, table, routing)
@@ -109,7 +109,7 @@ def test_strided_inputs_and_a_split_batch_change_nothing(engine):
 
 def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
     layout = TokenLayout(6 * 12, (6, 3, 4))
-    routing = RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame", tail="pooled")
+    routing = RoutingConfig.of(top_k=2, tile=(1, 2, 2), own="frame", tail="pooled")
     table = build_chunks(layout, (0, 3), routing)
     inputs = qkv(layout, dtype=torch.bfloat16, grad=True)
     results = []
@@ -125,7 +125,7 @@ def test_autocast_costs_no_digits_and_breaks_no_backward(engine):
 @pytest.mark.parametrize("own", ["shot", "chunk"])
 def test_small_row_blocks_change_nothing(engine, own, lists, monkeypatch):
     layout = TokenLayout(4 * 10 * 10, (4, 10, 10))
-    routing = RoutingConfig(top_k=3, tile=(1, 3, 3), own=own, tail="pooled", lists=lists)
+    routing = RoutingConfig.of(top_k=3, tile=(1, 3, 3), own=own, tail="pooled", lists=lists)
     table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout)
     whole = moc_attention(q, k, v, table, routing, backend="reference")
@@ -137,7 +137,7 @@ def test_small_row_blocks_change_nothing(engine, own, lists, monkeypatch):
 def test_a_small_k_differs_from_dense():
     layout = TokenLayout(8 * 16, (8, 4, 4))
     q, k, v = qkv(layout)
-    routing = RoutingConfig(top_k=1, own="chunk")
+    routing = RoutingConfig.of(top_k=1, own="chunk")
     out = moc_attention(q, k, v, build_chunks(layout, (0,), routing), routing)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     assert (out - dense).norm() > 0.1 * dense.norm()
@@ -156,7 +156,7 @@ def test_wrong_shapes_and_unknown_backends_are_named():
 @pytest.mark.parametrize("gradients", [False, True])
 def test_masks_of_all_blocks_are_kept_for_gradients_only(monkeypatch, gradients):
     """They are B x H x N x C in all: more than q, k and v where chunks are small."""
-    routing, layout = RoutingConfig(top_k=2, tile=(1, 2, 2), own="frame"), TokenLayout(8 * 64, (8, 8, 8))
+    routing, layout = RoutingConfig.of(top_k=2, tile=(1, 2, 2), own="frame"), TokenLayout(8 * 64, (8, 8, 8))
     kept, most = [], []
 
     def watched(*args, make=eager._route):

@@ -66,7 +66,7 @@ def test_want_of_memory_passes_whoever_ran_out_of_it(monkeypatch, words):
     def broken(*args, **kwargs):
         raise RuntimeError(words)
 
-    layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
+    layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame"), []
     monkeypatch.setattr(custom_op, "plain", broken)
     put(monkeypatch, "triton", supports=lambda *_: None)
     put(monkeypatch, "eager", attend=as_it_is)
@@ -90,7 +90,7 @@ def test_what_a_call_had_made_goes_with_its_failure(monkeypatch, kind):
         raise kind("out of memory")
 
     monkeypatch.setattr(custom_op, "plain", broken)
-    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
+    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame")
     q, k, v = qkv(layout, dtype=torch.float32)
     table = build_chunks(layout, (0,), routing)
     gc.disable()
@@ -116,7 +116,7 @@ def test_a_mistake_of_the_users_is_no_failure_of_the_kernels(monkeypatch):
 
 def test_a_cpu_has_no_kernels_to_miss():
     layout, notes = TokenLayout(32, (2, 4, 4)), []
-    routing = RoutingConfig(top_k=1, own="frame")
+    routing = RoutingConfig.of(top_k=1, own="frame")
     moc_attention(*qkv(layout), build_chunks(layout, (0,), routing), routing, note=notes.append)
     assert notes == []
 
@@ -127,7 +127,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     pytest.importorskip("triton", reason="Triton is not installed")
     from moc.backends.triton import custom_op
 
-    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
+    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame")
     table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     counts, tries = Counts(table, 2, q.device, 2), []
@@ -207,7 +207,7 @@ def test_several_variants_may_fail_in_one_call(monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     from moc.backends.triton import custom_op
 
-    layout, routing, tries = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
+    layout, routing, tries = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame"), []
     q, k, v = qkv(layout, dtype=torch.float32)
     order = [*HOPPER, health.LIBRARY]
 
@@ -243,7 +243,7 @@ def asked_of(monkeypatch, name):
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_a_backend_is_asked_once_a_call(monkeypatch, backend):
-    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame")
+    layout, routing = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame")
     table = build_chunks(layout, (0,), routing)
     asked = {name: asked_of(monkeypatch, name) for name in BACKENDS}
     for name in BACKENDS:
@@ -261,7 +261,7 @@ def test_a_backend_is_asked_once_a_call(monkeypatch, backend):
 
 
 def test_a_new_backend_is_found_by_its_name_and_by_auto(monkeypatch):
-    layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig(top_k=1, own="frame"), []
+    layout, routing, notes = TokenLayout(32, (2, 4, 4)), RoutingConfig.of(top_k=1, own="frame"), []
     table = build_chunks(layout, (0,), routing)
     q, k, v = qkv(layout, dtype=torch.float32)
     new = Backend("new", lambda q, *_, **__: q + 1, BACKENDS["eager"].allowed, devices=(ANY,))

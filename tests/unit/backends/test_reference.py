@@ -1,7 +1,5 @@
 """The reference backend says what the paper says: compared with loops over single queries in float64."""
 
-from dataclasses import replace
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +28,7 @@ def test_it_equals_brute_force_on_any_layout_and_setting(data, layout, routing):
 @settings(max_examples=30, deadline=None)
 @given(st.data(), layouts(), routings)
 def test_the_recorded_choice_is_the_brute_force_choice(data, layout, routing):
-    routing = replace(routing, head_density=routing.head_density[:1])
+    routing = routing.changed(head_density=routing.budget.head_density[:1])
     starts = data.draw(shot_starts(layout.grid[0]))
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     table = build_chunks(layout, starts, routing)
@@ -54,7 +52,7 @@ def test_all_chunks_without_causality_is_dense_attention():
     layout = TokenLayout(60, (5, 3, 4))
     q, k, v = qkv(layout)
     for own in ("shot", "frame", "chunk"):
-        routing = RoutingConfig(top_k=1000, own=own, tile=(1, 2, 2))
+        routing = RoutingConfig.of(top_k=1000, own=own, tile=(1, 2, 2))
         out = moc_attention(q, k, v, build_chunks(layout, (0, 2), routing), routing, backend="reference")
         torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, v))
 
@@ -64,7 +62,7 @@ def test_causal_shots_read_only_backwards():
     layout = TokenLayout(6 * 4, (6, 2, 2))
     q, k, v = qkv(layout)
     for causal in (True, False):
-        routing = RoutingConfig(top_k=2, own="shot", causal=causal)
+        routing = RoutingConfig.of(top_k=2, own="shot", causal=causal)
         table = build_chunks(layout, (0, 2, 4), routing)
         before = moc_attention(q, k, v, table, routing, backend="reference")
         k2, v2 = k.clone(), v.clone()
@@ -79,7 +77,7 @@ def test_ties_go_to_the_lower_chunk():
     q, _, v = qkv(layout)
     q = (q * 4).round()  # small integers: sums are exact in any order
     k = torch.ones_like(q)  # every chunk scores the same
-    routing = RoutingConfig(top_k=2, own="chunk")
+    routing = RoutingConfig.of(top_k=2, own="chunk")
     picked = []
 
     class Record:

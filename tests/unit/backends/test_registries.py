@@ -1,19 +1,17 @@
 """Every rule, descriptor, tail and kind of list, on every backend, against brute force; and what is registered anew
 works on all of them, or is refused."""
 
-from dataclasses import fields
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from moc import config
 from moc.attention import moc_attention
 from moc.backends import BACKENDS, triton
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
-from moc.config import DESCRIPTORS, LISTS, RULES, TAILS, RoutingConfig
+from moc.config import DESCRIPTORS, LISTS, PART_OF, RULES, TAILS, RoutingConfig
 from moc.errors import MoCError
 from moc.routing.candidates import candidates
 from moc.routing.descriptors import Descriptor
@@ -72,7 +70,7 @@ def expected_of(routing, budget):
 @pytest.mark.parametrize("backend", EVERY)
 def test_a_backend_computes_every_setting(backend, rule, descriptor, tail, lists, budget):
     settings = {"top_p": 0.6, "beta": 0.3, **SHAPE, **BUDGETS[budget]}
-    routing = RoutingConfig(rule=rule, descriptor=descriptor, tail=tail, lists=lists, **settings)
+    routing = RoutingConfig.of(rule=rule, descriptor=descriptor, tail=tail, lists=lists, **settings)
     table = build_chunks(LAYOUT, STARTS, routing)
     assert table.top_k(routing) == COUNTS[budget]
     q, k, v = qkv(LAYOUT, batch=1, dim=16)
@@ -95,7 +93,7 @@ def test_without_a_choice_a_union_still_is_of_what_the_rows_of_a_tile_own(backen
     """Tiles of queries span frames here; with a window and static memory own chunks overlap."""
     layout = TokenLayout(98, (7, 2, 7))
     shape = {"tile": (2, 2, 4), "own": "frame", "window": 1, "static": "first frame", "tail": "pooled"}
-    routing = RoutingConfig(lists="union", **shape, **BUDGETS[budget])
+    routing = RoutingConfig.of(lists="union", **shape, **BUDGETS[budget])
     table = build_chunks(layout, (0,), routing)
     q, k, v = (x.float() for x in qkv(layout, batch=1, dim=16))
     arrays = [x.double().numpy() for x in (q, k, v)]
@@ -106,9 +104,8 @@ def test_without_a_choice_a_union_still_is_of_what_the_rows_of_a_tile_own(backen
 
 
 def test_what_is_registered_says_what_it_is():
-    settings = {f.name for f in fields(RoutingConfig)}
     for rule in RULES.values():
-        assert rule.sentence and set(rule.parameters) <= settings
+        assert rule.sentence and set(rule.parameters) <= set(PART_OF)
     assert all(kind.sentence for kind in DESCRIPTORS.values())
     assert set(triton.RULES) <= set(RULES) and set(triton.DESCRIPTORS) <= set(DESCRIPTORS)
 
@@ -139,7 +136,7 @@ def expected_of_toys(q, k, v, table, routing, rule, signed):
     last = torch.stack([k[..., c.stop - 1, :] for c in table.chunks], -2)
     score = q.clamp(min=0) @ first.mT + q.clamp(max=0) @ (last if signed else first).mT
     if rule.same_k:
-        order = score.masked_fill(~candidate, torch.inf).argsort(-1)[..., : routing.top_k]
+        order = score.masked_fill(~candidate, torch.inf).argsort(-1)[..., : routing.budget.top_k]
         chosen = torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, True) & candidate
     else:
         chosen = (score > score[..., :1]) & candidate
@@ -155,7 +152,7 @@ def test_a_new_rule_and_a_new_descriptor_work_on_every_backend(monkeypatch, back
     monkeypatch.setitem(RULES, "toy", rule)
     monkeypatch.setitem(DESCRIPTORS, "toy", descriptor)
     layout = TokenLayout(67, (4, 4, 4), 3, (Span("text", 0, 3),))
-    routing = RoutingConfig(rule="toy", descriptor="toy", top_k=2, tile=tile, own="frame")
+    routing = RoutingConfig.of(rule="toy", descriptor="toy", top_k=2, tile=tile, own="frame")
     table = build_chunks(layout, (0,), routing)
     inputs = [x.float()[..., table.order, :].requires_grad_() for x in qkv(layout, batch=1, dim=16)]
     expected, wanted = expected_of_toys(*inputs, table, routing, rule, descriptor.signed)
@@ -181,7 +178,7 @@ def test_a_new_descriptor_of_half_precision_keys_chooses_alike_everywhere(monkey
     monkeypatch.setitem(
         DESCRIPTORS, "third", Descriptor(lambda keys: tuple(x / 3 for x in one_of_each(keys)), signed, "a third")
     )
-    routing = RoutingConfig(descriptor="third", top_k=2, **SHAPE)
+    routing = RoutingConfig.of(descriptor="third", top_k=2, **SHAPE)
     table = build_chunks(LAYOUT, STARTS, routing)
     inputs = [x.half() for x in qkv(LAYOUT, dim=16)]
     out, chosen = run(backend, *inputs, table, routing)
@@ -194,15 +191,15 @@ def test_a_new_descriptor_of_half_precision_keys_chooses_alike_everywhere(monkey
 def test_nothing_registered_is_left_behind():
     for setting in ({"rule": "toy"}, {"descriptor": "toy"}):
         with pytest.raises(MoCError, match="choose one of: "):
-            RoutingConfig(**setting)
+            RoutingConfig.of(**setting)
 
 
 @pytest.mark.parametrize("name", ["tail", "lists"])
 @pytest.mark.parametrize("backend", EVERY)
 def test_what_a_backend_does_not_name_it_refuses(monkeypatch, backend, name):
-    known = {"tail": "TAILS", "lists": "LISTS"}[name]
-    monkeypatch.setattr(config, known, (*getattr(config, known), "new"))
-    routing = RoutingConfig(**{name: "new"}, **SHAPE)
+    known = {"tail": TAILS, "lists": LISTS}[name]
+    monkeypatch.setitem(known, "new", "what nobody knows yet")
+    routing = RoutingConfig.of(**{name: "new"}, **SHAPE)
     table = build_chunks(LAYOUT, STARTS, routing)
     q = torch.zeros(1, 1, LAYOUT.length, 16)
     with pytest.raises(MoCError, match=f"the {backend} backend cannot run this: {name} 'new' is none of those"):

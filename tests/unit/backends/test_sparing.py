@@ -14,7 +14,7 @@ from moc.trace.pair_counts import Counts
 from tests.tools.cases import OnGpu, qkv
 
 LAYOUT = TokenLayout(64, (4, 4, 4))
-ROUTING = RoutingConfig(top_k=1, own="frame")
+ROUTING = RoutingConfig.of(top_k=1, own="frame")
 HEADS = 5
 
 
@@ -96,8 +96,8 @@ def test_where_one_head_does_not_fit_torch_takes_over(tried, monkeypatch):
 @pytest.mark.parametrize(
     ("routing", "training", "record"),
     [
-        (RoutingConfig(top_k=2, drop_off=0.5), True, None),  # noise is drawn by the number of the head
-        (RoutingConfig(head_density=(0.1, 0.2, 0.3, 0.4)), False, None),
+        (RoutingConfig.of(top_k=2, drop_off=0.5), True, None),  # noise is drawn by the number of the head
+        (RoutingConfig.of(head_density=(0.1, 0.2, 0.3, 0.4)), False, None),
         (ROUTING, False, object()),  # somebody who wants to see all heads
     ],
 )

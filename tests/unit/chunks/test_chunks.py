@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moc.chunks.build import build_chunks, tile_shape
 from moc.chunks.layout import Span, TokenLayout
 from moc.chunks.table import TILE_ROWS
-from moc.config import RoutingConfig
+from moc.config import Partition, RoutingConfig
 from moc.errors import MoCError
 from tests.tools import brute
 from tests.tools.cases import layouts, routings, shot_starts
@@ -47,12 +47,12 @@ def test_a_wrapped_context_window_brings_a_shot_together():
 
 
 def test_the_first_frame_of_a_shot_is_a_memory_of_its_own_whatever_frames_a_chunk_joins():
-    table = build_chunks(TokenLayout(8, (4, 1, 2)), (0,), RoutingConfig(tile=(2, 1, 2), static="first frame"))
+    table = build_chunks(TokenLayout(8, (4, 1, 2)), (0,), RoutingConfig.of(tile=(2, 1, 2), static="first frame"))
     assert [(c.length, c.linked) for c in table.chunks] == [(2, True), (4, False), (2, False)]
 
 
 def test_a_window_of_frames_reaches_the_next_chunk_of_several_and_no_other_shot():
-    routing = RoutingConfig(own="frame", tile=(2, 2, 2), window=1)
+    routing = RoutingConfig.of(own="frame", tile=(2, 2, 2), window=1)
     layout = TokenLayout(8 * 4, (8, 2, 2))
     assert [g.own for g in build_chunks(layout, (0,), routing).groups] == [(0, 2), (0, 3), (1, 4), (2, 4)]
     assert [g.own for g in build_chunks(layout, (0, 4), routing).groups] == [(0, 2), (0, 2), (2, 4), (2, 4)]
@@ -61,7 +61,7 @@ def test_a_window_of_frames_reaches_the_next_chunk_of_several_and_no_other_shot(
 @pytest.mark.parametrize(("window", "slabs"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)])
 def test_a_window_reaches_whole_slabs_of_frames_on_either_side(window, slabs):
     """A chunk of two frames is seen as a whole or not at all."""
-    routing = RoutingConfig(own="frame", window=window, tile=(2, 1, 2))
+    routing = RoutingConfig.of(own="frame", window=window, tile=(2, 1, 2))
     table = build_chunks(TokenLayout(40, (20, 1, 2)), (0,), routing)
     assert [g.own for g in table.groups] == [(max(i - slabs, 0), min(i + slabs + 1, 10)) for i in range(10)]
 
@@ -69,7 +69,7 @@ def test_a_window_reaches_whole_slabs_of_frames_on_either_side(window, slabs):
 @pytest.mark.parametrize("references", ["routed", "linked"])
 def test_text_and_audio_are_always_seen_and_references_as_the_settings_say(references):
     spans = (Span("text", 0, 3), Span("audio", 3, 5), Span("reference", 5, 9))
-    table = build_chunks(TokenLayout(17, (2, 2, 2), 9, spans), (0,), RoutingConfig(references=references))
+    table = build_chunks(TokenLayout(17, (2, 2, 2), 9, spans), (0,), RoutingConfig.of(references=references))
     facts = {c.kind: (c.linked, c.routable) for c in table.chunks}
     seen, open_to_choice = (True, False), (False, True)
     asked = open_to_choice if references == "routed" else seen
@@ -86,13 +86,13 @@ def test_text_and_audio_are_always_seen_and_references_as_the_settings_say(refer
     ],
 )
 def test_a_wanted_size_meets_frame_borders(wanted, expected):
-    assert tile_shape((21, 30, 52), RoutingConfig(chunk_tokens=wanted)) == expected
+    assert tile_shape((21, 30, 52), Partition(chunk_tokens=wanted)) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(4, 60), st.integers(4, 90), st.integers(16, 4000))
 def test_a_wanted_size_is_met_within_a_factor_of_two(height, width, wanted):
-    t, h, w = tile_shape((10, height, width), RoutingConfig(chunk_tokens=wanted))
+    t, h, w = tile_shape((10, height, width), Partition(chunk_tokens=wanted))
     size = t * height * width if wanted >= height * width else height * width / (-(-height // h) * -(-width // w))
     assert wanted / 2 <= size <= 2 * wanted
 
@@ -103,13 +103,13 @@ def test_a_wanted_size_is_met_within_a_factor_of_two(height, width, wanted):
 )
 def test_pieces_of_a_wanted_size_are_as_equal_as_they_can_be(wanted, lengths):
     """None is a small leftover."""
-    table = build_chunks(TokenLayout(700, (7, 10, 10)), (0,), RoutingConfig(chunk_tokens=wanted))
+    table = build_chunks(TokenLayout(700, (7, 10, 10)), (0,), RoutingConfig.of(chunk_tokens=wanted))
     assert {c.length for c in table.chunks} == lengths
 
 
 def test_a_big_video_is_cut_quickly_and_whole():
     layout = TokenLayout(180_000, (120, 30, 50))
-    table = build_chunks(layout, tuple(range(0, 120, 15)), RoutingConfig(tile=(1, 8, 8), own="frame"))
+    table = build_chunks(layout, tuple(range(0, 120, 15)), RoutingConfig.of(tile=(1, 8, 8), own="frame"))
     assert len(table.chunks) == 120 * 4 * 7
     assert np.array_equal(np.sort(table.order), np.arange(180_000))
 
@@ -134,7 +134,7 @@ def test_query_tiles_hold_every_routed_row_once_and_never_two_shots(data, layout
 
 
 def test_large_groups_are_tiled_alone_and_small_ones_together():
-    frames = build_chunks(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig(own="frame"))
+    frames = build_chunks(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig.of(own="frame"))
     assert frames.query_tiles()[:3] == [(0, 64), (64, 100), (100, 164)]
-    chunks = build_chunks(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig(own="chunk", tile=(1, 5, 5)))
+    chunks = build_chunks(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig.of(own="chunk", tile=(1, 5, 5)))
     assert chunks.query_tiles()[2:5] == [(128, 192), (192, 200), (200, 264)]

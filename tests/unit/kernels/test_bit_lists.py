@@ -32,8 +32,8 @@ def chosen_by(kind: str, heads: int, rows: int, chunks: int) -> torch.Tensor:
 def test_every_pair_is_listed_once(kind: str) -> None:
     """300 rows and 36 chunks: two programs, a ragged square, a second word."""
     shape = 3, 10, 10
-    table = build_chunks(TokenLayout(shape[0] * shape[1] * shape[2], shape), (0,), RoutingConfig(tile=(1, 4, 3)))
-    plan = device_table_of(table, RoutingConfig(top_k=len(table.chunks), own="chunk"), torch.device(DEVICE))
+    table = build_chunks(TokenLayout(shape[0] * shape[1] * shape[2], shape), (0,), RoutingConfig.of(tile=(1, 4, 3)))
+    plan = device_table_of(table, RoutingConfig.of(top_k=len(table.chunks), own="chunk"), torch.device(DEVICE))
     chosen = chosen_by(kind, 2, plan.length, plan.chunks)
     places = plan.chunks
     bits = csr_from_bits.SelectionMask(pack(chosen.to(DEVICE)).contiguous(), plan.chunks, places)
@@ -57,8 +57,8 @@ def test_every_pair_is_listed_once(kind: str) -> None:
 
 
 def test_rows_are_unpacked_in_the_order_of_their_chunks() -> None:
-    table = build_chunks(TokenLayout(130, (1, 10, 13)), (0,), RoutingConfig(tile=(1, 1, 2)))
-    plan = device_table_of(table, RoutingConfig(top_k=20), torch.device(DEVICE))
+    table = build_chunks(TokenLayout(130, (1, 10, 13)), (0,), RoutingConfig.of(tile=(1, 1, 2)))
+    plan = device_table_of(table, RoutingConfig.of(top_k=20), torch.device(DEVICE))
     chosen = torch.zeros(2, plan.length, plan.chunks, dtype=torch.bool)
     chosen.scatter_(2, torch.rand(chosen.shape).topk(20).indices, True)
     choice = indices_of(csr_from_bits.SelectionMask.of_plan(pack(chosen.to(DEVICE)).contiguous(), plan), plan)

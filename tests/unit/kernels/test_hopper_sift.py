@@ -16,7 +16,7 @@ from moc.config import RoutingConfig
 
 
 def plan(frames: int, top_k: int, text: int = 0):
-    routing = RoutingConfig(top_k=top_k, tile=(1, 4, 4), own="frame")
+    routing = RoutingConfig.of(top_k=top_k, tile=(1, 4, 4), own="frame")
     spans = (Span("text", 0, text),) if text else ()
     layout = TokenLayout(text + frames * 24 * 34, (frames, 24, 34), text, spans)
     table = build_chunks(layout, (0, frames // 2), routing)

@@ -25,7 +25,7 @@ from moc.trace.pair_counts import Counts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUT = TokenLayout(200, (2, 10, 10))  # one tile of 128 rows, one with 72
-ROUTING = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail="pooled")
+ROUTING = RoutingConfig.of(top_k=9, tile=(1, 2, 3), own="frame", tail="pooled")
 
 
 def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
@@ -45,7 +45,7 @@ def listed(found: hot_chunks.HotChunks, plan) -> torch.Tensor:
 @pytest.mark.parametrize("top_k", [3, 9, 20])
 def test_every_choice_is_either_popular_or_left(top_k: int) -> None:
     table = build_chunks(LAYOUT, (0,), ROUTING)
-    plan = device_table_of(table, RoutingConfig(top_k=top_k), torch.device(DEVICE))
+    plan = device_table_of(table, RoutingConfig.of(top_k=top_k), torch.device(DEVICE))
     torch.manual_seed(top_k)
     choice = new_indices(2, plan)
     liking = torch.rand(2, 1, plan.chunks) ** 3 + 0.5 * torch.rand(2, plan.length, plan.chunks)
@@ -119,7 +119,7 @@ def coherent(batch: int) -> tuple[torch.Tensor, ...]:
 @pytest.mark.skipif(DEVICE == "cuda", reason="there tests/gpu/check_gpu.py checks the kernel itself")
 @pytest.mark.parametrize(("tail", "batch"), [("none", 1), ("pooled", 2)])
 def test_rows_get_what_they_chose(together: list, tail: str, batch: int) -> None:
-    routing = RoutingConfig(top_k=9, tile=(1, 2, 3), own="frame", tail=tail)
+    routing = RoutingConfig.of(top_k=9, tile=(1, 2, 3), own="frame", tail=tail)
     table = build_chunks(LAYOUT, (0,), routing)
     q, k, v = coherent(batch)
     want = reference.attend(q, k, v, table, routing, scale=0.25, training=False, record=None)

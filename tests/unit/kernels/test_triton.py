@@ -36,7 +36,7 @@ HALF = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()  # the int
 PLAIN = TokenLayout(96, (4, 4, 6))
 WITH_TEXT = TokenLayout(103, (4, 4, 6), 7, (Span("text", 0, 7),))
 AROUND = TokenLayout(123, (4, 4, 6), 15, (Span("text", 0, 5), Span("reference", 5, 15), Span("other", 111, 123)))
-R = RoutingConfig
+R = RoutingConfig.of
 
 # name: layout, starts, routing, batch (each with the reason why it is here)
 CASES = {

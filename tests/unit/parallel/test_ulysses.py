@@ -6,7 +6,6 @@ them, by a bit.
 
 import pickle
 import traceback
-from dataclasses import replace
 
 import pytest
 import torch
@@ -22,15 +21,15 @@ from moc.parallel import Routed, heads_of_rank, ulysses_attention
 
 LAYOUT = TokenLayout(5 + 6 * 12 + 3, (6, 3, 4), 8, (Span("text", 0, 5), Span("reference", 5, 8)))
 STARTS = (0, 2, 5)
-TAILED = RoutingConfig(top_k=3, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled")
+TAILED = RoutingConfig.of(top_k=3, tile=(1, 2, 2), own="frame", descriptor="minmax", tail="pooled")
 ROUTINGS = {
     **{name: settings.routing for name, settings in PRESETS.items()},
     "tiles with a tail": TAILED,
-    "causal shots": RoutingConfig(top_k=1, own="shot", causal=True),
-    "top-p": replace(TAILED, rule="top-p", top_p=0.4),
-    "union": replace(TAILED, lists="union", tail="none"),
-    "a density for every head": replace(TAILED, head_density=(0.1, 0.9, 0.3, 0.5, 0.2, 1.0, 0.4, 0.6)),
-    "the outer loop": replace(TAILED, shots_kept=1),
+    "causal shots": RoutingConfig.of(top_k=1, own="shot", causal=True),
+    "top-p": TAILED.changed(rule="top-p", top_p=0.4),
+    "union": TAILED.changed(lists="union", tail="none"),
+    "a density for every head": TAILED.changed(head_density=(0.1, 0.9, 0.3, 0.5, 0.2, 1.0, 0.4, 0.6)),
+    "the outer loop": TAILED.changed(shots_kept=1),
 }
 HEADS, DIM, BATCH = 8, 8, 2
 RANKS = (4, 2, 1)
@@ -129,7 +128,7 @@ def test_what_a_worker_is_sent_is_small_and_complete():
 
 
 def test_a_density_for_every_head_wants_all_heads():
-    routed = Routed(LAYOUT, STARTS, replace(TAILED, head_density=(0.5, 0.5)), HEADS)
+    routed = Routed(LAYOUT, STARTS, TAILED.changed(head_density=(0.5, 0.5)), HEADS)
     q, k, v = (x.transpose(1, 2)[:, :4] for x in qkv(LAYOUT.length))
     with pytest.raises(MoCError, match="2 numbers, but this model has 8 heads"):
         routed(q, k, v, slice(0, 4))

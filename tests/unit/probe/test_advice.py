@@ -10,7 +10,7 @@ from moc.probe.advice import MARGINS, SCOPES, advise, choosing, tabulate
 from moc.probe.log import Call, ProbeLog, borders, read_steps, spread
 from moc.probe.sampled_error import SampledError
 
-OPTIONS = tuple(RoutingConfig(top_k=k, own="frame") for k in (5, 1, 2, 10))
+OPTIONS = tuple(RoutingConfig.of(top_k=k, own="frame") for k in (5, 1, 2, 10))
 KEPT = (0.3, 0.1, 0.2, 0.5)
 TOKENS, ROWS, SHARE = 100, 10, 0.02
 
@@ -99,7 +99,7 @@ def test_every_block_can_have_a_setting_of_its_own():
     advice = advise(log, 0.065, SCOPES[1])
     assert advice.choice.tolist() == [0, 1, 0]
     assert advice.settings.routing == OPTIONS[0] and advice.settings.blocks == ((1, OPTIONS[1]),)
-    assert [advice.settings.routing_of(b).top_k for b in range(3)] == [5, 1, 5]
+    assert [advice.settings.routing_of(b).budget.top_k for b in range(3)] == [5, 1, 5]
     assert advice.work < advise(log, 0.065).work
 
 
@@ -111,7 +111,7 @@ def test_heads_that_need_more_get_more():
         call.look.error[:, 1] *= 1.99
     plain, mixed = advise(log, 0.1, SCOPES[1]), advise(log, 0.1, SCOPES[2])
     assert mixed.work < plain.work and mixed.error.max() <= mixed.aim
-    first, second = mixed.settings.routing.head_density
+    first, second = mixed.settings.routing.budget.head_density
     assert first < second and {first, second} <= set(KEPT)
     assert mixed.kept == pytest.approx((first + second) / 2)
     expected = [np.array(FALLING)[KEPT.index(d)] ** 2 * f for d, f in ((first, 0.01), (second, 1.99))]

@@ -1,7 +1,5 @@
 """What the probe says of a few rows is what the reference computes for them, and what counting one by one gives."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -31,8 +29,8 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
     table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), routing)
     q, k, v = sorted_qkv(layout, table)
     rows = sampled_error.sample_rows(table, count)
-    found = sampled_error.sampled_error(q, k, v, table, [routing, RoutingConfig(top_k=0)], rows, scale=0.7)
-    exact = replace(routing, lists="token")
+    found = sampled_error.sampled_error(q, k, v, table, [routing, RoutingConfig.of(top_k=0)], rows, scale=0.7)
+    exact = routing.changed(lists="token")
     routed = reference.attend(q, k, v, table, exact, scale=0.7, training=False, record=None)
     dense = torch.softmax(q @ k.mT * 0.7, -1) @ v
     expected = (routed - dense)[:, :, rows].square().sum((0, 2, 3))
@@ -46,7 +44,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
 def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, routing):
     """Counted without any code of the method: a key is read if the brute force read it."""
     starts = data.draw(shot_starts(layout.grid[0]))
-    routing = replace(routing, lists="token", head_density=routing.head_density[:1])
+    routing = routing.changed(lists="token", head_density=routing.budget.head_density[:1])
     table = build_chunks(layout, starts, routing)
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     rows = sampled_error.sample_rows(table, 8)
@@ -75,7 +73,7 @@ def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, ro
 
 
 def test_reading_everything_loses_nothing_and_reading_less_loses_more():
-    routings = [RoutingConfig(top_k=k, tile=(1, 2, 2), own="frame") for k in (1, 4, 16, 1000)]
+    routings = [RoutingConfig.of(top_k=k, tile=(1, 2, 2), own="frame") for k in (1, 4, 16, 1000)]
     table = build_chunks(LAYOUT, SHOTS, routings[0])
     found = sampled_error.sampled_error(
         *sorted_qkv(LAYOUT, table), table, routings, sampled_error.sample_rows(table, 60)
@@ -88,7 +86,7 @@ def test_reading_everything_loses_nothing_and_reading_less_loses_more():
 
 def test_far_away_logits_do_not_overflow():
     """What is left after the largest chunks are taken out may be e^-1000 of them; its own softmax is still one."""
-    routing = RoutingConfig(top_k=0, own="chunk", tile=(1, 2, 2))
+    routing = RoutingConfig.of(top_k=0, own="chunk", tile=(1, 2, 2))
     table = build_chunks(LAYOUT, SHOTS, routing)
     q, k, v = sorted_qkv(LAYOUT, table, dtype=torch.float32)
     found = sampled_error.sampled_error(q * 100, k * 100, v, table, [routing], sampled_error.sample_rows(table, 60))
@@ -97,7 +95,7 @@ def test_far_away_logits_do_not_overflow():
 
 @pytest.mark.parametrize("elements", [1, 2**12])
 def test_blocks_change_nothing(elements, monkeypatch):
-    routings = [RoutingConfig(top_k=k, tile=(1, 2, 2), own="frame", tail="pooled") for k in (1, 4)]
+    routings = [RoutingConfig.of(top_k=k, tile=(1, 2, 2), own="frame", tail="pooled") for k in (1, 4)]
     table = build_chunks(LAYOUT, SHOTS, routings[0])
     inputs = sorted_qkv(LAYOUT, table), table, routings, sampled_error.sample_rows(table, 30)
     whole = sampled_error.sampled_error(*inputs[0], *inputs[1:])
@@ -122,7 +120,7 @@ def test_rows_are_video_of_every_part_none_twice_always_the_same(layout, count):
 
 
 def test_a_block_that_is_called_twice_in_a_step_is_added_up():
-    log = ProbeLog(MoCSettings(RoutingConfig(top_k=1, own="frame")), rows_asked=8)
+    log = ProbeLog(MoCSettings(RoutingConfig.of(top_k=1, own="frame")), rows_asked=8)
     log.start([1.0, 0.0])
     q, k, v = qkv(LAYOUT)
     sums = []

@@ -1,12 +1,13 @@
 """Routing settings: what is refused, what the presets mean, and what the widgets of MoC Routing make of them."""
 
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from math import inf, nan
 
 import pack
 import pytest
 
-from moc.config import PRESETS, RoutingConfig, Schedule
+from moc.config import PART_OF, PRESETS, Noise, RoutingConfig, Schedule
+from moc.config.routing import part_of
 from moc.errors import MoCError
 
 choices = pack.load("nodes.widgets.routing")
@@ -44,7 +45,7 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
 )
 def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
     with pytest.raises(MoCError, match=sentence):
-        RoutingConfig(**setting)
+        RoutingConfig.of(**setting)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,29 @@ def test_a_schedule_that_cannot_be_is_refused_when_built(setting, sentence):
         Schedule(**setting)
 
 
+def test_a_routing_made_of_its_own_settings_is_the_same_and_finds_what_the_same_one_left():
+    """Tables and compiled graphs are kept by routing."""
+    routing = RoutingConfig.of(tile=(1, 4, 4), own="frame", top_k=20, descriptor="minmax", tail="pooled", seed=3)
+    again = RoutingConfig.of(**routing.settings)
+    assert again == routing and hash(again) == hash(routing) and {routing: "kept"}[again] == "kept"
+    assert set(routing.settings) == set(PART_OF) and routing.changed(seed=4) != routing
+
+
+def test_what_no_part_of_a_routing_has_is_refused():
+    with pytest.raises(TypeError, match="no part of a routing has a setting 'topk'"):
+        RoutingConfig.of(topk=5)
+
+
+def test_two_parts_cannot_have_a_setting_of_one_name():
+    twice = make_dataclass("Twice", [("one", Noise, Noise()), ("other", Noise, Noise())], frozen=True)
+    with pytest.raises(TypeError, match="one and other both have a setting 'drop_off'"):
+        part_of(twice)
+
+
 def test_the_paper_presets_hold_the_papers_settings():
     multi, single = PRESETS["paper multi-shot"].routing, PRESETS["paper single-shot"].routing
-    assert (multi.top_k, multi.chunk_tokens, multi.own, multi.causal) == (5, 1280, "shot", True)
-    assert (single.top_k, single.chunk_tokens, single.own, single.causal) == (3, 256, "chunk", False)
-    assert {multi.descriptor, single.descriptor} == {"mean"} and {multi.tail, single.tail} == {"none"}
+    assert multi == RoutingConfig.of(top_k=5, chunk_tokens=1280, own="shot", causal=True, descriptor="mean")
+    assert single == RoutingConfig.of(top_k=3, chunk_tokens=256, own="chunk", causal=False, descriptor="mean")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -103,12 +122,12 @@ BASE = packed.PRESETS["paper multi-shot"].routing
 )
 def test_a_widget_replaces_its_part_of_the_preset_and_nothing_else(widgets, changed):
     settings = choices.read_routing(preset="paper multi-shot", **widgets)
-    assert settings.routing == replace(BASE, **changed)
+    assert settings.routing == BASE.changed(**changed)
     assert settings.schedule == packed.Schedule()
 
 
 def test_a_window_widens_a_preset_that_sees_its_own_frame():
-    assert choices.read_routing(preset="recommended", window=2).routing.window == 2
+    assert choices.read_routing(preset="recommended", window=2).routing.links.window == 2
 
 
 def test_the_schedule_counts_when_it_is_custom():
@@ -120,8 +139,8 @@ def test_the_schedule_counts_when_it_is_custom():
 def test_blocks_may_be_dense_or_have_chunks_of_another_size():
     settings = choices.read_routing(preset="fast", dense_blocks="0, 3-4", block_tiles="1-2: 1x2x2; 7: frame")
     assert [b for b in range(9) if settings.schedule.is_dense(b, 9)] == [0, 3, 4]
-    assert {b: r.tile for b, r in settings.blocks} == {1: (1, 2, 2), 2: (1, 2, 2), 7: None}
-    assert settings.routing_of(1) == replace(settings.routing, tile=(1, 2, 2), chunk_tokens=None)
+    assert {b: r.partition.tile for b, r in settings.blocks} == {1: (1, 2, 2), 2: (1, 2, 2), 7: None}
+    assert settings.routing_of(1) == settings.routing.changed(tile=(1, 2, 2), chunk_tokens=None)
     assert settings.routing_of(5) == settings.routing == packed.PRESETS["fast"].routing
     assert "dense in blocks 0, 3-4, with settings of their own in blocks 1-2, 7" in choices.tell_routing(settings)
 
@@ -137,12 +156,12 @@ def test_blocks_may_be_dense_or_have_chunks_of_another_size():
     ],
 )
 def test_a_rule_is_told_in_words(settings, words):
-    assert words in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig(**settings)))
+    assert words in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig.of(**settings)))
 
 
 def test_a_rule_of_somebody_elses_is_told_by_its_own_sentence(monkeypatch):
     monkeypatch.setitem(packed.RULES, "best", replace(packed.RULES["top-p"], sentence="the one best chunk"))
-    assert "the one best chunk" in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig(rule="best")))
+    assert "the one best chunk" in choices.tell_routing(packed.MoCSettings(packed.RoutingConfig.of(rule="best")))
 
 
 @pytest.mark.parametrize("text", ["1x4x4", "1 4 4", "1,4,4", "1×4×4", " 1 X 4 x 4 "])
@@ -200,7 +219,7 @@ def test_the_summary_is_one_sentence():
     }
     told = choices.tell_routing(choices.read_routing(preset="fast", **everything))
     assert told == (
-        "Every token sees its own frame with 1 on either side and 20% of all pairs (tiles of 1x4x4 tokens, mean), "
-        "the rest pooled, the first frame of every shot always, from the 2 best other shots only, "
+        "Every token sees its own frame with 1 on either side, the first frame of every shot and 20% of all pairs "
+        "(tiles of 1x4x4 tokens, mean), from the 2 best other shots only, the rest pooled, "
         "from 20% to 100% of the sampling, first 1 and last 0 blocks dense."
     )

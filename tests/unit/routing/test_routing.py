@@ -21,7 +21,7 @@ STARTS = (0, 2, 4, 6)
 @settings(max_examples=40, deadline=None)
 @given(layout=layouts(), tile=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)))
 def test_the_minmax_score_bounds_every_key_of_the_chunk(layout, tile):
-    table = build_chunks(layout, (0,), RoutingConfig(tile=tile))
+    table = build_chunks(layout, (0,), RoutingConfig.of(tile=tile))
     q, k, _ = qkv(layout)
     order = table.tensors("cpu").order
     k = k[..., order, :]
@@ -44,7 +44,7 @@ def test_mandatory_links_never_compete(data, layout, routing):
 
 
 def test_drop_off_removes_the_rounded_down_share_and_drop_in_adds_poisson_many():
-    routing = RoutingConfig(top_k=6, own="chunk", drop_off=0.5, seed=1)
+    routing = RoutingConfig.of(top_k=6, own="chunk", drop_off=0.5, seed=1)
     table = build_chunks(LAYOUT, (0,), routing)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
     q, k, _ = qkv(LAYOUT, batch=8, heads=8)
@@ -57,7 +57,7 @@ def test_drop_off_removes_the_rounded_down_share_and_drop_in_adds_poisson_many()
     shares = torch.bincount(removed.flatten(), minlength=3).double() / removed.numel()
     assert removed.max() == 2 and torch.allclose(shares, torch.full((3,), 1 / 3, dtype=torch.double), atol=0.02)
 
-    routing = RoutingConfig(top_k=1, own="chunk", drop_in=1.5, seed=1)
+    routing = RoutingConfig.of(top_k=1, own="chunk", drop_in=1.5, seed=1)
     start = select(scores(q, describe(k, table, "mean")), candidate, 1)
     more = disturb(start, candidate, routing, tokens)
     added = (more & ~start).sum(-1)
@@ -67,7 +67,7 @@ def test_drop_off_removes_the_rounded_down_share_and_drop_in_adds_poisson_many()
 
 
 def test_training_noise_depends_on_the_seed_and_on_nothing_else():
-    routing = RoutingConfig(top_k=3, own="chunk", drop_off=1.0, drop_in=1.0)
+    routing = RoutingConfig.of(top_k=3, own="chunk", drop_off=1.0, drop_in=1.0)
     table = build_chunks(LAYOUT, (0,), routing)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))
     q, k, _ = qkv(LAYOUT)
@@ -76,19 +76,19 @@ def test_training_noise_depends_on_the_seed_and_on_nothing_else():
     whole = disturb(chosen, candidate, routing, tokens)
     halves = [disturb(chosen[:, :, s], candidate[s], routing, tokens[s]) for s in (slice(0, 50), slice(50, 128))]
     assert torch.equal(whole, torch.cat(halves, 2))
-    other = disturb(chosen, candidate, RoutingConfig(top_k=3, own="chunk", drop_off=1.0, drop_in=1.0, seed=9), tokens)
+    other = disturb(chosen, candidate, routing.changed(seed=9), tokens)
     assert not torch.equal(whole, other)
 
 
 def test_the_outer_loop_keeps_the_shots_whose_mean_fits_best():
     q, k, _ = qkv(LAYOUT, batch=1, heads=1)
     k[..., 32:64, :] = 5 * q[..., 96:, :].mean(-2, keepdim=True)  # shot 1 looks like what shot 3 asks for
-    routing = RoutingConfig(shots_kept=1, own="shot")
+    routing = RoutingConfig.of(shots_kept=1, own="shot")
     keep = kept_shots(q, k, build_chunks(LAYOUT, STARTS, routing), routing)
     assert keep.shape == (1, 1, 4, 4)
     assert keep[0, 0, 3].tolist() == [False, True, False, True]
     assert (keep.sum(-1) == 2).all()
-    causal = RoutingConfig(shots_kept=1, own="shot", causal=True)
+    causal = RoutingConfig.of(shots_kept=1, own="shot", causal=True)
     keep = kept_shots(q, k, build_chunks(LAYOUT, STARTS, causal), causal)
     assert not keep.triu(1).any() and keep[0, 0, 0].tolist() == [True, False, False, False]
 
@@ -98,18 +98,18 @@ def test_the_outer_loop_keeps_the_shots_whose_mean_fits_best():
 def test_the_predicted_density_is_what_equal_chunks_keep(data, layout, routing):
     """With chunks of one length the forecast is exact; it never leaves [0, 1]."""
     table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), routing)
-    predicted = table.density(routing.top_k, routing.causal)
+    predicted = table.density(routing.budget.top_k, routing.candidates.causal)
     assert 0 < predicted <= 1 + 1e-9
     mandatory, candidate = candidates(table, routing, slice(0, layout.length), torch.device("cpu"))
     lengths = table.tensors("cpu").lengths.double()
     mean = (candidate * lengths).sum(-1) / candidate.sum(-1).clamp(min=1)
-    kept = (mandatory * lengths).sum(-1) + candidate.sum(-1).clamp(max=routing.top_k) * mean
+    kept = (mandatory * lengths).sum(-1) + candidate.sum(-1).clamp(max=routing.budget.top_k) * mean
     assert predicted == pytest.approx(float(kept.sum()) / layout.length**2)
 
 
 @pytest.mark.parametrize("density", [0.15, 0.3, 0.6, 1.0])
 def test_a_density_becomes_the_nearest_k(density):
-    routing = RoutingConfig(density=density, own="chunk", tile=(1, 2, 2))
+    routing = RoutingConfig.of(density=density, own="chunk", tile=(1, 2, 2))
     table = build_chunks(LAYOUT, (0,), routing)
     k = table.top_k(routing)
     best = min(range(40), key=lambda n: abs(table.density(n, False) - density))
@@ -117,21 +117,21 @@ def test_a_density_becomes_the_nearest_k(density):
 
 
 def test_of_two_numbers_of_chunks_that_are_as_near_the_smaller_is_taken():
-    table = build_chunks(TokenLayout(64, (4, 4, 4)), (0,), RoutingConfig(own="chunk", tile=(1, 2, 2)))
+    table = build_chunks(TokenLayout(64, (4, 4, 4)), (0,), RoutingConfig.of(own="chunk", tile=(1, 2, 2)))
     assert table.top_k_at((table.density(2, False) + table.density(3, False)) / 2, False) == 2
 
 
 def test_references_compete_or_are_linked():
     layout = TokenLayout(4 + 64, (4, 4, 4), 4, (Span("reference", 0, 4),))
     for references, where in (("routed", 1), ("linked", 0)):
-        routing = RoutingConfig(references=references)
+        routing = RoutingConfig.of(references=references)
         table = build_chunks(layout, (0, 2), routing)
         parts = candidates(table, routing, slice(4, 68), torch.device("cpu"))
         assert parts[where][:, 0].all()
 
 
 def test_a_shared_list_is_one_for_all_rows_of_a_tile_and_never_less_than_they_asked_for():
-    routing = RoutingConfig(top_k=2, own="chunk", tile=(1, 2, 2), causal=True, lists="union")
+    routing = RoutingConfig.of(top_k=2, own="chunk", tile=(1, 2, 2), causal=True, lists="union")
     table = build_chunks(LAYOUT, STARTS, routing)
     q, k, _ = qkv(LAYOUT)
     _, candidate = candidates(table, routing, slice(0, 128), torch.device("cpu"))

@@ -22,7 +22,7 @@ from moc.trace.trace import Record, Trace
 picture = pack.load("nodes.render.heatmap")
 
 GRID, STARTS = (12, 4, 4), (0, 3, 5, 8, 10)
-ROUTING = RoutingConfig(top_k=3, tile=(1, 2, 2), own="frame")
+ROUTING = RoutingConfig.of(top_k=3, tile=(1, 2, 2), own="frame")
 PLAIN = TokenLayout(12 * 16, GRID)
 WITH_SPANS = TokenLayout(7 + 12 * 16 + 5, GRID, 7, (Span("text", 0, 7), Span("reference", 199, 204)))
 
@@ -90,7 +90,7 @@ def test_shot_5_reading_shot_1_shows_in_exactly_that_cell():
 )
 def test_every_frame_spends_its_whole_budget_on_the_columns(k, own, layout, seed):
     trace = Trace()
-    record_run(trace, layout, routing=RoutingConfig(top_k=k, tile=(1, 2, 2), own=own), steps=1, blocks=1, seed=seed)
+    record_run(trace, layout, routing=RoutingConfig.of(top_k=k, tile=(1, 2, 2), own=own), steps=1, blocks=1, seed=seed)
     heat = heatmap(trace, "chunks")
     spent = np.nansum(heat.chosen_of_open * heat.open, axis=1)[[line.kind == "video" for line in heat.rows]]
     assert np.allclose(spent, k, atol=1e-2)
@@ -110,7 +110,7 @@ def test_what_is_always_seen_is_no_choice():
 
 def test_of_its_own_frame_a_tile_always_sees_only_itself():
     trace = Trace()
-    record_run(trace, PLAIN, routing=RoutingConfig(top_k=3, tile=(1, 2, 2), own="chunk"))
+    record_run(trace, PLAIN, routing=RoutingConfig.of(top_k=3, tile=(1, 2, 2), own="chunk"))
     frames = heatmap(trace, "frames")
     assert np.allclose(frames.always, np.eye(12) / 4) and np.allclose(frames.open, 1 - np.eye(12) / 4)
     assert np.allclose(np.diagonal(heatmap(trace, "chunks").always[:, ::4]), 1 / 4)
@@ -118,7 +118,7 @@ def test_of_its_own_frame_a_tile_always_sees_only_itself():
 
 def test_what_causality_forbids_is_neither_seen_nor_open():
     trace = Trace()
-    record_run(trace, PLAIN, routing=RoutingConfig(top_k=3, tile=(1, 2, 2), own="shot", causal=True))
+    record_run(trace, PLAIN, routing=RoutingConfig.of(top_k=3, tile=(1, 2, 2), own="shot", causal=True))
     shots = heatmap(trace, "shots")
     assert np.array_equal(shots.always, np.eye(5)) and np.array_equal(shots.open, np.tri(5) - np.eye(5))
     assert np.array_equal(np.isnan(shots.chosen_of_open), np.triu(np.ones((5, 5), bool)))
@@ -127,7 +127,7 @@ def test_what_causality_forbids_is_neither_seen_nor_open():
 @pytest.mark.parametrize("view", VIEWS)
 def test_long_chunks_weigh_more_than_short_ones(view):
     """A cell is a part of its pairs. Frames of 3x3 tokens in tiles of two make chunks of 4, 2, 2 and 1 token."""
-    layout, routing = TokenLayout(4 * 9, (4, 3, 3)), RoutingConfig(top_k=3, tile=(1, 2, 2), own="frame")
+    layout, routing = TokenLayout(4 * 9, (4, 3, 3)), RoutingConfig.of(top_k=3, tile=(1, 2, 2), own="frame")
     table = build_chunks(layout, (0, 2), routing)
     chosen = torch.zeros(1, 2, table.length, len(table.chunks), dtype=torch.bool)
     table_rows = table.tensors("cpu").row_frame

@@ -29,7 +29,7 @@ def counted(q, k, table, attended, scale):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), layout=layouts(), tile=tiles, partly=st.booleans())
 def test_it_equals_a_count_in_float64(data, layout, tile, partly):
-    table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), RoutingConfig(tile=tile))
+    table = build_chunks(layout, data.draw(shot_starts(layout.grid[0])), RoutingConfig.of(tile=tile))
     q, k, _ = qkv(layout, batch=1, heads=1, dim=4)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, layout.length - 1), min_size=1, max_size=5)))
     attended = torch.rand(len(rows), len(table.chunks)) < (0.5 if partly else 2.0)
@@ -41,7 +41,7 @@ def test_it_equals_a_count_in_float64(data, layout, tile, partly):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_sample_and_head_has_its_own_and_blocks_change_nothing(dtype, monkeypatch):
     layout = TokenLayout(6 * 20, (6, 4, 5))
-    table = build_chunks(layout, (0, 2), RoutingConfig(tile=(1, 2, 2)))
+    table = build_chunks(layout, (0, 2), RoutingConfig.of(tile=(1, 2, 2)))
     q, k, _ = qkv(layout, dtype=dtype)
     whole = attention_mass.chunk_mass(q, k, table)
     assert whole.dtype == torch.float32 and whole.shape == (2, 2, 120, len(table.chunks))

@@ -38,7 +38,7 @@ def run(trace: Trace, routing: RoutingConfig, q, k, v, step=0, block=0):
 
 
 def test_a_planted_link_shows_in_its_cell():
-    record = run(Trace(), RoutingConfig(top_k=1, own="shot"), *planted(reader=5, read=1))
+    record = run(Trace(), RoutingConfig.of(top_k=1, own="shot"), *planted(reader=5, read=1))
     frames = [c.frame for c in record.axes.columns]
     assert record.chosen[:, 5, frames.index(1)].eq(1).all()
     assert record.chosen[:, 5].sum() == 2  # one chunk, two heads
@@ -46,7 +46,7 @@ def test_a_planted_link_shows_in_its_cell():
 
 
 def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
-    record = run(Trace(), RoutingConfig(top_k=2, own="shot"), *planted(5, 1))
+    record = run(Trace(), RoutingConfig.of(top_k=2, own="shot"), *planted(5, 1))
     always = record.axes.always
     assert record.axes.columns[0].kind == "text" and always[:, 0].all()
     assert always[2].tolist() == [1, 0, 0, 1, 1, 0, 0]
@@ -55,14 +55,14 @@ def test_what_is_always_seen_is_marked_and_not_counted_as_chosen():
 
 
 def test_the_density_is_the_kept_share_of_pairs():
-    routing = RoutingConfig(top_k=2, own="shot")
+    routing = RoutingConfig.of(top_k=2, own="shot")
     record = run(Trace(), routing, *planted(5, 1))
     assert abs(record.density - build_chunks(LAYOUT, STARTS, routing).density(2, False)) < 1e-6
 
 
 def test_many_small_chunks_are_shown_by_frame():
     layout = TokenLayout(4 * 400, (4, 20, 20))
-    routing = RoutingConfig(top_k=5, tile=(1, 1, 2), own="frame")
+    routing = RoutingConfig.of(top_k=5, tile=(1, 1, 2), own="frame")
     table = build_chunks(layout, (0,), routing)
     assert len(table.chunks) > MOST_COLUMNS
     counts = Counts(table, 1, torch.device("cpu"))
@@ -78,12 +78,12 @@ def test_many_small_chunks_are_shown_by_frame():
 
 def test_spans_that_touch_stay_apart_where_chunks_are_shown_by_frame():
     spans = (Span("reference", 1600, 1610), Span("reference", 1610, 1620))
-    table = build_chunks(TokenLayout(1620, (4, 20, 20), 0, spans), (0,), RoutingConfig(tile=(1, 1, 2)))
+    table = build_chunks(TokenLayout(1620, (4, 20, 20), 0, spans), (0,), RoutingConfig.of(tile=(1, 1, 2)))
     assert [c.tokens for c in axes_of(table).columns] == [400, 400, 400, 400, 10, 10]
 
 
 def test_counting_by_rows_or_by_frames_is_the_same():
-    table = build_chunks(LAYOUT, STARTS, RoutingConfig(top_k=1, own="frame"))
+    table = build_chunks(LAYOUT, STARTS, RoutingConfig.of(top_k=1, own="frame"))
     chosen = torch.rand(2, 3, table.length, len(table.chunks)) > 0.5
     frame = table.tensors("cpu").row_frame
     pairs = chosen * table.tensors("cpu").lengths
@@ -105,14 +105,17 @@ def test_counting_by_rows_or_by_frames_is_the_same():
 
 def test_shares_of_a_batch_are_of_all_its_pairs():
     """Twice the same film keeps what it keeps once."""
-    routing, inputs = RoutingConfig(top_k=2, own="shot"), planted(5, 1)
+    routing, inputs = RoutingConfig.of(top_k=2, own="shot"), planted(5, 1)
     once, twice = run(Trace(), routing, *inputs), run(Trace(), routing, *(x.repeat(2, 1, 1, 1) for x in inputs))
     assert torch.equal(once.chosen, twice.chosen) and once.density == pytest.approx(twice.density)
 
 
 def test_attention_is_where_full_attention_would_look():
     """Frames of 8 tokens or fewer are measured whole, so the numbers are those of a plain softmax."""
-    layout, routing = TokenLayout(2 + 6 * 4, (6, 2, 2), 2, (Span("text", 0, 2),)), RoutingConfig(top_k=1, own="frame")
+    layout, routing = (
+        TokenLayout(2 + 6 * 4, (6, 2, 2), 2, (Span("text", 0, 2),)),
+        RoutingConfig.of(top_k=1, own="frame"),
+    )
     table = build_chunks(layout, STARTS, routing)
     q, k, v = (torch.randn(2, 3, layout.length, 8, dtype=torch.float64) for _ in range(3))
     trace = Trace(keep="routing and attention")
@@ -127,7 +130,7 @@ def test_attention_is_where_full_attention_would_look():
 
 
 def test_what_a_pass_counted_is_moved_at_its_end_and_may_be_taken_over_later():
-    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    trace, routing = Trace(), RoutingConfig.of(top_k=1, own="shot")
     table = build_chunks(LAYOUT, STARTS, routing)
     q, k, v = planted(5, 1)
     for step in range(2):
@@ -155,7 +158,7 @@ def test_off_keeps_nothing_and_still_says_what_ran():
 
 
 def test_a_full_trace_says_where_it_stopped(monkeypatch):
-    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    trace, routing = Trace(), RoutingConfig.of(top_k=1, own="shot")
     run(trace, routing, *planted(5, 1))
     monkeypatch.setattr("moc.trace.trace.MOST_BYTES", 0)
     for step in (1, 2):
@@ -166,7 +169,7 @@ def test_a_full_trace_says_where_it_stopped(monkeypatch):
 
 
 def test_heads_are_kept_apart_only_while_memory_lasts(monkeypatch):
-    trace, routing = Trace(), RoutingConfig(top_k=1, own="shot")
+    trace, routing = Trace(), RoutingConfig.of(top_k=1, own="shot")
     assert run(trace, routing, *planted(5, 1)).chosen.shape[0] == 2
     monkeypatch.setattr("moc.trace.trace.MOST_BYTES", trace._bytes)
     assert run(trace, routing, *planted(5, 1), step=1).chosen.shape[0] == 1
@@ -175,7 +178,7 @@ def test_heads_are_kept_apart_only_while_memory_lasts(monkeypatch):
 def test_a_new_run_forgets_the_last_one_and_the_report_names_reasons():
     trace = Trace()
     assert "nothing sampled yet" in trace.report()
-    run(trace, RoutingConfig(top_k=1, own="shot"), *planted(5, 1))
+    run(trace, RoutingConfig.of(top_k=1, own="shot"), *planted(5, 1))
     trace.ran_dense(Reason.SCHEDULE)
     trace.note("cut 1 moved from frame 8 to 9")
     report = trace.report()
@@ -187,7 +190,7 @@ def test_a_new_run_forgets_the_last_one_and_the_report_names_reasons():
 def test_a_run_of_many_windows_keeps_the_geometry_of_the_last(monkeypatch):
     most = 5
     monkeypatch.setattr("moc.trace.trace.MOST_TABLES", most)
-    trace, routing, tables = Trace(), RoutingConfig(top_k=1, own="shot"), []
+    trace, routing, tables = Trace(), RoutingConfig.of(top_k=1, own="shot"), []
     for frames in range(2, 2 + most + 9):
         layout = TokenLayout(frames * 4, (frames, 2, 2))
         tables.append(build_chunks(layout, (0, 1), routing))
@@ -217,7 +220,7 @@ def by_group(table, causal):
 @pytest.mark.parametrize("own, window", [("chunk", 0), ("frame", 0), ("frame", 1), ("shot", 0)])
 def test_what_is_seen_and_open_is_what_every_row_sees(own, window, static, causal):
     layout = TokenLayout(3 + 5 * 6 + 2, (5, 2, 3), 3, (Span("text", 0, 3), Span("reference", 33, 35)))
-    routing = RoutingConfig(tile=(2, 2, 2), own=own, window=window, static=static, static_tokens=4)
+    routing = RoutingConfig.of(tile=(2, 2, 2), own=own, window=window, static=static, static_tokens=4)
     table = build_chunks(layout, (0, 3), routing)
     axes = axes_of(table, causal)
     pairs = layout.frame_tokens * np.array([c.length for c in table.chunks])
@@ -228,7 +231,7 @@ def test_what_is_seen_and_open_is_what_every_row_sees(own, window, static, causa
 
 def test_the_geometry_of_tiny_tiles_takes_no_array_per_group():
     """One group per chunk: as many array operations as groups, each over all chunks, would be quadratic."""
-    table = build_chunks(TokenLayout(4 * 32 * 32, (4, 32, 32)), (0,), RoutingConfig(tile=(1, 1, 1), own="chunk"))
+    table = build_chunks(TokenLayout(4 * 32 * 32, (4, 32, 32)), (0,), RoutingConfig.of(tile=(1, 1, 1), own="chunk"))
     calls = 0
 
     def count(frame, event, _):

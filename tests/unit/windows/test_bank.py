@@ -8,7 +8,7 @@ import torch
 from moc.backends import health, library
 from moc.errors import MoCError
 from moc.windows import BankSettings
-from moc.windows.attend import attend
+from moc.windows.attend import attend, dense
 from moc.windows.bank import alike, kept
 from moc.windows.packing import LARGEST, pack, unpack
 from moc.windows.store import Store
@@ -34,6 +34,11 @@ def test_all_frames_stand_for_themselves():
 
 def test_a_shot_longer_than_a_window_counts_as_several():
     assert kept([(0, 10)], 1, 4) == {0: 4, 4: 4, 8: 2}
+
+
+def test_only_the_shots_that_are_named_are_kept():
+    assert kept([(0, 3), (3, 4), (4, 9)], 1, 10, only=(0, 2, 7)) == {0: 3, 4: 5}
+    assert kept([(0, 3)], 1, 10, only=(3,)) == {}
 
 
 def test_frames_of_one_weight_are_read_together_in_the_order_of_the_film():
@@ -92,18 +97,21 @@ def test_a_weight_is_as_if_the_key_stood_there_so_many_times():
     banks = [(3, random(1, 2, 4, 16, seed=5), random(1, 2, 4, 16, seed=6))]
     banks += [(2, random(1, 2, 3, 16, seed=7), random(1, 2, 3, 16, seed=8))]
     parts = [(w, lambda some, x=(x, y): tuple(z[:, some] for z in x)) for w, x, y in banks]
-    got = attend(q, k, v, parts, 16**-0.5)
+    got, share = attend(q, dense(q, k, v, 16**-0.5), parts, 16**-0.5)
     keys = torch.cat([k, *(x for w, x, _ in banks for _ in range(w))], -2)
     values = torch.cat([v, *(y for w, _, y in banks for _ in range(w))], -2)
     assert torch.allclose(got, softmax(q, keys, values), atol=1e-6)
+    whole = ((q @ keys.mT) * 16**-0.5).softmax(-1)
+    assert torch.allclose(share, whole[..., k.shape[-2] :].sum(-1).mean(), atol=1e-6)
 
 
 def test_heads_worked_on_apart_come_out_the_same(monkeypatch):
     q, k, v = (random(1, 5, 7, 16, seed=i) for i in range(3))
     parts = [(2.0, lambda some: (k[:, some, :3], v[:, some, :3]))]
-    whole = attend(q, k, v, parts, 0.25)
+    whole, share = attend(q, dense(q, k, v, 0.25), parts, 0.25)
     monkeypatch.setattr("moc.windows.attend.AT_ONCE", 2 * 7 * 16)
-    assert torch.allclose(attend(q, k, v, parts, 0.25), whole, atol=1e-6)
+    apart, same = attend(q, dense(q, k, v, 0.25), parts, 0.25)
+    assert torch.allclose(apart, whole, atol=1e-6) and torch.allclose(same, share)
 
 
 def test_a_library_that_fails_is_asked_once_and_the_bank_is_read_without_it(monkeypatch):
@@ -112,7 +120,8 @@ def test_a_library_that_fails_is_asked_once_and_the_bank_is_read_without_it(monk
     monkeypatch.setattr(library, "usable", lambda q: health.reason(q.device, health.LIBRARY) is None)
     monkeypatch.setattr(library, "_attention", lambda *_: asked.append(1) or 1 / 0)
     q, k, v = (random(1, 2, 7, 16, seed=i) for i in range(3))
-    got = attend(q, k, v, [(1.0, lambda some: (k[:, some, :3], v[:, some, :3]))], 16**-0.5)
+    bank = [(1.0, lambda some: (k[:, some, :3], v[:, some, :3]))]
+    got, _ = attend(q, dense(q, k, v, 16**-0.5), bank, 16**-0.5)
     assert asked == [1]
     assert torch.allclose(got, softmax(q, torch.cat([k, k[:, :, :3]], -2), torch.cat([v, v[:, :, :3]], -2)), atol=1e-6)
 

@@ -23,7 +23,7 @@ ROUND = 8  # places of a row, above 32 of them powers of two: few kernels have t
 
 def first_plan(table: ChunkTable, routing: RoutingConfig, q: Tensor) -> DeviceTable:
     """Places for as many choices as a row of q [B, H, N, D] makes, where that is known beforehand."""
-    if routing.rule != "top-k" or not routing.head_density:
+    if routing.budget.rule != "top-k" or not routing.budget.head_density:
         return device_table_of(table, routing, q.device)
     return device_table_for(table, max(k_of_heads(table, routing, q.shape[1])), q.device)
 
@@ -38,7 +38,7 @@ def choose(
     Returns a plan with places for the longest list: the same plan after "top-k", else one of whose size the device is
     asked.
     """
-    if routing.rule.startswith("top-k"):
+    if routing.budget.rule.startswith("top-k"):
         for some, its in _by_k(heads, plan, routing, q):
             part = sel[offset_in(some, heads)]
             if its.top_k:
@@ -49,7 +49,7 @@ def choose(
                     stream(queries(q, some), desc, shots, part, its, some, by=file, **how)
             else:
                 part.zero_()
-    if routing.rule == "top-k":
+    if routing.budget.rule == "top-k":
         return plan
     return longest(rule_bits(queries(q, heads), desc, shots, sel, plan, heads, routing, scale=scale, **how), plan)
 
@@ -72,7 +72,7 @@ def queries(q: Tensor, heads: range) -> Tensor:
 
 def _by_k(heads: range, plan: DeviceTable, routing: RoutingConfig, q: Tensor) -> Iterator[tuple[range, DeviceTable]]:
     """Neighbouring heads that choose alike many."""
-    if not routing.head_density:
+    if not routing.budget.head_density:
         yield heads, plan
         return
     counts = k_of_heads(plan.table, routing, q.shape[1])

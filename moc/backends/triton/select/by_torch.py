@@ -56,7 +56,7 @@ def chosen(
 
     q, k [B, H, N, D]; shots as above.
     """
-    described = describe(k, plan.table, routing.descriptor)
+    described = describe(k, plan.table, routing.score.descriptor)
 
     def pick(rows: slice, open_to: Tensor) -> Tensor:
         return rules.choose(scores(q[:, :, rows], described), open_to, plan.table, routing, scale)

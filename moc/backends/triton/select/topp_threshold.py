@@ -163,8 +163,8 @@ def rule_bits(
     """As `route`, by threshold or by share. With "top-k or top-p" the k best are in sel already. scale: of q . k in the
     softmax. -> how many chunks a row chose [heads, N]."""
     n, d = plan.length, desc.shape[-1]
-    top_p = routing.rule != "threshold"
-    bar = routing.top_p if top_p else routing.beta
+    top_p = routing.budget.rule != "threshold"
+    bar = routing.budget.top_p if top_p else routing.budget.beta
     least = -math.inf
     if top_p and bar >= 1:  # whatever may be chosen is
         bar = math.inf
@@ -178,7 +178,7 @@ def rule_bits(
         heads.start, tiles,
         float(bar), least, scale * LOG2E,
         D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, G=max(32, config.block_n), TOP_P=top_p,
-        MORE=routing.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
+        MORE=routing.budget.rule == "top-k or top-p", PASSES=PASSES, SIGNED=signs, CAUSAL=causal,
         SHOT_MASK=shot_mask is not None,
         PRECISION=precision, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

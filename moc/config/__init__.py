@@ -1,0 +1,32 @@
+"""How MoC routes (`RoutingConfig`, in parts), when it is on (`Schedule`), and named presets."""
+
+from __future__ import annotations
+
+from ..routing.descriptors import DESCRIPTORS
+from ..routing.rules import RULES
+from .parts import OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
+from .routing import LISTS, PART_OF, TAILS, RoutingConfig
+from .settings import NAMED, PRESETS, MoCSettings, Preset, Schedule
+
+__all__ = [
+    "DESCRIPTORS",
+    "LISTS",
+    "NAMED",
+    "OWN",
+    "PART_OF",
+    "PRESETS",
+    "REFERENCES",
+    "RULES",
+    "STATIC",
+    "TAILS",
+    "Budget",
+    "Candidates",
+    "Links",
+    "MoCSettings",
+    "Noise",
+    "Partition",
+    "Preset",
+    "RoutingConfig",
+    "Schedule",
+    "Score",
+]

@@ -1,0 +1,229 @@
+"""The parts of a routing, each with its own checks and its own words. `RoutingConfig` puts them together.
+
+No two parts have a setting of the same name, so that all of them can be named at once (`RoutingConfig.of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+
+from ..errors import MoCError
+from ..routing.descriptors import DESCRIPTORS
+from ..routing.rules import RULES
+
+# What can be chosen by name, each with its sentence: tooltips, help pages and docs/routing.md are made from these.
+OWN = {
+    "shot": "its whole shot, which costs most",
+    "frame": "its frame",
+    "chunk": "its chunk",
+}
+STATIC = {
+    "none": "nothing",
+    "first frame": "its first frame",
+    "first tokens": "its first tokens",
+}
+REFERENCES = {
+    "routed": "chosen like any chunk",
+    "linked": "always seen",
+}
+
+
+def check(ok: bool, message: str) -> None:
+    if not ok:
+        raise MoCError(message)
+
+
+def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+    check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where the video is cut into chunks.
+
+    chunk_tokens   wanted chunk size in tokens; None means one latent frame
+    tile           chunk size as (frames, rows, columns) of tokens; wins over chunk_tokens
+    """
+
+    chunk_tokens: int | None = None
+    tile: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            self.chunk_tokens is None or self.chunk_tokens >= 1,
+            f"chunk_tokens is {self.chunk_tokens}; a chunk holds at least 1 token.",
+        )
+        check(
+            self.tile is None or (len(self.tile) == 3 and min(self.tile) >= 1),
+            f"tile is {self.tile}; give three sizes (frames, rows, columns), each 1 or more, like 1x4x4.",
+        )
+
+    @property
+    def sentence(self) -> str:
+        if self.tile:
+            return f"tiles of {'x'.join(map(str, self.tile))} tokens"
+        return f"chunks of about {self.chunk_tokens} tokens" if self.chunk_tokens else "whole latent frames"
+
+
+@dataclass(frozen=True)
+class Links:
+    """What is seen without being chosen.
+
+    own             what every query sees densely: its "shot", its "frame" or its "chunk"
+    window          with own="frame": this many neighbouring frames of the shot on either side as well
+    static          memory without routing: the "first frame" or "first tokens" of every shot, seen by all
+    static_tokens   how many tokens "first tokens" means
+    references      reference images/clips in the sequence compete to be chosen ("routed") or are always seen ("linked")
+    """
+
+    own: str = "shot"
+    window: int = 0
+    static: str = "none"
+    static_tokens: int = 64
+    references: str = "routed"
+
+    def __post_init__(self) -> None:
+        check(self.window >= 0, f"window is {self.window}; it counts neighbouring frames, so use 0 or more.")
+        check(self.static_tokens >= 1, f"static_tokens is {self.static_tokens}; use 1 or more.")
+        check_choice("own", self.own, OWN)
+        check_choice("static", self.static, STATIC)
+        check_choice("references", self.references, REFERENCES)
+
+    @property
+    def sentence(self) -> str:
+        window = f" with {self.window} on either side" if self.window else ""
+        static = f", the {self.static} of every shot" if self.static != "none" else ""
+        return f"its own {self.own}{window}{static}"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be chosen at all.
+
+    causal       routed links never point to a later shot, so that the shots form a DAG
+    shots_kept   outer loop: route only into this many best other shots; None means all
+    """
+
+    causal: bool = False
+    shots_kept: int | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            self.shots_kept is None or self.shots_kept >= 1,
+            f"shots_kept is {self.shots_kept}; keep at least 1 shot, or leave it off to keep all.",
+        )
+
+    @property
+    def sentence(self) -> str:
+        best = ["" if self.shots_kept is None else f"from the {self.shots_kept} best other shots only"]
+        return ", ".join(filter(None, ["earlier shots only"] * self.causal + best))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a chunk fits a query.
+
+    descriptor   what a chunk is judged by (`routing/descriptors.py`)
+    """
+
+    descriptor: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_choice("descriptor", self.descriptor, DESCRIPTORS)
+
+    @property
+    def sentence(self) -> str:
+        return self.descriptor
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is chosen by score.
+
+    rule           what is chosen by the scores (`routing/rules.py`)
+    top_k          with "top-k": chunks per query token and head; mandatory links are not counted
+    density        with "top-k": this share of (query, key) pairs instead of a fixed top_k, in (0, 1]
+    head_density   with "top-k": a density for every head, in order, instead of both; empty: the same k for all
+    top_p          with "top-p": this share of the softmax over chunks, in (0, 1]
+    beta           with "threshold": scores above the row's mean by so many standard deviations
+    """
+
+    rule: str = "top-k"
+    top_k: int = 5
+    density: float | None = None
+    head_density: tuple[float, ...] = ()
+    top_p: float = 0.9
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.top_k >= 0, f"top_k is {self.top_k}; it counts chunks, so use 0 or more.")
+        check(
+            self.density is None or 0.0 < self.density <= 1.0,
+            f"density is {self.density}; it is a share of all pairs: use more than 0 and at most 1 (1 is dense).",
+        )
+        check(
+            all(0.0 < density <= 1.0 for density in self.head_density),
+            f"head_density is {self.head_density}; each is a share of all pairs: use more than 0 and at most 1.",
+        )
+        check(
+            0.0 < self.top_p <= 1.0, f"top_p is {self.top_p}; it is a share: use more than 0 and at most 1 (1 is all)."
+        )
+        check(isfinite(self.beta), f"beta is {self.beta}; it counts standard deviations, so use an ordinary number.")
+        check_choice("rule", self.rule, RULES)
+
+    def check_heads(self, heads: int) -> None:
+        """Raises MoCError where a density for every head is not one for each of so many."""
+        told = f"head_density has {len(self.head_density)} numbers, but this model has {heads} heads: give one each"
+        check(len(self.head_density) in (0, heads), f"{told}, or leave it empty.")
+
+    @property
+    def same_k(self) -> bool:
+        """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
+        return RULES[self.rule].same_k and not self.head_density
+
+    @property
+    def sentence(self) -> str:
+        best = f"{self.density:.0%} of all pairs" if self.density is not None else f"its {self.top_k} best chunks"
+        if self.density is None and self.top_k == 1:
+            best = "its best chunk"
+        if self.head_density:
+            low, high = min(self.head_density), max(self.head_density)
+            best = f"its best chunks, {low:.1%} to {high:.1%} of all pairs by head"
+        share = f"the best chunks that hold {self.top_p:.0%} of its interest"
+        told = {
+            "top-k": best,
+            "top-p": share,
+            "threshold": f"all chunks {self.beta:g} standard deviations above the mean",
+            "top-k or top-p": f"{best} or {share}, whichever is more",
+        }
+        return told.get(self.rule) or RULES[self.rule].sentence
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is changed at random in training.
+
+    drop_off   at most this share of the chosen chunks is removed at random (p_max)
+    drop_in    mean number of random chunks added (Poisson lambda)
+    seed       the same seed always drops the same chunks
+    """
+
+    drop_off: float = 0.0
+    drop_in: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(0.0 <= self.drop_off <= 1.0, f"drop_off is {self.drop_off}; it is a share: use 0 to 1.")
+        check(
+            self.drop_in >= 0.0 and isfinite(self.drop_in),
+            f"drop_in is {self.drop_in}; it is a mean count: use 0 or more.",
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.drop_off or self.drop_in)
+
+    @property
+    def sentence(self) -> str:
+        return "in training some chunks dropped and added at random" if self else ""

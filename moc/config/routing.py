@@ -1,0 +1,100 @@
+"""How MoC routes: the parts put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from .parts import Budget, Candidates, Links, Noise, Partition, Score, check_choice
+
+# As those in `parts.py`; parts that have but one setting are that setting.
+TAILS = {
+    "none": "nothing is seen of them",
+    "pooled": "each still counts once, blurred; keeps still backgrounds still",
+}
+LISTS = {
+    "token": "every token reads exactly what it chose",
+    "union": "64 neighbouring tokens read all that any of them chose: never less, and slower with small tiles",
+}
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """Settings of one Mixture of Contexts attention (arXiv 2508.21058, section 3): partition x links x candidates x
+    score x budget x tail.
+
+    tail    "pooled": every skipped chunk still counts once, as its mean key and value times its length
+    lists   "token": every query reads exactly what it chose; "union": the rows of a query tile
+            (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
+    noise   in training only
+    """
+
+    partition: Partition = field(default_factory=Partition)
+    links: Links = field(default_factory=Links)
+    candidates: Candidates = field(default_factory=Candidates)
+    score: Score = field(default_factory=Score)
+    budget: Budget = field(default_factory=Budget)
+    tail: str = "none"
+    lists: str = "token"
+    noise: Noise = field(default_factory=Noise)
+
+    def __post_init__(self) -> None:
+        check_choice("tail", self.tail, TAILS)
+        check_choice("lists", self.lists, LISTS)
+
+    @classmethod
+    def of(cls, **settings: Any) -> RoutingConfig:
+        """By the names of the parts' own settings: RoutingConfig.of(own="frame", top_k=20, tail="pooled")."""
+        return cls().changed(**settings)
+
+    def changed(self, **settings: Any) -> RoutingConfig:
+        """With other settings, named as in `of`. Raises TypeError for a name that no part has."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in settings.items():
+            if name not in PART_OF:
+                raise TypeError(f"no part of a routing has a setting {name!r}")
+            parts.setdefault(PART_OF[name], {})[name] = value
+        new = {
+            part: mine[part] if part in mine else replace(getattr(self, part), **mine) for part, mine in parts.items()
+        }
+        return replace(self, **new)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its name: what `of` makes the same routing from."""
+        return {
+            name: getattr(self, part) if name == part else getattr(getattr(self, part), name)
+            for name, part in PART_OF.items()
+        }
+
+    @property
+    def geometry(self) -> tuple[Partition, Links]:
+        """All that chunks and what rows always see depend on."""
+        return self.partition, self.links
+
+    @property
+    def choice(self) -> str:
+        return f"{self.budget.sentence} ({self.partition.sentence}, {self.score.sentence})"
+
+    @property
+    def sentence(self) -> str:
+        """What every token sees, without a full stop."""
+        told = [f"{self.links.sentence} and {self.choice}", self.candidates.sentence]
+        told += ["the rest pooled"] * (self.tail == "pooled")
+        told += ["one list for neighbouring tokens"] * (self.lists == "union")
+        return ", ".join(filter(None, (*told, self.noise.sentence)))
+
+
+def part_of(whole: type = RoutingConfig) -> dict[str, str]:
+    """(setting: part that has it). Raises TypeError where two parts have a setting of the same name."""
+    found: dict[str, str] = {}
+    for part in fields(whole):
+        default = getattr(whole(), part.name)
+        for name in [part.name] if isinstance(default, str) else [f.name for f in fields(default)]:
+            if name in found:
+                raise TypeError(f"{found[name]} and {part.name} both have a setting {name!r}")
+            found[name] = part.name
+    return found
+
+
+PART_OF = part_of()

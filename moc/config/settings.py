@@ -1,0 +1,123 @@
+"""How MoC routes and when: what a node hands on, and named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .parts import Budget, Candidates, Links, Partition, Score, check
+from .routing import RoutingConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When and where MoC is on; everything else runs dense.
+
+    start_percent, end_percent   part of the denoising (0 is the first, noisiest step)
+    dense_first, dense_last      transformer blocks at either end that stay dense
+    dense_blocks                 more blocks that stay dense, counted from 0
+    min_tokens                   shorter sequences stay dense; 0: on a GPU those where dense attention should be faster
+                                 (`cost_model.py`), elsewhere none; 1: none
+    """
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    dense_first: int = 0
+    dense_last: int = 0
+    min_tokens: int = 0
+    dense_blocks: tuple[int, ...] = ()
+
+    def is_dense(self, block: int, blocks: int) -> bool:
+        """Whether block number `block` of `blocks` stays dense."""
+        return not self.dense_first <= block < blocks - self.dense_last or block in self.dense_blocks
+
+    def __post_init__(self) -> None:
+        check(
+            0.0 <= self.start_percent <= self.end_percent <= 1.0,
+            f"MoC is on from {self.start_percent} to {self.end_percent} of the sampling; "
+            "both must lie between 0 and 1, start first.",
+        )
+        check(
+            min(self.dense_first, self.dense_last, self.min_tokens) >= 0,
+            "dense_first, dense_last and min_tokens are counts; use 0 or more.",
+        )
+        check(
+            min(self.dense_blocks, default=0) >= 0,
+            f"dense_blocks holds {min(self.dense_blocks, default=0)}; blocks are counted from 0.",
+        )
+
+
+@dataclass(frozen=True)
+class MoCSettings:
+    """What the MOC_ROUTING socket carries.
+
+    blocks   (number of a transformer block, its own routing), for blocks that are routed otherwise than the rest
+    """
+
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    blocks: tuple[tuple[int, RoutingConfig], ...] = ()
+
+    def routing_of(self, block: int) -> RoutingConfig:
+        return dict(self.blocks).get(block, self.routing)
+
+    def with_routing(self, **changes: Any) -> MoCSettings:
+        return replace(self, routing=self.routing.changed(**changes))
+
+    def with_schedule(self, **changes: Any) -> MoCSettings:
+        return replace(self, schedule=replace(self.schedule, **changes))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """sees: what every token sees; use: what the preset is for. Both without a capital letter and a full stop."""
+
+    settings: MoCSettings
+    sees: str
+    use: str
+
+
+OWN_FRAME = Links(own="frame")
+SMALL_TILES = Partition(tile=(1, 4, 4))
+
+NAMED: dict[str, Preset] = {
+    # The paper's settings, section 4: chunks of 1280 tokens at the end of training, k = 5, own shot dense, causal.
+    "paper multi-shot": Preset(
+        MoCSettings(
+            RoutingConfig(
+                Partition(chunk_tokens=1280), Links(own="shot"), Candidates(causal=True), budget=Budget(top_k=5)
+            )
+        ),
+        "its whole shot, and a few large chunks of earlier shots",
+        "for models trained with the Mixture of Contexts paper's settings",
+    ),
+    # Chunks of 256 tokens, k = 3, own chunk, no causality.
+    "paper single-shot": Preset(
+        MoCSettings(RoutingConfig(Partition(chunk_tokens=256), Links(own="chunk"), budget=Budget(top_k=3))),
+        "its own chunk, and a few chunks anywhere",
+        "for models trained with the paper's settings for one shot",
+    ),
+    "recommended": Preset(
+        MoCSettings(
+            RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=20), tail="pooled")
+        ),
+        "its own frame, and the small tiles anywhere in the video that fit it best; the rest blurred",
+        "closest to full attention",
+    ),
+    "fast": Preset(
+        MoCSettings(RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("mean"), budget=Budget(top_k=10), tail="pooled")),
+        "as recommended, with fewer tiles and a simpler choice",
+        "a little faster than recommended, and less exact",
+    ),
+    # As many tokens as 32 tiles of 8x8, in pieces that kernels like (docs/kernels.md).
+    "large pictures": Preset(
+        MoCSettings(
+            RoutingConfig(
+                Partition(chunk_tokens=250), OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=8), tail="pooled"
+            )
+        ),
+        "its own frame, and a few larger pieces; the rest blurred",
+        "fastest on a GPU at 720p and for long videos",
+    ),
+}
+PRESETS: dict[str, MoCSettings] = {name: preset.settings for name, preset in NAMED.items()}
