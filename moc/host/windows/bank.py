@@ -67,7 +67,7 @@ class Bank:
         self.blocks.end()
         if self.store is not None:
             log.info(
-                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, "
+                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it "
                 "and took %.0f %% of what they saw from it",
                 len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
                 0.0 if self.share is None else 100 * float(self.share) / self.read,
