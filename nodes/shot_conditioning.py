@@ -69,9 +69,8 @@ class MoCShotConditioning(io.ComfyNode):
                 f"{name} cannot read a text of its own in every shot: connect clip instead of captions, and all shots "
                 "read all texts together."
             )
-        whole = "\n".join(filter(None, (shots.common, *shots.texts)))
         report = f"All {shots.count} shots read all texts together: {name} cannot read a text of its own in every shot."
-        return io.NodeOutput(model, encode(clip, whole), report)
+        return io.NodeOutput(model, encode(clip, shots.whole), report)
 
 
 def encode(clip, text: str) -> list:

@@ -15,6 +15,7 @@ MocShots = io.Custom("MOC_SHOTS")
 MocRouting = io.Custom("MOC_ROUTING")
 MocTrace = io.Custom("MOC_TRACE")
 MocProbe = io.Custom("MOC_PROBE")
+MocMemory = io.Custom("MOC_MEMORY")
 
 W = TypeVar("W", bound=io.WidgetInput)
 

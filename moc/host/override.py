@@ -114,7 +114,7 @@ def _video_attention(
             lse=lse,
         )
         if reader is not None:
-            out = reader.beside_routed(host_call, q, out, lse)
+            out = reader.beside_routed(host_call, table.layout, q, out, lse)
         if unpadded is not None:
             out = unpadded.put(out, shape)
     except Exception as error:

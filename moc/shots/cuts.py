@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from ..errors import MoCError
+from .prompts import used, without_uses
 from .time_rules import FAMILIES, AnyRule, TimeRule, rule_of
 from .typed import DIGITS, MOST_FRAMES, SPACES, shown
 
@@ -92,7 +93,18 @@ class Shots:
     @property
     def prompts(self) -> tuple[str, ...]:
         """What every shot's picture has to show: what is common to all shots, then its own text."""
-        return tuple(f"{self.common}\n{text}".strip() for text in self.texts or ("",) * self.count)
+        return tuple(without_uses(f"{self.common}\n{text}".strip()) for text in self.texts or ("",) * self.count)
+
+    @property
+    def whole(self) -> str:
+        """One text for all shots."""
+        return "\n".join(filter(None, map(without_uses, (self.common, *self.texts))))
+
+    @property
+    def uses(self) -> tuple[tuple[str, ...], ...]:
+        """The memories that every shot's prompt names; those in what is common to all count for all."""
+        texts = self.texts or ("",) * self.count
+        return tuple(tuple(dict.fromkeys((*used(self.common), *used(text)))) for text in texts)
 
     def starts(self, frames: int, rule: AnyRule) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(first latent frame of every shot of a video of `frames` latent frames, what had to be moved for it)."""

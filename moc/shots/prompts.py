@@ -6,6 +6,7 @@
     a woman walks | the woman runs
 
 A mark may say how long its shot lasts and what it is called: [shot 2 "the door": 3s], [shot cut: 48f], [2: 1.5s].
+Anywhere in a text, [use: anna] says that its shot reads the memory of this name; [use: anna, bob] names two.
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ FACT = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
+USE = re.compile(rf"[{SPACES}]*\[[{SPACES}]*use[{SPACES}]*:([^\[\]]*)\]", re.IGNORECASE)
 BAR = re.compile(r"[\\|()\[\]{}]")
+
+
+def used(text: str) -> list[str]:
+    """The memories that a text names."""
+    names = (name.strip(SPACES) for found in USE.findall(text) for name in found.split(","))
+    return [name for name in names if name]
+
+
+def without_uses(text: str) -> str:
+    return USE.sub("", text).strip(SPACES) if USE.search(text) else text
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,37 @@
 
 from .bank import AS_MODEL, BANK, OFF, STORAGE, BankSettings
 from .drawn import Drawing
+from .memory import ALL, CHARACTER, CLIP, KINDS, PICTURE, READ, Memory
+from .remake import AGAIN, CONTINUE, DO, INSERT, KEPT, SEES, WHOLE, Making
 from .settings import DRAWN, FOLLOW, FUSE, SHOTS, WindowSettings
 from .shots import by_shots, cut
 
 __all__ = [
+    "AGAIN",
+    "ALL",
     "AS_MODEL",
     "BANK",
+    "CHARACTER",
+    "CLIP",
+    "CONTINUE",
+    "DO",
     "DRAWN",
     "FOLLOW",
     "FUSE",
+    "INSERT",
+    "KEPT",
+    "KINDS",
     "OFF",
+    "PICTURE",
+    "READ",
+    "SEES",
     "SHOTS",
     "STORAGE",
+    "WHOLE",
     "BankSettings",
     "Drawing",
+    "Making",
+    "Memory",
     "WindowSettings",
     "by_shots",
     "cut",

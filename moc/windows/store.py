@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -47,13 +48,13 @@ class Store:
         `like` [B, H, N, D]."""
         there = self._frames[place]
         count = len(range(like.shape[1])[heads])
-        tokens = there[frames[0]][0].codes.shape[1]
-        outs = [like.new_empty(1, count, tokens * len(frames), like.shape[-1]) for _ in range(2)]
-        for number, frame in enumerate(frames):
+        stops = [0, *accumulate(there[frame][0].codes.shape[1] for frame in frames)]
+        outs = [like.new_empty(1, count, stops[-1], like.shape[-1]) for _ in range(2)]
+        for first, stop, frame in zip(stops, stops[1:], frames):
             for out, packed in zip(outs, there[frame], strict=True):
                 scale = None if packed.scale is None else packed.scale[heads]
                 some = Packed(packed.codes[heads], scale, packed.bits).to(like.device)
-                unpack(some, out[0, :, number * tokens : (number + 1) * tokens])
+                unpack(some, out[0, :, first:stop])
         return outs[0], outs[1]
 
     def clear(self) -> None:

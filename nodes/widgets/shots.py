@@ -77,7 +77,7 @@ def read_shots(
         names = said.names if any(said.names) else ()
         shots = replace(shots, texts=said.texts, common=said.common, names=names)
     shots = replace(shots, fps=float(fps))
-    return shots, "\n".join(filter(None, (shots.common, *shots.texts))), list(shots.prompts)
+    return shots, shots.whole, list(shots.prompts)
 
 
 def in_film_frames(shots: Shots, family: str) -> Shots:

@@ -204,9 +204,9 @@ def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
     merged = []
     beside = Reader.beside_routed
 
-    def spy(reader, call, q, out, lse):
+    def spy(reader, call, layout, q, out, lse):
         frames = reader.frames(call.options)
-        got = beside(reader, call, q, out, lse)
+        got = beside(reader, call, layout, q, out, lse)
         if frames:
             place = reader._place(call.options, reader.prompts[0])
             order = sorted(frames[0], key=lambda frame: (reader.bank.weights[frame], frame))

@@ -77,7 +77,7 @@ def sample(
     shape = shape_of(variant, shape)
     tokens, channels = variant.text
     negative_text = options.pop("negative_text", tokens)
-    noise, latent = options.pop("noise", random(*shape, seed=1)), torch.zeros(shape)
+    noise, latent = options.pop("noise", random(*shape, seed=1)), options.pop("latent", torch.zeros(shape))
     if variant.audio is not None:
         from comfy.nested_tensor import NestedTensor  # not in ComfyUI 0.3.75
 

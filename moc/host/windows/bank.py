@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...chunks.layout import TokenLayout
 from ...errors import MoCError
 from ...windows.attend import Own, attend, dense
 from ...windows.bank import STORAGE, BankSettings, alike
+from ...windows.memory import kept_tokens
 from ...windows.store import Place, Store
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
@@ -43,14 +46,22 @@ class Bank:
     away     latent frames that a stored key is moved into the past: a window's length, so that what is kept stands
              before every window, whichever reads it
     start    highest noise level at which the bank is read
+    node     whose bank it is, in the log
+    filling  passes are kept, and see only themselves
+    masks    kept frames of which not all is kept -> [h, w], 1 where it is
+    hidden   latent frames of the film -> kept frames that they do not read
     """
 
     settings: BankSettings
     weights: dict[int, float]
     away: int
     start: float
-    read: int = 0  # calls, of every prompt by itself
-    share: Tensor | None = None  # sum over them of how much of what they read lay in the bank
+    node: str = "MoC Windows"
+    filling: bool = False
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, frozenset[int]] = field(default_factory=dict)
+    read: int = 0  # calls
+    share: Tensor | float = 0.0  # sum over them of how much of what they saw lay in the bank
     unread: Counter[str] = field(default_factory=Counter)  # why -> calls that saw their own window only
     store: Store | None = None
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
@@ -62,19 +73,25 @@ class Bank:
             self.store = Store(STORAGE[self.settings.storage], budget)
         return self.store
 
+    def take(self, other: Bank) -> None:
+        """What is to be kept in another one is kept here."""
+        self.weights |= other.weights
+        self.masks |= other.masks
+        self.hidden |= other.hidden
+
     def end(self) -> None:
         """Everything goes; the log says what there was."""
         self.blocks.end()
         if self.store is not None:
             log.info(
-                "MoC Windows: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it "
-                "and took %.0f %% of what they saw from it",
-                len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
-                0.0 if self.share is None else 100 * float(self.share) / self.read,
+                "%s: the bank held %d frames, %.2f GB on the GPU and %.2f GB in main memory; %d calls read it, and "
+                "took %.0f %% of what they saw from it",
+                self.node, len(self.weights), self.store.on_device / GB, self.store.elsewhere / GB, self.read,
+                100 * float(self.share) / max(self.read, 1),
             )  # fmt: skip
             self.store.clear()
         for why, calls in self.unread.items():
-            log.warning("MoC Windows: %d calls saw their own window alone and not the bank: %s", calls, why)
+            log.warning("%s: %d calls saw their own window alone and not the bank: %s", self.node, calls, why)
 
 
 @dataclass(eq=False)
@@ -110,27 +127,51 @@ class Reader:
         found = [(frames & self.bank.weights.keys()) - set(self.video.frame_ids or ()) for frames in there]
         return found if any(found) else []
 
-    def attend(self, options: dict, frames: list[set[int]], q: Tensor, own: list[Own], scale: float | None) -> Tensor:
-        """q [B, H, N, D], for every prompt the frames to read and what its window sees of itself -> [B, H, N, D]."""
+    def attend(
+        self, options: dict, layout: TokenLayout, frames: list[set[int]], q: Tensor, own: Callable[[int, slice], Own],
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
+        """q [B, H, N, D] of this layout, frames to read for every prompt, (prompt, rows) -> what they see of their own
+        window: [B, H, N, D]."""
         bank, outs = self.bank, []
+        bank.read += 1
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         for i, prompt in enumerate(self.prompts):
-            get = partial(bank.stored(q.device).get, self._place(options, prompt), like=q)
-            parts = [(weight, partial(get, some)) for weight, some in alike(frames[i], bank.weights)]
-            out, share = attend(q[i : i + 1], own[i], parts, scale)
-            bank.read, bank.share = bank.read + 1, share if bank.share is None else bank.share + share
-            outs.append(out)
+            get, pieces = partial(bank.stored(q.device).get, self._place(options, prompt), like=q), []
+            for rows, some in self._who_reads(layout, frames[i]):
+                parts = [(weight, partial(get, kept)) for weight, kept in alike(some, bank.weights)]
+                mine = q[i : i + 1, :, rows]
+                out, share = attend(mine, own(i, rows), parts, scale)
+                bank.share = bank.share + share * (mine.shape[-2] / q.shape[-2] / len(q))
+                pieces.append(out)
+            outs.append(torch.cat(pieces, -2) if len(pieces) > 1 else pieces[0])
         return torch.cat(outs) if len(outs) > 1 else outs[0]
 
-    def beside_routed(self, call: HostCall, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
-        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, without padding: with what
+    def _who_reads(self, layout: TokenLayout, kept: set[int]) -> list[tuple[slice, set[int]]]:
+        """(queries, kept frames that they read), in order; what is not the film's reads all."""
+        hidden, begin = self.bank.hidden, layout.video_start
+        if not hidden:
+            return [(slice(None), kept)]
+        found = [(slice(0, begin), kept)]
+        for unread, frames in groupby(layout.frames, lambda frame: hidden.get(frame, frozenset())):
+            stop = begin + len(list(frames)) * layout.frame_tokens
+            found.append((slice(begin, stop), kept - unread))
+            begin = stop
+        found.append((slice(begin, layout.length), kept))
+        return [(tokens, some) for tokens, some in found if tokens.start < tokens.stop]
+
+    def beside_routed(self, call: HostCall, layout: TokenLayout, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+        """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, of this layout: with what
         it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
         frames = self.frames(call.options)
         if frames:
-            own = [lambda some, i=i: (out[i : i + 1, some].float(), lse[i : i + 1, some]) for i in range(len(q))]
-            out = self.attend(call.options, frames, q, own, call.scale)
+
+            def own(i: int, rows: slice) -> Own:
+                return lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
+
+            with_bank = self.attend(call.options, layout, frames, q, own, call.scale)
         self.keep(call.options, call.k, call.v)
-        return out
+        return with_bank if frames else out
 
     def cannot(self, call: HostCall) -> str | None:
         """Why a call reads nothing and is not kept, but for what a mask does."""
@@ -148,10 +189,13 @@ class Reader:
             if number < anchor or frame not in self.bank.weights:
                 continue
             begin = layout.video_start + number * size
-            tokens = slice(begin, begin + size)
-            turned = turn(k[..., tokens, :], self.rotation)
+            some_k, some_v = (x[..., begin : begin + size, :] for x in (k, v))
+            if (mask := self.bank.masks.get(frame)) is not None:
+                some = kept_tokens(mask, layout.grid[1:]).to(k.device)
+                some_k, some_v = some_k[..., some, :], some_v[..., some, :]
+            turned = turn(some_k, self.rotation)
             for i, prompt in enumerate(self.prompts):
-                store.put(self._place(options, prompt), frame, turned[i], v[i, :, tokens])
+                store.put(self._place(options, prompt), frame, turned[i], some_v[i])
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
@@ -176,7 +220,7 @@ def _begin(model: object, args, kwargs: dict) -> tuple[list, dict]:
     """The arguments of a forward pass, with our reader and override in its transformer_options."""
     options = options_of(args, kwargs)
     bank: Bank | None = options.get(BANK)
-    if bank is None or READER in options or options.get("context_window") is None:
+    if bank is None or READER in options:
         return args, kwargs
     with outside_malloc_graph():
         reader = _reader(bank, model, args, kwargs, options)
@@ -216,17 +260,17 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     prompts: list[Hashable] = [
         (prompt, replaced) for prompt in options.get("uuids") or options.get("cond_or_uncond") or (0,)
     ]
-    own = len(getattr(options["context_window"], "index_list", video.frame_ids))
-    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start)
+    own = len(getattr(options.get("context_window"), "index_list", video.frame_ids))
+    return Reader(bank, video, own, id(model), prompts, rotation, None, sigma <= bank.start and not bank.filling)
 
 
 @override(READER)
 def attention(reader: Reader, call: HostCall) -> Tensor:
     if not reader.serves(call.options):
         return call.dense()
-    why, unpadded = reader.cannot(call), None
+    why, unpadded, layout = reader.cannot(call), None, reader.video.layout(call.k.shape[-2])
     if not why and call.mask is not None:
-        unpadded = reader.video.without_padding(call.mask, reader.video.layout(call.k.shape[-2]))
+        unpadded = reader.video.without_padding(call.mask, layout)
         why = None if unpadded else MASKED
     if why:
         reader.bank.unread[why] += 1
@@ -237,8 +281,11 @@ def attention(reader: Reader, call: HostCall) -> Tensor:
             seen = (call.q, call.k, call.v)
             q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
             scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-            own = [dense(*(x[i : i + 1] for x in (q, k, v)), scale) for i in range(len(q))]
-            out = reader.attend(call.options, frames, q, own, scale)
+
+            def own(i: int, rows: slice) -> Own:
+                return dense(q[i : i + 1, :, rows], k[i : i + 1], v[i : i + 1], scale)
+
+            out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, frames, q, own, scale)
             out = out if unpadded is None else unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)
     return call.dense() if out is None else call.handed_back(out)

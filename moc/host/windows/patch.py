@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
-from comfy.context_windows import create_prepare_sampling_wrapper
+from comfy.context_windows import IndexListContextHandler, create_prepare_sampling_wrapper
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
@@ -23,6 +24,7 @@ from .bank import BANK, Bank, around_apply, around_forward
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper
+KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 HOSTS_KEY = "ContextWindows_prepare_sampling"  # of the wrapper that plans the memory of one window
 
 log = logging.getLogger("mixture_of_contexts")
@@ -47,19 +49,26 @@ def apply_windows(
         raise MoCError(f"MoC Windows has no bank for this model: {why}. Turn bank off.")
     length, overlap = settings.latents(adapter.time_rule)
     model = model.clone()
-    model.model_options["context_handler"] = make_handler(settings, length, overlap)
+    put_handler(model, make_handler(settings, length, overlap))
+    put_wrappers(model, KEY, partial(_around_run, shots, settings, bank, length, overlap), reads=bank is not None)
+    return model
+
+
+def put_handler(model: ModelPatcher, handler: IndexListContextHandler) -> None:
+    """In the place of the windows that were there."""
+    for kind in KINDS:
+        model.remove_wrappers_with_key(kind, KEY)
+    model.model_options["context_handler"] = handler
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, HOSTS_KEY)
     create_prepare_sampling_wrapper(model)
-    around = partial(_around_run, shots, settings, bank, length, overlap)
-    for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, around),
-        (WrappersMP.APPLY_MODEL, around_apply),
-        (WrappersMP.DIFFUSION_MODEL, around_forward),
-    ):
-        model.remove_wrappers_with_key(kind, KEY)
-        if bank is not None or kind == WrappersMP.OUTER_SAMPLE:
-            model.add_wrapper_with_key(kind, KEY, wrapper)
-    return model
+
+
+def put_wrappers(model: ModelPatcher, key: str, around: Callable, reads: bool) -> None:
+    """around: of a run; reads: its passes read a bank."""
+    for kind, wrapper in zip(KINDS, (around, around_apply, around_forward), strict=True):
+        model.remove_wrappers_with_key(kind, key)
+        if reads or kind == WrappersMP.OUTER_SAMPLE:
+            model.add_wrapper_with_key(kind, key, wrapper)
 
 
 def _around_run(
@@ -80,12 +89,15 @@ def _around_run(
             f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
             "them, like 1-4."
         )
+    around: Bank | None = options.get(BANK)  # MoC Recall's
     options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
+    if around is not None:
+        bank.take(around)
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:  # cancelled too
         bank.end()
-        options.pop(BANK, None)
+        options.pop(BANK) if around is None else options.update({BANK: around})
 
 
 def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:
@@ -97,7 +109,7 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     first, frames = adapter.film(shape, guider.conds)
     if (first + frames if CUTS_GUIDES else shape[2]) <= length:
         return None
-    _check_host(model, shapes, guides=shape[2] - first - frames)
+    check_host(model, shapes, guides=shape[2] - first - frames)
     if conditioning(guider.conds, "time_dim_replace") is not None and not settings.keep_first:
         raise MoCError(
             "this model puts its start image into the first frame of whatever it samples, so of every window: turn "
@@ -130,7 +142,8 @@ def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, sh
     return film
 
 
-def _check_host(model: ModelPatcher, shapes, guides: int) -> None:
+def check_host(model: ModelPatcher, shapes, guides: int) -> None:
+    """Raises MoCError for what ComfyUI does not cut into windows."""
     if shapes[0][0] > 1:
         raise MoCError("ComfyUI's windows take one video at a time: set the latent's batch size to 1.")
     if guides and not CUTS_GUIDES:
