@@ -6,7 +6,8 @@ Everything lands in one folder (`.demo` in the repository, or $MOC_DEMO_HOME): a
 versions, logs. Nothing outside it changes and nothing is asked of the machine but Python 3.10 or newer. This file,
 `demo/server.py` and `demo/hosting/` use the standard library only, so they run before anything is installed.
 
-Settings: MOC_DEMO_HOME (the folder), MOC_TORCH_INDEX (the package index to take torch from).
+Settings: MOC_DEMO_HOME (the folder), MOC_TORCH_INDEX (the package index to take torch from), MOC_NEWEST (the folder of
+a ComfyUI newer than the ones known here, for tests).
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def prepare(version: str = NEWEST, tools: bool = False, home: Path | None = None
     if sys.version_info < OLDEST_PYTHON:
         oldest, here = ".".join(map(str, OLDEST_PYTHON)), sys.version.split()[0]
         raise HostError(f"Python {oldest} or newer is needed; this is {here} ({sys.executable}).")
+    elsewhere = os.environ.get("MOC_NEWEST")
+    if elsewhere and version not in ARCHIVES and version == version_of(Path(elsewhere)):
+        return existing(Path(elsewhere), prepare(NEWEST, tools, home).python, home)
     if version not in ARCHIVES:
         known = ", ".join(ARCHIVES)
         raise HostError(f"ComfyUI {version} is not known here: choose from {known}, or give the path of yours.")

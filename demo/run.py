@@ -27,6 +27,8 @@ from demo.hosting.common import HostError  # noqa: E402
 from demo.server import Progress, Run, Server  # noqa: E402
 
 WORKFLOW = REPO / "workflows" / "demo_multishot.json"
+GRAPH = REPO / "demo" / "graph.json"  # the same as a graph; `python -m tests.tools.templates` writes it
+NODES = [REPO / "demo" / "comfyui_moc_demo"]
 MODELS = {"diffusion_models": REPO / "demo" / "models", "vae": REPO / "demo" / "models"}
 OUTPUT = REPO / "demo" / "output"
 Prompt = dict[str, dict[str, Any]]
@@ -159,15 +161,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="another character")
     parser.add_argument("--steps", type=int, help="sampling steps")
     parser.add_argument("--only-moc", action="store_true", help="leave out the dense run it is compared with")
+    parser.add_argument("--open", action="store_true", help="start ComfyUI with the demo's graph in it, to look at")
     options = parser.parse_args()
     try:
-        return demo(options)
+        return show(options) if options.open else demo(options)
     except HostError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+
+
+def show(options: argparse.Namespace) -> int:
+    """ComfyUI, until somebody stops it."""
+    host = existing(options.comfyui, options.python) if options.comfyui else prepare()
+    with Server(host, nodes=NODES, models=MODELS) as server:
+        saved = server.folder / "user" / "default" / "workflows" / "MoC demo.json"
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(GRAPH, saved)
+        print(f"ComfyUI is at {server.url}: open the workflow *MoC demo* there. Ctrl+C ends it.", flush=True)
+        return server.process.wait() if server.process else 1
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -183,7 +197,7 @@ def demo(options: argparse.Namespace) -> int:
     print(f"Starting ComfyUI {host.version} ...", flush=True)
     # torch's own attention, the fastest dense one on a CPU, so that the comparison is fair
     args = ["--use-pytorch-cross-attention"]
-    with Server(host, nodes=[REPO / "demo" / "comfyui_moc_demo"], models=MODELS, args=args) as server:
+    with Server(host, nodes=NODES, models=MODELS, args=args) as server:
         dense = None if options.only_moc else sample(server, "dense", without_moc(prompt))
         moc = sample(server, "MoC", prompt)
         files = (keep(dense, "dense") if dense else []) + keep(moc, "moc")

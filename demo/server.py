@@ -66,7 +66,7 @@ class Server:
             raise HostError("The server is not running.")
         return self.base.path
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = 600) -> None:
         """Up and answering, with every custom node loaded, or an error that shows the end of the log."""
         atexit.register(self.stop)
         self.base = BaseFolder(self.host.home, self.host.version)

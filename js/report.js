@@ -4,6 +4,7 @@
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
 import { button as makeButton } from "./lib/controls.js"
+import { say, sayReport } from "./lib/words.js"
 import { progress } from "./heatmap/data.js"
 import { save } from "./heatmap/export.js"
 import { last, onTrace, runningIds } from "./lib/trace_channel.js"
@@ -25,16 +26,16 @@ app.registerExtension({
 
 function addReport(/** @type {any} */ node) {
   addStyle()
-  const line = make("span", { role: "status" }, "Not sampled yet.")
+  const line = make("span", { role: "status" }, say("Not sampled yet."))
   const text = make("pre")
-  const button = makeButton("Save JSON", () => save(asJson(), "moc_report.json"))
+  const button = makeButton(say("Save JSON"), () => save(asJson(), "moc_report.json"))
   const details = make("details", {}, make("summary", {}, line), text, button)
   const element = make("div", { className: "mixture-of-contexts-heat mixture-of-contexts-report" }, details)
   let told = /** @type {any} */ (null)
   const show = (/** @type {any} */ message) => {
     told = message
     line.textContent = progress(message)
-    text.textContent = message.summary.report
+    text.textContent = sayReport(message.summary.report)
     button.hidden = false
   }
   button.hidden = true

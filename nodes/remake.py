@@ -1,4 +1,4 @@
-"""One shot of a finished film: the node that makes it again, puts it in or adds it, and leaves all others as they are."""
+"""One shot of a finished film: the node that makes it again, or a new one, and leaves all others as they are."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.host.windows import remake_shot
-from ..moc.windows import AS_MODEL, DO, KEPT, SEES, STORAGE, BankSettings, WindowSettings
-from .types import MocShots, advanced, with_numbers
+from ..moc.windows import AS_MODEL, DO, KEPT, SEES, BankSettings, WindowSettings
+from .types import MocShots, advanced, bank_inputs, decides, with_numbers
 from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
+OF_KEPT = ("frames", "level", "storage", "blocks", "budget")
+ONLY_WHEN = {"shot": {"do": DO[:2]}, "length": {"do": DO[1:]}, **dict.fromkeys(OF_KEPT, {"sees": KEPT})}
 
 
 class MoCRemake(io.ComfyNode):
@@ -26,13 +28,16 @@ class MoCRemake(io.ComfyNode):
                 io.Model.Input("model", tooltip="The video model. Sample with the model that comes out."),
                 io.Latent.Input("film", tooltip="The finished film, as a sampler or VAE Encode gave it."),
                 MocShots.Input("shots", tooltip="Where the finished film cuts."),
-                io.Combo.Input(
-                    "do",
-                    optional=True,
-                    options=list(DO),
-                    default=DO[0],
-                    tooltip="remake the shot: sample it anew. insert a shot behind it: the film gets longer, and what "
-                    "follows moves back. continue the film by a shot: a new one at the end.",
+                decides(
+                    io.Combo.Input(
+                        "do",
+                        optional=True,
+                        options=list(DO),
+                        default=DO[0],
+                        tooltip="remake the shot: sample it anew. insert a shot behind it: the film gets longer, and "
+                        "what follows moves back. continue the film by a shot: a new one at the end.",
+                    ),
+                    ONLY_WHEN,
                 ),
                 io.Int.Input(
                     "shot",
@@ -109,36 +114,7 @@ class MoCRemake(io.ComfyNode):
                         tooltip="Frames that two windows share where the shot is longer than a window.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "storage",
-                        optional=True,
-                        options=list(STORAGE),
-                        default=AS_MODEL,
-                        tooltip="8 bit takes half of the memory for what is kept, 4 bit a quarter.",
-                    )
-                ),
-                advanced(
-                    io.String.Input(
-                        "blocks",
-                        optional=True,
-                        default="",
-                        tooltip="Only these of the model's transformer blocks look at the kept frames, like 0-9, 20. "
-                        "Empty: all.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "budget",
-                        optional=True,
-                        default=0.0,
-                        min=0.0,
-                        max=10_000.0,
-                        step=0.1,
-                        tooltip="GB of the graphics card's memory for what is kept. The rest goes into main memory, "
-                        "which is slower. 0: half of what is free.",
-                    )
-                ),
+                *bank_inputs(),
             ],
             outputs=[
                 io.Model.Output(

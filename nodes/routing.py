@@ -8,9 +8,24 @@ from comfy_api.latest import io
 
 from ..moc.config import BREAK_EVEN, CURVES, PRESETS
 from ..moc.errors import MoCError
-from .types import MocRouting, advanced, check_ranges, with_numbers
+from .types import MocRouting, advanced, check_ranges, decides, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
 from .widgets.sentences import choices_of, tell_choices, tell_presets
+
+OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.links.own == "frame")
+CUSTOM = {"schedule": "custom"}
+ONLY_WHEN = {
+    "top_k": {"budget": "top-k"},
+    "density": {"budget": "density"},
+    "chunk_tokens": {"chunking": "tokens"},
+    "tile": {"chunking": "tile"},
+    "window": [{"own": "frame"}, {"own": PRESET, "preset": OWN_FRAME}],
+    "memory_tokens": {"memory": "first tokens"},
+    "shots_kept": {"outer_loop": "best shots"},
+    **dict.fromkeys(("start_percent", "end_percent", "dense_first", "dense_last", "min_tokens"), CUSTOM),
+    "top_p": {"rule": ("top-p", "top-k or top-p")},
+    "beta": {"rule": "threshold"},
+}
 
 
 def choice(name: str, options: Iterable[str], tooltip: str) -> io.Combo.Input:
@@ -34,11 +49,14 @@ class MoCRouting(io.ComfyNode):
             category="MoC",
             description="Chooses how much of the video every part of a frame may read, and how it is found.",
             inputs=[
-                io.Combo.Input(
-                    "preset",
-                    options=list(PRESETS),
-                    default="recommended",
-                    tooltip=tell_presets(),
+                decides(
+                    io.Combo.Input(
+                        "preset",
+                        options=list(PRESETS),
+                        default="recommended",
+                        tooltip=tell_presets(),
+                    ),
+                    ONLY_WHEN,
                 ),
                 choice(
                     "budget",

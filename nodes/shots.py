@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.shots.detect.scenes_json import read_scenes
 from ..moc.shots.time_rules import FAMILIES
-from .types import MocShots, advanced, check_ranges, with_numbers
+from .types import MocShots, advanced, check_ranges, decides, with_numbers
 from .widgets.shots import (
     ANY_MODEL,
     FAMILY_NAMES,
@@ -23,6 +23,8 @@ from .widgets.shots import (
 )
 
 FPS = 16.0  # of Wan 2.1
+TIMED = {"how": ("cuts", "durations", "prompt")}
+ONLY_WHEN = {"times": TIMED, "unit": TIMED, "shot_count": {"how": "equal shots"}}
 
 
 def with_time_rules(widget: io.Combo.Input) -> io.Combo.Input:
@@ -40,14 +42,17 @@ class MoCShots(io.ComfyNode):
             category="MoC",
             description="Says where the video cuts, so that MoC can remember from shot to shot.",
             inputs=[
-                io.Combo.Input(
-                    "how",
-                    options=list(HOW),
-                    default="cuts",
-                    tooltip="cuts: times holds the first frame of every new shot. durations: times holds the length of "
-                    "every shot. equal shots: shot_count shots of the same length. prompt: one shot per text between "
-                    "[shot cut] marks, of the same length unless times or the marks hold their durations. detected: "
-                    "the shots connected to detected.",
+                decides(
+                    io.Combo.Input(
+                        "how",
+                        options=list(HOW),
+                        default="cuts",
+                        tooltip="cuts: times holds the first frame of every new shot. durations: times holds the "
+                        "length of every shot. equal shots: shot_count shots of the same length. prompt: one shot per "
+                        "text between [shot cut] marks, of the same length unless times or the marks hold their "
+                        "durations. detected: the shots connected to detected.",
+                    ),
+                    ONLY_WHEN,
                 ),
                 io.String.Input(
                     "times",

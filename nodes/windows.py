@@ -7,11 +7,13 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import apply_windows
 from ..moc.windows import AS_MODEL, BANK, FOLLOW, FUSE, OFF, STORAGE, BankSettings, WindowSettings
-from .types import MocShots, advanced
+from .types import MocShots, advanced, decides
 from .widgets.routing import read_blocks, read_numbers
 
 MOST_FRAMES = 1_000_000
 FIRST_SHOTS = "1-4"  # over 24 shots the likeness of all, at twice the contrast and a tenth of the error in place
+OF_BANK = ("bank_frames", "bank_storage", "bank_blocks", "bank_from", "bank_budget", "bank_shots")
+ONLY_WHEN = {"draw_seed": {"windows": FOLLOW[0]}, **dict.fromkeys(OF_BANK, {"bank": "on"})}
 
 
 class MoCWindows(io.ComfyNode):
@@ -28,14 +30,17 @@ class MoCWindows(io.ComfyNode):
                 MocShots.Input(
                     "shots", optional=True, tooltip="Where the video cuts. Not connected: one shot, cut with overlap."
                 ),
-                io.Combo.Input(
-                    "windows",
-                    optional=True,
-                    options=list(FOLLOW),
-                    default=FOLLOW[0],
-                    tooltip="shots, drawn anew: different shots share a window at every step. shots: as many "
-                    "neighbouring shots as fit into a window. The others are ComfyUI's own schedules, which ignore "
-                    "shots.",
+                decides(
+                    io.Combo.Input(
+                        "windows",
+                        optional=True,
+                        options=list(FOLLOW),
+                        default=FOLLOW[0],
+                        tooltip="shots, drawn anew: different shots share a window at every step. shots: as many "
+                        "neighbouring shots as fit into a window. The others are ComfyUI's own schedules, which ignore "
+                        "shots.",
+                    ),
+                    ONLY_WHEN,
                 ),
                 io.Int.Input(
                     "length",

@@ -4,7 +4,7 @@ Makes the private environment first (a few minutes, once), then runs each part i
 every part runs. `fast` is for while you work, under two minutes on two cores: lint, js, and what of unit is not marked
 slow (Triton's interpreter, processes of their own). kernels interprets and compiles kernels. Node.js and Chromium come
 from package registries, once (MOC_CHROMIUM names another browser). The environment is the demo's; MOC_DEMO_HOME moves
-it.
+it. `newest` is for a schedule: the newest front end there is, and the ComfyUI in the folder that MOC_NEWEST names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from demo.host import NEWEST, OLDEST, Host, prepare  # noqa: E402
+from demo.host import NEWEST, OLDEST, Host, existing, prepare  # noqa: E402
 from demo.hosting.common import HostError  # noqa: E402
-from tests.ui.browsers import find_browser, find_node  # noqa: E402
+from tests.ui.browsers import find_browser, find_node, newest_front_end  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
@@ -107,6 +107,19 @@ class Parts:
             host = prepare(version, tools=True)
             self.pytest(f"ui (ComfyUI {version})", host, {"MOC_COMFYUI_VERSION": version}, tests)
 
+    def newest(self) -> None:
+        """Today's ComfyUI. No registry has it whole: the front end comes from there, the rest from MOC_NEWEST."""
+        host = prepare(NEWEST, tools=True)
+        front = newest_front_end(host)
+        self.pytest("ui (the newest front end)", host, {"MOC_COMFYUI_VERSION": NEWEST, "MOC_FRONT_END": str(front)})
+        chosen = os.environ.get("MOC_NEWEST")
+        if not chosen:
+            return self.skip("newest", "MOC_NEWEST names no ComfyUI folder")
+        there = existing(Path(chosen), host.python)
+        settings = {"PYTHONPATH": chosen, "MOC_COMFYUI_DIR": chosen, "MOC_COMFYUI_VERSION": there.version}
+        self.pytest(f"host (ComfyUI {there.version})", there, settings)
+        self.pytest(f"workflow (ComfyUI {there.version})", there, {"MOC_COMFYUI_VERSION": there.version})
+
     def has_tests(self, name: str) -> bool:
         found = any((REPO / "tests" / name).glob("**/test_*.py"))
         if not found:
@@ -165,7 +178,7 @@ def main(arguments: list[str]) -> int:
         "ui": parts.ui,
     }
     names = arguments[:cut] or list(known)
-    known["fast"] = parts.fast
+    known |= {"fast": parts.fast, "newest": parts.newest}
     if unknown := [name for name in names if name not in known]:
         print(f"There is no part {', '.join(unknown)}. Parts: {', '.join(known)}.\n\n{__doc__}", file=sys.stderr)
         return 2

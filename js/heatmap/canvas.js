@@ -1,7 +1,8 @@
 // @ts-check
 // Draws a routing map on a canvas: cells, axes, shot borders, colour bar, legend.
 
-import { CLOSED, colour, FAINT, HATCH, INK, PAPER, runs, SEEN, scaleTop, valuesOf } from "./data.js"
+import { CLOSED, colour, FAINT, HATCH, INK, kindName, PAPER, runs, SEEN, scaleTop, valuesOf } from "./data.js"
+import { say } from "../lib/words.js"
 
 /** @typedef {import("./data.js").RoutingMap} RoutingMap */
 /** @typedef {import("./data.js").Lines} Lines */
@@ -139,8 +140,8 @@ function marks(pen, { plot, x, y }, cell, row) {
 /** @param {CanvasRenderingContext2D} pen @param {RoutingMap} map @param {Drawn} drawn */
 function axes(pen, map, { plot, x, y }) {
   const label = (/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {number} */ room) => {
-    if (lines.kind[i] !== "video") return lines.kind[i] === "reference" ? "ref" : lines.kind[i]
-    return room >= 44 ? `shot ${lines.shot[i] + 1}` : String(lines.shot[i] + 1)
+    if (lines.kind[i] !== "video") return lines.kind[i] === "reference" ? say("ref") : kindName(lines.kind[i])
+    return room >= 44 ? say("shot {shot}", { shot: lines.shot[i] + 1 }) : String(lines.shot[i] + 1)
   }
   pen.textBaseline = "alphabetic"
   pen.font = "12px system-ui, sans-serif"
@@ -166,9 +167,9 @@ function axes(pen, map, { plot, x, y }) {
   pen.fillStyle = FAINT
   pen.font = "11px system-ui, sans-serif"
   pen.textAlign = "right"
-  pen.fillText("is read →", plot.width, -26)
+  pen.fillText(say("is read →"), plot.width, -26)
   pen.textAlign = "left"
-  pen.fillText("reads ↓", -MARGIN.left + 6, -26)
+  pen.fillText(say("reads ↓"), -MARGIN.left + 6, -26)
   if (map.view === "shots") return
   free = -Infinity
   for (const { line, from } of runs(map.columns)) {
@@ -178,7 +179,7 @@ function axes(pen, map, { plot, x, y }) {
     free = x[from] + pen.measureText(text).width + 6
   }
   pen.textAlign = "right"
-  pen.fillText("frame", -9, plot.height + 14)
+  pen.fillText(say("frame"), -9, plot.height + 14)
 }
 
 /** @param {CanvasRenderingContext2D} pen @param {Drawn} drawn @param {string} show */
@@ -194,7 +195,7 @@ function bar(pen, { plot, top }, show) {
   pen.font = "11px system-ui, sans-serif"
   for (const part of [0, 0.5, 1]) pen.fillText(`${Number((part * top * 100).toPrecision(3))} %`, left + 15, (1 - part) * plot.height + (part - 0.5) * 10)
   pen.fillStyle = FAINT
-  pen.fillText(show === "attention" ? "attended" : "chosen", left - 4, plot.height + 14)
+  pen.fillText(show === "attention" ? say("attended") : say("chosen"), left - 4, plot.height + 14)
 }
 
 /** [row, column] at a place on the canvas, or null. */
@@ -211,8 +212,8 @@ export function findCell(/** @type {Drawn} */ { plot, x, y }, /** @type {number}
 export function legend(/** @type {RoutingMap} */ map) {
   const has = (/** @type {(r: number, c: number) => boolean} */ is) => map.share.some((line, r) => line.some((_, c) => is(r, c)))
   const found = []
-  if (has((r, c) => map.always[r][c] > 0)) found.push({ swatch: "hatched", text: "always seen, not chosen" })
-  if (has((r, c) => map.open[r][c] === 0 && map.always[r][c] === 0)) found.push({ swatch: "closed", text: "later, not allowed" })
-  if (has((r, c) => map.open[r][c] < 0)) found.push({ swatch: "apart", text: "never in one pass" })
+  if (has((r, c) => map.always[r][c] > 0)) found.push({ swatch: "hatched", text: say("always seen, not chosen") })
+  if (has((r, c) => map.open[r][c] === 0 && map.always[r][c] === 0)) found.push({ swatch: "closed", text: say("later, not allowed") })
+  if (has((r, c) => map.open[r][c] < 0)) found.push({ swatch: "apart", text: say("never in one pass") })
   return found
 }

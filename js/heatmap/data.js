@@ -1,6 +1,8 @@
 // @ts-check
 // What a routing map says, in words, numbers and colours. No page, no node: only data in and data out.
 
+import { say, sayReport } from "../lib/words.js"
+
 /**
  * @typedef {{kind: string[], shot: number[], frame: number[], last_shot?: number[]}} Lines rows or columns; shot and frame are -1 outside the video
  * @typedef {{view: string, rows: Lines, columns: Lines, share: number[][], always: number[][], open: number[][],
@@ -38,18 +40,25 @@ export function percent(/** @type {number} */ value) {
   return `${(100 * value).toFixed(value > 0 && value < 0.0995 ? 1 : 0)} %`
 }
 
+/** What tokens are that are no video. */
+export const kindName = (/** @type {string} */ kind) =>
+  /** @type {Record<string, string>} */ ({ text: say("text"), reference: say("reference"), audio: say("audio"), other: say("other") })[kind] ?? kind
+
+export const capital = (/** @type {string} */ text) => text.slice(0, 1).toUpperCase() + text.slice(1)
+
 /** "shot 2, frame 5" */
 export function nameOf(/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {string} */ view) {
-  if (lines.kind[i] !== "video") return lines.kind[i]
+  if (lines.kind[i] !== "video") return kindName(lines.kind[i])
   const last = lines.last_shot?.[i] ?? -1 // where a film has more shots than the map has lines
-  const shot = last < 0 ? `shot ${lines.shot[i] + 1}` : `shots ${lines.shot[i] + 1} to ${last + 1}`
-  return view === "shots" ? shot : `${shot}, frame ${lines.frame[i]}`
+  const told = { shot: lines.shot[i] + 1, last: last + 1, frame: lines.frame[i] }
+  if (view === "shots") return last < 0 ? say("shot {shot}", told) : say("shots {shot} to {last}", told)
+  return last < 0 ? say("shot {shot}, frame {frame}", told) : say("shots {shot} to {last}, frame {frame}", told)
 }
 
 /** How a run goes, in one sentence. */
 export function progress(/** @type {{running?: boolean, stopped?: boolean, step?: number, steps: number, status: string}} */ run) {
-  const step = run.running && run.steps ? `Step ${Math.min((run.step ?? 0) + 1, run.steps)} of ${run.steps}. ` : ""
-  return (run.stopped ? "Stopped. " : step) + run.status
+  const step = run.running && run.steps ? say("Step {step} of {steps}.", { step: Math.min((run.step ?? 0) + 1, run.steps), steps: run.steps }) : ""
+  return [run.stopped ? say("Stopped.") : step, sayReport(run.status)].filter(Boolean).join(" ")
 }
 
 /** What is drawn: what routing chose, or where full attention would look. */
@@ -60,24 +69,24 @@ export function valuesOf(/** @type {RoutingMap} */ map, /** @type {string} */ sh
 /** One sentence about a cell. */
 export function tell(/** @type {RoutingMap} */ map, /** @type {number} */ row, /** @type {number} */ column) {
   const at = (/** @type {number[][]} */ part) => part[row][column] / map.parts
-  const whom = `${nameOf(map.rows, row, map.view)} reads ${nameOf(map.columns, column, map.view)}`
+  const names = { reader: nameOf(map.rows, row, map.view), read: nameOf(map.columns, column, map.view) }
   const said = []
-  if (map.open[row][column] < 0) said.push("never in one pass")
-  else if (at(map.always) >= 0.9999) said.push("always seen")
-  else if (at(map.always) > 0) said.push(`${percent(at(map.always))} always seen`)
-  else if (at(map.open) <= 0) said.push("not allowed, it comes later")
-  if (at(map.share) >= 0) said.push(`${percent(at(map.share))} chosen`)
-  if (map.mass && at(map.mass) >= 0) said.push(`${percent(at(map.mass))} of full attention`)
-  return `${whom[0].toUpperCase()}${whom.slice(1)}: ${said.join(", ")}.`
+  if (map.open[row][column] < 0) said.push(say("never in one pass"))
+  else if (at(map.always) >= 0.9999) said.push(say("always seen"))
+  else if (at(map.always) > 0) said.push(say("{part} always seen", { part: percent(at(map.always)) }))
+  else if (at(map.open) <= 0) said.push(say("not allowed, it comes later"))
+  if (at(map.share) >= 0) said.push(say("{part} chosen", { part: percent(at(map.share)) }))
+  if (map.mass && at(map.mass) >= 0) said.push(say("{part} of full attention", { part: percent(at(map.mass)) }))
+  return capital(say("{reader} reads {read}: {facts}.", { ...names, facts: said.join(", ") }))
 }
 
 /** What is shown, in one sentence. */
 export function selection(/** @type {RoutingMap} */ map) {
   const [first, last] = map.steps
-  const steps = first === last ? `step ${first}` : `steps ${first} to ${last}`
-  const blocks = map.blocks.length === 1 ? `block ${map.blocks[0]}` : `mean of ${map.blocks.length} blocks`
-  const head = map.head < 0 || map.heads_together ? "mean of heads" : `head ${map.head}`
-  return `${steps}, ${blocks}, ${head}: ${(100 * map.density).toFixed(1)} % of pairs kept`
+  const steps = first === last ? say("step {first}", { first }) : say("steps {first} to {last}", { first, last })
+  const blocks = map.blocks.length === 1 ? say("block {block}", { block: map.blocks[0] }) : say("mean of {count} blocks", { count: map.blocks.length })
+  const head = map.head < 0 || map.heads_together ? say("mean of heads") : say("head {head}", { head: map.head })
+  return say("{what}: {kept} % of pairs kept", { what: [steps, blocks, head].join(", "), kept: (100 * map.density).toFixed(1) })
 }
 
 /** [{reader, read, share}], places among the shots, weakest first. */

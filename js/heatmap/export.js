@@ -3,6 +3,7 @@
 
 import { FAINT, INK, PAPER } from "./data.js"
 import { make } from "./style.js"
+import { say } from "../lib/words.js"
 
 const WIDTH = 900
 const HEIGHT = 760
@@ -23,7 +24,7 @@ export function savePng(/** @type {(pen: CanvasRenderingContext2D, width: number
   pen.textAlign = "left"
   pen.fillStyle = INK
   pen.font = "600 20px system-ui, sans-serif"
-  pen.fillText("Who reads whom", 20, 36)
+  pen.fillText(say("Who reads whom"), 20, 36)
   pen.fillStyle = FAINT
   pen.font = "13px system-ui, sans-serif"
   pen.fillText(`Mixture of Contexts: ${shown}`, 20, HEIGHT - 16)

@@ -2,6 +2,7 @@
 // Who reads whom between shots, as arcs: earlier shots are read above the line, later ones below it.
 
 import { colour, FAINT, INK, links, PAPER, percent, scaleTop } from "./data.js"
+import { say } from "../lib/words.js"
 
 const BLOCK = "#464c58"
 const MOST_NUMBERS = 15
@@ -82,16 +83,16 @@ export function drawFlow(pen, map, { width, height, focus = -1 }) {
     pen.roundRect(centre - step * 0.44, middle - bar / 2 + 3, step * 0.88, bar - 6, 5)
     pen.fill()
     pen.fillStyle = INK
-    pen.fillText(step >= 64 ? `shot ${i + 1}` : String(i + 1), centre, middle)
+    pen.fillText(step >= 64 ? say("shot {shot}", { shot: i + 1 }) : String(i + 1), centre, middle)
   })
   pen.font = "12px system-ui, sans-serif"
   pen.textAlign = "left"
   pen.fillStyle = FAINT
-  pen.fillText("reads an earlier shot", 10, 14)
-  pen.fillText("reads a later shot", 10, height - 14)
+  pen.fillText(say("reads an earlier shot"), 10, 14)
+  pen.fillText(say("reads a later shot"), 10, height - 14)
   if (!found.length) {
     pen.textAlign = "center"
-    pen.fillText("No shot reads another.", width / 2, middle / 2)
+    pen.fillText(say("No shot reads another."), width / 2, middle / 2)
   }
   return { top, count, step, middle, bar, spots }
 }
@@ -115,5 +116,5 @@ export function findInFlow(drawn, x, y) {
 }
 
 export function tellArc(/** @type {{reader: number, read: number, share: number}} */ arc) {
-  return `Shot ${arc.reader + 1} reads shot ${arc.read + 1}: ${percent(arc.share)}.`
+  return say("Shot {reader} reads shot {read}: {part}.", { reader: arc.reader + 1, read: arc.read + 1, part: percent(arc.share) })
 }

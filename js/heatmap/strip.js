@@ -1,8 +1,9 @@
 // @ts-check
 // The frames that one row reads, drawn over small pictures of them where the decoded frames are known.
 
-import { colour, nameOf, percent, reads, scaleTop } from "./data.js"
+import { capital, colour, nameOf, percent, reads, scaleTop } from "./data.js"
 import { make } from "./style.js"
+import { say } from "../lib/words.js"
 
 /** @typedef {{frames: number[], across: number, width: number, height: number, url: string}} Sheet */
 
@@ -17,9 +18,9 @@ export function strip(map, row, show, sheet) {
   const top = scaleTop([read.map((one) => one.value)], 1)
   const items = read.map(({ frame, shot, value, always, open }) => {
     const own = map.rows.kind[row] === "video" && (map.view === "shots" ? shot === map.rows.shot[row] : frame === map.rows.frame[row])
-    const said = value >= 0 && !(always >= 0.9999) ? percent(value) : always > 0 ? "always" : open > 0 ? percent(0) : "–"
-    const name = map.view === "shots" ? `shot ${shot + 1}` : String(frame)
-    const item = make("li", { className: own ? "self" : "", title: `shot ${shot + 1}, frame ${frame}: ${said}` })
+    const said = value >= 0 && !(always >= 0.9999) ? percent(value) : always > 0 ? say("always") : open > 0 ? percent(0) : "–"
+    const name = map.view === "shots" ? say("shot {shot}", { shot: shot + 1 }) : String(frame)
+    const item = make("li", { className: own ? "self" : "", title: `${say("shot {shot}, frame {frame}", { shot: shot + 1, frame })}: ${said}` })
     const place = sheet ? sheet.frames.indexOf(frame) : -1
     item.style.cssText = size(sheet)
     if (sheet && place >= 0) {
@@ -36,7 +37,7 @@ export function strip(map, row, show, sheet) {
     return item
   })
   const name = nameOf(map.rows, row, map.view)
-  return { title: `${name[0].toUpperCase()}${name.slice(1)} reads`, items }
+  return { title: capital(say("{reader} reads", { reader: name })), items }
 }
 
 function size(/** @type {Sheet | null} */ sheet) {

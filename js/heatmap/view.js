@@ -8,6 +8,7 @@ import { drawMap, findCell, legend } from "./canvas.js"
 import { download, save, savePng } from "./export.js"
 import { strip } from "./strip.js"
 import { addStyle, make } from "./style.js"
+import { say } from "../lib/words.js"
 
 /** @typedef {import("./data.js").RoutingMap} RoutingMap */
 /** @typedef {import("./data.js").Lines} Lines */
@@ -15,9 +16,7 @@ import { addStyle, make } from "./style.js"
 /** @typedef {{trace: string, status: string, running?: boolean, step?: number, steps: number, recorded_steps: number[],
  *   recorded_blocks: number[], heads: number, stopped?: boolean, maps: Record<string, RoutingMap>, thumbnails?: any}} Info */
 
-const EMPTY = "Run the workflow to see which frames read which. The map fills while the sampler works."
-const VIEWS = { frames: "Frames", shots: "Shots", chunks: "Chunks", flow: "Flow" }
-const SHOWN = { chosen: "Chosen", attention: "Attention" }
+const empty = () => say("Run the workflow to see which frames read which. The map fills while the sampler works.")
 
 /** @type {Record<string, [number, number]>} rows, columns */
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }
@@ -43,34 +42,34 @@ export class HeatmapView {
     this.asking = this.stale = false
     this.failed = ""
     this.status = make("div", { className: "status", role: "status" })
-    this.views = choices("View", VIEWS, (view) => this.choose({ view }))
-    this.shows = choices("What is shown", SHOWN, (show) => {
+    this.views = choices(say("View"), { frames: say("Frames"), shots: say("Shots"), chunks: say("Chunks"), flow: say("Flow") }, (view) => this.choose({ view }))
+    this.shows = choices(say("What is shown"), { chosen: say("Chosen"), attention: say("Attention") }, (show) => {
       this.show = show
       this.paint()
     })
-    this.canvas = make("canvas", { tabIndex: 0, role: "application", "aria-roledescription": "routing map" })
-    this.empty = make("div", { className: "empty" }, EMPTY)
+    this.canvas = make("canvas", { tabIndex: 0, role: "application", "aria-roledescription": say("routing map") })
+    this.empty = make("div", { className: "empty" }, empty())
     this.legend = make("div", { className: "legend" })
     this.said = make("output", { "aria-live": "polite" })
     this.strip = make("ul", { className: "strip", tabIndex: 0, hidden: true })
     this.sliders = {
-      first: slider("Step", (i) => this.chooseStep(i, "first")),
-      last: slider("to step", (i) => this.chooseStep(i, "last")),
-      block: slider("Block", (i) => this.choose({ block: i ? this.blocks()[i - 1] : -1 })),
-      head: slider("Head", (i) => this.choose({ head: i - 1 })),
+      first: slider(say("Step"), (i) => this.chooseStep(i, "first")),
+      last: slider(say("to step"), (i) => this.chooseStep(i, "last")),
+      block: slider(say("Block"), (i) => this.choose({ block: i ? this.blocks()[i - 1] : -1 })),
+      head: slider(say("Head"), (i) => this.choose({ head: i - 1 })),
     }
     const grid = make("div", { className: "sliders" })
     for (const { label, input, value } of Object.values(this.sliders)) grid.append(label, input, value)
     this.save = make(
       "div",
-      { className: "bar", role: "group", "aria-label": "Save" },
-      button("Save PNG", () => this.savePicture()),
-      button("Save CSV", () => this.map && save(new Blob([csv(this.map)], { type: "text/csv" }), "moc_routing.csv")),
-      button("Save NPZ", () => this.info && download(this.host.npz(this.info.trace), "moc_routing.npz")),
+      { className: "bar", role: "group", "aria-label": say("Save") },
+      button(say("Save PNG"), () => this.savePicture()),
+      button(say("Save CSV"), () => this.map && save(new Blob([csv(this.map)], { type: "text/csv" }), "moc_routing.csv")),
+      button(say("Save NPZ"), () => this.info && download(this.host.npz(this.info.trace), "moc_routing.npz")),
     )
     this.element = make(
       "div",
-      { className: "mixture-of-contexts-heat", role: "group", "aria-label": "Routing heatmap" },
+      { className: "mixture-of-contexts-heat", role: "group", "aria-label": say("Routing heatmap") },
       this.status,
       make("div", { className: "bar" }, this.views.field, this.shows.field),
       make("div", { className: "plot" }, this.canvas, this.empty),
@@ -200,9 +199,9 @@ export class HeatmapView {
   }
 
   label() {
-    if (!this.map) return EMPTY
-    const what = this.host.choice().view === "flow" ? "Which shot reads which" : "Which frames read which"
-    return `${what}: ${selection(this.map)}. Arrow keys move, Enter chooses a reader, Escape lets go.`
+    if (!this.map) return empty()
+    const what = this.host.choice().view === "flow" ? say("Which shot reads which") : say("Which frames read which")
+    return `${what}: ${selection(this.map)}. ${say("Arrow keys move, Enter chooses a reader, Escape lets go.")}`
   }
 
   setSliders(/** @type {Choice} */ choice, /** @type {string[]} */ locked) {
@@ -210,11 +209,11 @@ export class HeatmapView {
     const { first, last, block, head } = this.sliders
     const all = choice.first_step <= 0 && choice.last_step < 0
     const end = choice.last_step < 0 ? (steps[steps.length - 1] ?? 0) : choice.last_step
-    setSlider(first, steps.length, all ? 0 : steps.indexOf(choice.first_step) + 1, all ? "all" : String(choice.first_step))
+    setSlider(first, steps.length, all ? 0 : steps.indexOf(choice.first_step) + 1, all ? say("all") : String(choice.first_step))
     for (const part of Object.values(last)) part.hidden = all
     setSlider(last, steps.length - 1, Math.max(steps.indexOf(end), 0), String(end))
-    setSlider(block, this.blocks().length, this.blocks().indexOf(choice.block) + 1, choice.block < 0 ? "mean" : String(choice.block))
-    setSlider(head, this.info?.heads ?? 0, choice.head + 1, choice.head < 0 ? "mean" : this.map?.heads_together ? "together" : String(choice.head))
+    setSlider(block, this.blocks().length, this.blocks().indexOf(choice.block) + 1, choice.block < 0 ? say("mean") : String(choice.block))
+    setSlider(head, this.info?.heads ?? 0, choice.head + 1, choice.head < 0 ? say("mean") : this.map?.heads_together ? say("together") : String(choice.head))
     first.input.disabled ||= locked.includes("first_step") || locked.includes("last_step")
     last.input.disabled ||= first.input.disabled
     block.input.disabled ||= locked.includes("block")
@@ -311,7 +310,7 @@ export class HeatmapView {
   savePicture() {
     const { map, row } = this
     if (!map) return
-    const marked = row >= 0 ? `; ${nameOf(map.rows, row, map.view)} is marked` : ""
+    const marked = row >= 0 ? `; ${say("{what} is marked", { what: nameOf(map.rows, row, map.view) })}` : ""
     savePng((pen, width, height) => this.drawInto(pen, width, height), selection(map) + marked)
   }
 }

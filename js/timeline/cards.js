@@ -3,6 +3,7 @@
 
 import { cleanName } from "./edit.js"
 import { make } from "../heatmap/style.js"
+import { say } from "../lib/words.js"
 
 /** @typedef {import("./film.js").Film} Film */
 /** @typedef {import("./film.js").Draft} Draft */
@@ -14,8 +15,8 @@ export class Cards {
   constructor(write, done) {
     this.write = write
     this.done = done
-    this.common = this.text("What belongs to all shots", (text) => (film) => ({ ...film, common: text }))
-    this.all = make("label", { className: "all" }, "All shots", this.common)
+    this.common = this.text(say("What belongs to all shots"), (text) => (film) => ({ ...film, common: text }))
+    this.all = make("label", { className: "all" }, say("All shots"), this.common)
     this.shots = make("ul", { className: "cards" })
     this.element = make("div", { className: "words" }, this.all, this.shots)
     /** @type {{card: HTMLLIElement, name: HTMLInputElement, text: HTMLTextAreaElement}[]} */
@@ -43,10 +44,10 @@ export class Cards {
   add() {
     const index = this.list.length
     const name = this.bind(
-      make("input", { type: "text", placeholder: "name", "aria-label": `Name of shot ${index + 1}` }),
+      make("input", { type: "text", placeholder: say("name"), "aria-label": say("Name of shot {shot}", { shot: index + 1 }) }),
       (text) => (film) => ({ ...film, names: put(film.names, index, cleanName(text)) }),
     )
-    const text = this.text(`What happens in shot ${index + 1}`, (words) => (film) => ({ ...film, texts: put(film.texts, index, words) }))
+    const text = this.text(say("What happens in shot {shot}", { shot: index + 1 }), (words) => (film) => ({ ...film, texts: put(film.texts, index, words) }))
     const card = make("li", {}, make("label", {}, `${index + 1}`, name), text)
     this.shots.append(card)
     this.list.push({ card, name, text })

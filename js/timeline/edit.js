@@ -5,6 +5,7 @@ import { evenCuts, fit, readFilm } from "./film.js"
 import { readPrompt, writePrompt } from "./prompts.js"
 import { readTime, writeTime, writeTimes } from "./times.js"
 import { frames, latentFrames, latentOf, nearest, whole } from "./time_rules.js"
+import { say } from "../lib/words.js"
 
 /**
  * @typedef {import("./film.js").Film} Film
@@ -141,7 +142,7 @@ export function toWidgets(widgets, film, draft, known) {
     const plain = !timed && !texts.some(Boolean) && !names.some(Boolean)
     out.prompt = plain ? common : writePrompt({ common, texts, names, durations: timed ? durations : texts.map(() => "") })
     if (!says(readFilm({ ...widgets, ...out }, known), draft)) {
-      throw new Error("Marks like [shot 2] or a bar | in a text make shots of their own: write such a prompt into the prompt field.")
+      throw new Error(say("Marks like [shot 2] or a bar | in a text make shots of their own: write such a prompt into the prompt field."))
     }
   }
   return Object.fromEntries(Object.entries(out).filter(([name, value]) => value !== widgets[/** @type {keyof Widgets} */ (name)]))

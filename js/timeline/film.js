@@ -4,6 +4,7 @@
 import { readPrompt } from "./prompts.js"
 import { readTime, readTimes } from "./times.js"
 import { EVERY_FRAME, frames, latentFrames, nearest, whole } from "./time_rules.js"
+import { say } from "../lib/words.js"
 
 /**
  * @typedef {{how: string, times: string, unit: string, fps: number, shot_count: number, prompt: string, length: number,
@@ -71,17 +72,17 @@ export function readFilm(widgets, known) {
     if (film.canWrite) said = readPrompt(widgets.prompt)
     if (elsewhere) {
       told = known.ran
-      if (!told) film.problem = `${elsewhere} comes from another node: run once to see the shots.`
+      if (!told) film.problem = say("{input} comes from another node: run once to see the shots.", { input: elsewhere })
     } else if (widgets.how === "cuts") film.cuts = readTimes(widgets.times, widgets.unit, widgets.fps).map((time) => time.frames)
     else if (widgets.how === "durations") timed(film, readTimes(widgets.times, widgets.unit, widgets.fps))
     else if (widgets.how === "equal shots") even = widgets.shot_count
     else if (widgets.how === "prompt") even = readTimed(film, widgets, said)
     else if (widgets.how === "detected") {
       told = known.detected
-      if (!told) film.problem = "Connect shots to detected and run once to see them here."
+      if (!told) film.problem = say("Connect shots to detected and run once to see them here.")
     }
     if (widgets.how !== "prompt" && said.durations.some(Boolean)) {
-      throw new Error("The prompt's marks hold durations: set how to prompt, or take the durations out of the marks.")
+      throw new Error(say("The prompt's marks hold durations: set how to prompt, or take the durations out of the marks."))
     }
   } catch (error) {
     film.problem = String(/** @type {Error} */ (error).message)
@@ -94,7 +95,7 @@ export function readFilm(widgets, known) {
   film.shown = film.length ?? whole(rule, Math.max(USUAL_LENGTH, frames(rule, even), Math.ceil((film.cuts.at(-1) ?? 0) * 1.25)))[1]
   if (even) {
     const latents = latentFrames(rule, film.shown)
-    if (even > latents) film.problem ||= `${even} shots do not fit into ${latents} latent frames: use fewer shots.`
+    if (even > latents) film.problem ||= say("{count} shots do not fit into {latents} latent frames: use fewer shots.", { count: even, latents })
     else film.cuts = evenCuts(rule, even, film.shown)
   }
   wording(film, widgets.how, said, told)
@@ -106,9 +107,9 @@ export function readFilm(widgets, known) {
 }
 
 function lasting(/** @type {{frames: number}[]} */ times) {
-  if (!times.length) throw new Error("No durations given: write one number per shot into times, like 49, 48, 32.")
+  if (!times.length) throw new Error(say("No durations given: write one number per shot into times, like 49, 48, 32."))
   const short = times.findIndex((time) => time.frames < 1)
-  if (short >= 0) throw new Error(`Shot ${short + 1} lasts ${times[short].frames} frames; every shot needs at least 1.`)
+  if (short >= 0) throw new Error(say("Shot {shot} lasts {frames} frames; every shot needs at least 1.", { shot: short + 1, frames: times[short].frames }))
   return pile(times.map((time) => time.frames))
 }
 
@@ -119,7 +120,7 @@ function lasting(/** @type {{frames: number}[]} */ times) {
 function timed(film, times) {
   const { cuts, length } = lasting(times)
   if (film.length !== null && film.length !== length) {
-    film.problem = `The shots last ${length} frames together, but length is ${film.length}: change one of them, or set length to 0.`
+    film.problem = say("The shots last {sum} frames together, but length is {length}: change one of them, or set length to 0.", { sum: length, length: film.length })
   }
   Object.assign(film, { cuts, length, open: false })
 }
@@ -130,11 +131,11 @@ function timed(film, times) {
  * @param {import("./prompts.js").ShotPrompt} said
  */
 function readTimed(film, { times, unit, fps, prompt }, { durations, texts }) {
-  if (!prompt.trim()) throw new Error("The prompt is empty: write one text per shot with [shot cut] between, or choose another how.")
+  if (!prompt.trim()) throw new Error(say("The prompt is empty: write one text per shot with [shot cut] between, or choose another how."))
   if (durations.some(Boolean)) {
-    if (times.trim()) throw new Error("Both the prompt's marks and times hold durations: empty times, or take them out of the marks.")
+    if (times.trim()) throw new Error(say("Both the prompt's marks and times hold durations: empty times, or take them out of the marks."))
     const missing = durations.slice(0, -1).findIndex((time) => !time)
-    if (missing >= 0) throw new Error(`Shot ${missing + 1} has no duration, but others have: write its mark like [shot ${missing + 1}: 3s].`)
+    if (missing >= 0) throw new Error(say("Shot {shot} has no duration, but others have: write its mark like [shot {shot}: 3s].", { shot: missing + 1 }))
     const list = durations.filter(Boolean).map((time) => readTime(time, "frames", fps))
     const { cuts, length } = lasting(list)
     if (list.length < durations.length) film.cuts = [...cuts, length]
@@ -143,7 +144,7 @@ function readTimed(film, { times, unit, fps, prompt }, { durations, texts }) {
   }
   if (!times.trim()) return texts.length
   const list = readTimes(times, unit, fps)
-  if (list.length !== texts.length) throw new Error(`${texts.length} shot texts for ${list.length} durations: make them as many.`)
+  if (list.length !== texts.length) throw new Error(say("{texts} shot texts for {durations} durations: make them as many.", { texts: texts.length, durations: list.length }))
   timed(film, list)
   return 0
 }
@@ -168,15 +169,17 @@ function wording(film, how, said, told) {
 
 function wrong(/** @type {Draft} */ { cuts, length }) {
   const late = cuts.findIndex((cut, i) => cut <= (cuts[i - 1] ?? 0))
-  if (late >= 0 && cuts[late] <= 0) return `Cut ${late + 1} is at frame ${cuts[late]}: the first shot starts at 0, so cuts start at frame 1.`
-  if (late >= 0) return `Cut ${late + 1} (frame ${cuts[late]}) does not come after frame ${cuts[late - 1]}: put the cuts in order.`
+  if (late >= 0 && cuts[late] <= 0) return say("Cut {cut} is at frame {frame}: the first shot starts at 0, so cuts start at frame 1.", { cut: late + 1, frame: cuts[late] })
+  if (late >= 0) return say("Cut {cut} (frame {frame}) does not come after frame {before}: put the cuts in order.", { cut: late + 1, frame: cuts[late], before: cuts[late - 1] })
   const last = cuts.at(-1)
-  if (last !== undefined && length !== null && last >= length) return `The last cut is at frame ${last}, but the video ends at frame ${length}.`
+  if (last !== undefined && length !== null && last >= length) return say("The last cut is at frame {last}, but the video ends at frame {length}.", { last, length })
   return ""
 }
 
 function crowded(/** @type {Pick<Film, "borders" | "cuts" | "rule">} */ { borders, cuts, rule }) {
   const close = borders.findIndex((border, i) => border <= (borders[i - 1] ?? 0))
-  const leave = `leave at least ${Math.max(...rule.repeat)} frames between cuts.`
-  return close < 0 ? "" : `Shot ${close + 1} is too short for this model: the cut at frame ${cuts[close]} joins the one before; ${leave}`
+  if (close < 0) return ""
+  return say("Shot {shot} is too short for this model: the cut at frame {frame} joins the one before; leave at least {least} frames between cuts.", {
+    ...{ shot: close + 1, frame: cuts[close], least: Math.max(...rule.repeat) },
+  })
 }

@@ -2,6 +2,7 @@
 // Prompts of several shots in the forms that people write them in, as moc/shots/prompts.py reads and writes them.
 
 import { DIGITS, shown, toNumber } from "../lib/typed.js"
+import { say } from "../lib/words.js"
 
 /**
  * @typedef {{common: string, texts: string[], names: string[], durations: string[], bars: boolean}} ShotPrompt
@@ -35,7 +36,7 @@ function readMark(bracket) {
   }
   for (let fact = next(); fact; fact = next()) {
     const found = /** @type {Record<string, string | undefined>} */ (fact.groups)
-    if ((name && found.name) || (time && found.time)) throw new Error(`The mark ${shown(text)} says the same thing twice: take one out.`)
+    if ((name && found.name) || (time && found.time)) throw new Error(say("The mark {mark} says the same thing twice: take one out.", { mark: shown(text) }))
     name ||= (found.name ?? "").trim()
     time ||= found.time ? `${found.time}${found.unit?.[0].toLowerCase()}` : ""
     at += fact[0].length
@@ -45,7 +46,7 @@ function readMark(bracket) {
   const number = toNumber(groups.number ?? groups.bare ?? "0")
   if (/^[\s:,;]*$/.test(rest)) return { text: shown(text), start, end: start + text.length, groups, number, name, time }
   if (groups.number || (groups.cut && /^[:,"]/.test(rest))) {
-    throw new Error(`The mark ${shown(text)} has more than a name and a duration in it: write it like [shot 2 "the door": 3s].`)
+    throw new Error(say('The mark {mark} has more than a name and a duration in it: write it like [shot 2 "the door": 3s].', { mark: shown(text) }))
   }
   return null
 }
@@ -87,11 +88,11 @@ export function readPrompt(prompt) {
     if (groups.common) {
       settle()
       inShot = false
-      if (name || time) throw new Error(`The mark ${mark.text} stands for all shots: give a name or a duration to a shot.`)
+      if (name || time) throw new Error(say("The mark {mark} stands for all shots: give a name or a duration to a shot.", { mark: mark.text }))
       if (text) common.push(text)
       return
     }
-    if (groups.each && shots.length) throw new Error(`The mark ${mark.text} comes after a shot: put it before the first one.`)
+    if (groups.each && shots.length) throw new Error(say("The mark {mark} comes after a shot: put it before the first one.", { mark: mark.text }))
     if (groups.cut && preamble) {
       shots.push({ text: preamble, name: "", time: "", numbered: false })
       preamble = ""
@@ -103,9 +104,9 @@ export function readPrompt(prompt) {
       shots.push(last)
     }
     if (number && number !== shots.length) {
-      throw new Error(`The mark ${mark.text} stands where shot ${shots.length} begins: number the shots 1, 2, 3 in order.`)
+      throw new Error(say("The mark {mark} stands where shot {shot} begins: number the shots 1, 2, 3 in order.", { mark: mark.text, shot: shots.length }))
     }
-    if ((name && last.name) || (time && last.time)) throw new Error(`The mark ${mark.text} says again what the mark before it says.`)
+    if ((name && last.name) || (time && last.time)) throw new Error(say("The mark {mark} says again what the mark before it says.", { mark: mark.text }))
     Object.assign(last, { name: last.name || name, time: last.time || time, numbered: Boolean(number), text })
     inShot = true
   })

@@ -2,6 +2,7 @@
 // Times as people type them, "29, 57" or "1.8s, 3.5s", to frames of the film and back. The rules are moc/shots/cuts.py's.
 
 import { DIGITS, MOST_FRAMES, shown, toNumber } from "../lib/typed.js"
+import { say } from "../lib/words.js"
 
 const WORD = new RegExp(`^([+-]?[${DIGITS}]+(?:\\.[${DIGITS}]+)?)([sf]?)$`)
 
@@ -17,12 +18,12 @@ export function roundHalfEven(/** @type {number} */ value) {
  */
 export function readTime(word, unit, fps) {
   const match = WORD.exec(word.toLowerCase())
-  if (!match) throw new Error(`“${shown(word)}” is not a number: write cuts like 49, 97 or 2.5s, 4s.`)
+  if (!match) throw new Error(say("“{word}” is not a number: write cuts like 49, 97 or 2.5s, 4s.", { word: shown(word) }))
   const number = toNumber(match[1])
   const seconds = match[2] === "s" || (unit === "seconds" && match[2] !== "f")
   const frames = seconds ? number * fps : number
-  if (!(Math.abs(frames) <= MOST_FRAMES)) throw new Error(`“${shown(word)}” is beyond frame ${MOST_FRAMES}: no video is that long.`)
-  if (!seconds && !Number.isInteger(frames)) throw new Error(`“${shown(word)}” is not a whole frame number: write seconds as ${shown(word)}s.`)
+  if (!(Math.abs(frames) <= MOST_FRAMES)) throw new Error(say("“{word}” is beyond frame {most}: no video is that long.", { word: shown(word), most: MOST_FRAMES }))
+  if (!seconds && !Number.isInteger(frames)) throw new Error(say("“{word}” is not a whole frame number: write seconds as {word}s.", { word: shown(word) }))
   return { word, suffix: match[2], frames: roundHalfEven(frames) }
 }
 

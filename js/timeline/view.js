@@ -5,10 +5,11 @@
 import { child, fill, svg } from "../lib/dom.js"
 import { readFilm } from "./film.js"
 import { addCut, limits, moveCut, place, removeCut, setLength, step, takeShots, toWidgets } from "./edit.js"
-import { readTime } from "./times.js"
+import { readTime, writeTime } from "./times.js"
 import { frames, latentOf } from "./time_rules.js"
 import { make } from "../heatmap/style.js"
 import { Cards } from "./cards.js"
+import { say, sayChoice } from "../lib/words.js"
 import { addStyle } from "./style.js"
 import { place as tellPlace, shotName, span, tellCut, tellFilm, time } from "./labels.js"
 
@@ -36,11 +37,11 @@ export class TimelineView {
   }
 
   build() {
-    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: "not set", "aria-label": "Length of the video" })
+    this.length = make("input", { type: "text", inputMode: "decimal", placeholder: say("not set"), "aria-label": say("Length of the video") })
     this.length.addEventListener("change", () => this.changeLength())
     this.unit = make("span")
-    this.plus = this.button("+ Cut", "Cut the longest shot in two", () => this.addIn(this.longest()))
-    this.take = this.button("", "Replace these with the detected shots", () => this.takeDetected())
+    this.plus = this.button(say("+ Cut"), say("Cut the longest shot in two"), () => this.addIn(this.longest()))
+    this.take = this.button("", say("Replace these with the detected shots"), () => this.takeDetected())
     this.blocks = make("div", { "aria-hidden": "true" })
     this.ticks = svg("path")
     this.found = svg("path", { class: "found" })
@@ -54,8 +55,8 @@ export class TimelineView {
     this.cards = new Cards((edit) => this.apply(edit, false), () => this.host.finish())
     this.element = make(
       "div",
-      { className: "mixture-of-contexts-time", role: "group", "aria-label": "Shot timeline" },
-      make("div", { className: "bar" }, make("label", {}, "Length", this.length), this.unit, this.plus, this.take),
+      { className: "mixture-of-contexts-time", role: "group", "aria-label": say("Shot timeline") },
+      make("div", { className: "bar" }, make("label", {}, say("Length"), this.length), this.unit, this.plus, this.take),
       this.track,
       this.ruler,
       this.status,
@@ -107,9 +108,9 @@ export class TimelineView {
     const film = this.seen()
     const { unit, family } = this.widgets
     const percent = (/** @type {number} */ frame) => `${(100 * Math.min(frame, film.shown)) / film.shown}%`
-    if (document.activeElement !== this.length) this.length.value = film.length === null ? "" : time(film.length, this.widgets).replace(" s", "")
+    if (document.activeElement !== this.length) this.length.value = film.length === null ? "" : writeTime(film.length, unit, this.widgets.fps)
     this.length.readOnly = !film.canCut
-    this.unit.textContent = unit
+    this.unit.textContent = sayChoice(unit)
     this.plus.disabled = !film.canCut
     this.track.classList.toggle("fixed", !film.canCut)
     fill(this.blocks, film.texts.length, () => make("div", { className: "shot" }, make("b"), make("span")))
@@ -132,7 +133,7 @@ export class TimelineView {
     const told = detected && this.widgets.how !== "detected" ? (detected.even || detected.cuts.length + 1) : 0
     this.take.hidden = !told
     this.take.disabled = !film.canCut
-    this.take.textContent = told === 1 ? "Use the detected shot" : `Use the ${told} detected shots`
+    this.take.textContent = told === 1 ? say("Use the detected shot") : say("Use the {count} detected shots", { count: told })
     const toldCut = this.held && tellCut(film, this.held.index, this.held.frame, this.widgets)
     this.status.textContent = toldCut || this.said || tellFilm(film, family)
     this.status.classList.toggle("problem", !toldCut && Boolean(this.said || film.problem))
@@ -146,7 +147,7 @@ export class TimelineView {
     handle.classList.toggle("held", this.held?.index === i)
     const facts = { "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": border, "aria-disabled": !film.canCut }
     for (const [name, value] of Object.entries(facts)) handle.setAttribute(name, String(value))
-    handle.setAttribute("aria-valuetext", `${tellPlace(border, this.widgets)}, shot ${shotName(film, i + 1)} begins`)
+    handle.setAttribute("aria-valuetext", say("{place}, shot {shot} begins", { place: tellPlace(border, this.widgets), shot: shotName(film, i + 1) }))
   }
 
   /** A tick at every place where the model can cut, as long as they can be told apart. */
@@ -188,7 +189,7 @@ export class TimelineView {
   }
 
   handle(/** @type {number} */ index) {
-    const handle = make("button", { type: "button", className: "cut", role: "slider", "aria-label": `Cut ${index + 1}`, "aria-orientation": "horizontal" })
+    const handle = make("button", { type: "button", className: "cut", role: "slider", "aria-label": say("Cut {cut}", { cut: index + 1 }), "aria-orientation": "horizontal" })
     handle.addEventListener("pointerdown", (event) => {
       if (event.button || !this.film.canCut) return
       handle.setPointerCapture(event.pointerId)
@@ -244,7 +245,7 @@ export class TimelineView {
     const added = this.film.canCut ? addCut(this.film, frame) : null
     if (added && this.apply(() => added.draft)) child(this.cuts, added.index)?.focus()
     else if (this.film.canCut && !added) {
-      this.said = "There is no place left for a cut: every shot is as short as this model can make it."
+      this.said = say("There is no place left for a cut: every shot is as short as this model can make it.")
       this.draw()
     }
   }
@@ -275,7 +276,7 @@ export class TimelineView {
       this.length.blur()
       this.apply((film) => setLength(film, asked))
       if (asked && this.film.length !== asked && !this.said) {
-        this.said = `${asked} frames became ${this.film.length}: the nearest length that fits the shots and the model.`
+        this.said = say("{asked} frames became {length}: the nearest length that fits the shots and the model.", { asked, length: this.film.length })
         this.draw()
       }
     } catch (error) {

@@ -111,6 +111,13 @@ def front_end(host: Host) -> list[str]:
     return ["--front-end-root", str(root)]
 
 
+def newest_front_end(host: Host) -> Path:
+    """The newest there is, fetched anew every time."""
+    folder = host.home / "frontend-newest"
+    pip_target(host, folder, "comfyui-frontend-package", "the newest front end of ComfyUI")
+    return folder / "comfyui_frontend_package" / "static"
+
+
 def pip_target(host: Host, folder: Path, requirement: str, what: str) -> None:
     """Install one package into a folder of its own, complete or not at all."""
     loading = folder.with_suffix(".loading")

@@ -15,6 +15,7 @@ from demo.server import Run, Server
 
 MODES = {"classic": False, "nodes 2.0": True}  # how ComfyUI draws nodes: name -> Comfy.VueNodes.Enabled
 SETTINGS = {
+    "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.Persist": False,  # every page begins empty
     "Comfy.Workflow.ShowMissingModelsWarning": False,
@@ -69,7 +70,7 @@ class Comfy:
         settings = {**SETTINGS, "Comfy.VueNodes.Enabled": self.vue, **self.settings}
         self.server.post("/settings", settings)
         self.page.goto(self.server.url)
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(READY, timeout=60_000)
         self.page.evaluate(COUNT_RUNS)
         self.load(EMPTY)
 

@@ -1,6 +1,7 @@
 """What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import attention, peers, timing
+from benchmarks import attention, mine, peers, timing
 from benchmarks.capture import Call
 from benchmarks.cases import Case
 from benchmarks.coherence import RULES as RULES_OF_CAPTURES
@@ -252,3 +253,29 @@ def test_stages_are_the_mean_of_calls_in_a_row_after_as_many_that_warm_the_devic
     monkeypatch.setattr(torch.profiler, "profile", Profile)
     assert timing.stages(call) == {"routed": 3.0}
     assert made.before >= made.profiled == 5
+
+
+def test_what_this_machine_gains_is_a_table_that_can_be_posted(capsys):
+    asked = "--model=tiny --size=512x256 --frames=17 --shots=2 --presets=recommended,fast --seconds=0.05"
+    mine.main(shlex.split(asked))
+    said = capsys.readouterr().out
+    assert "tiny, 512x256, 17 frames, 2 shots: 160 tokens" in said
+    rows = [line.split("|") for line in said.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows] == ["attention", "dense, torch", "recommended", "fast"]
+    assert rows[1][4].strip() == rows[1][5].strip() == "1.00x"
+
+
+def test_gains_are_over_the_fastest_dense_call():
+    rows = [mine.Row("dense, torch", 1.0, 40.0), mine.Row("dense, other", 1.0, 20.0), mine.Row("fast", 0.05, 5.0)]
+    told = mine.written(rows, rest=10.0).splitlines()
+    assert told[2].split("|")[4].strip() == "0.50x"
+    assert [part.strip() for part in told[4].split("|")[2:6]] == ["5.0%", "5.0 ms", "4.00x", "2.00x"]
+
+
+def test_what_does_not_fit_into_memory_is_measured_on_fewer_heads():
+    def call(heads):
+        if heads > 5:
+            raise torch.OutOfMemoryError
+        return 2.0 * heads
+
+    assert mine.in_memory(call, 40) == (80.0, "5 of 40 heads at a time")

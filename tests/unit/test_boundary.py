@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ FORBIDDEN_NAMES = {"eval", "exec", "__import__", "compile"}
 # saved in people's workflows: never renamed
 NODE_IDS = {"MoCShots", "MoCShotConditioning", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}
 NODE_IDS |= {"MoCProbe", "MoCProbeReport", "MoCDetectShots", "MoCDetectShotsLatent", "MoCWindows"}
+NODE_IDS |= {"MoCRemake", "MoCMemory", "MoCRecall"}
 
 
 def name(path: Path) -> str:
@@ -37,6 +39,38 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add((node.module or "").partition(".")[0])
     return found
+
+
+def when_imported(statements: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a module is imported: none inside functions, none for type checkers only."""
+    for node in statements:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            tests = "TYPE_CHECKING" in ast.unparse(node.test) if isinstance(node, ast.If) else False
+            for part in ("body", "orelse", "finalbody", "handlers"):
+                yield from when_imported([] if tests and part == "body" else getattr(node, part, []))
+
+
+def file_of(folder: Path, parts: list[str]) -> Path | None:
+    path = folder.joinpath(*parts)
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if parts and p.is_file()), None)
+
+
+def reached(path: Path, statements: list[ast.stmt]) -> tuple[set[Path], set[str]]:
+    """Files of the pack, and other packages, that these statements of a file import."""
+    files, packages = set(), set()
+    for node in when_imported(statements):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
+        elif not node.level:
+            packages.add((node.module or "").partition(".")[0])
+        else:
+            folder, parts = path.parents[node.level - 1], (node.module or "").split(".") if node.module else []
+            found = [file_of(folder, parts), *(file_of(folder, [*parts, alias.name]) for alias in node.names)]
+            found += [file_of(folder, parts[:i]) for i in range(1, len(parts))]  # packages on the way
+            files |= set(filter(None, found))
+    return files, packages
 
 
 def node_classes() -> list[tuple[Path, ast.ClassDef]]:
@@ -73,6 +107,22 @@ def test_the_pack_runs_no_code_but_its_own(path):
     called = {ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)}
     assert not called & FORBIDDEN_NAMES
     assert not any(call.startswith(("os.system", "os.popen", "os.exec", "os.spawn")) for call in called)
+
+
+def test_loading_the_pack_imports_nothing_that_is_slow_or_may_be_missing():
+    """ComfyUI's start waits for it. Triton, detectors and the like are imported where they are first used."""
+    entry = next(n for n in tree(REPO / "__init__.py").body if isinstance(n, ast.AsyncFunctionDef))
+    waiting, packages = reached(REPO / "__init__.py", entry.body)
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        files, others = reached(path, tree(path).body)
+        waiting |= files - seen
+        packages |= others
+    assert len(seen) > 60  # it did follow
+    of_the_host = {"torch", "numpy", "PIL", "aiohttp", "av"} | HOST
+    assert packages <= of_the_host | set(sys.stdlib_module_names)
 
 
 def test_the_node_ids_are_what_saved_workflows_hold():

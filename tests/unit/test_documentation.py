@@ -40,3 +40,21 @@ def test_every_file_that_a_map_of_the_code_names_is_there(page):
     missing = [path for path in named if not fnmatch.filter(there, f"*/{path.rstrip('/')}")]
     assert named
     assert not missing
+
+
+@pytest.mark.parametrize("page", [REPO / "README.zh.md", REPO / "docs" / "gain.md"], ids=name)
+def test_a_gain_that_is_promised_was_measured_and_its_results_are_named(page):
+    text = page.read_text("utf-8")
+    measured = (REPO / "docs" / "performance.md").read_text("utf-8") + (REPO / "README.md").read_text("utf-8")
+    results = re.findall(r"(\w+\.json)`", text)
+    assert len(set(results)) >= 6
+    assert [file for file in results if not (REPO / "benchmarks" / "results" / file).exists()] == []
+    assert [gain for gain in re.findall(r"\d+\.\d+x", text) if gain not in measured] == []
+
+
+def test_the_changelog_begins_with_the_version_of_the_pack():
+    version = re.search(r'^version = "(.+)"$', (REPO / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    said = re.findall(r"^## (\S+)", (REPO / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert version and said[0] == version[1]
+    saved = {folder.name for folder in (REPO / "tests" / "workflow" / "released").iterdir()}
+    assert saved == set(said)

@@ -8,7 +8,8 @@ from typing import Any
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DRAWN_ONLY = {"Note", "MarkdownNote"}  # known to the front end alone
-FILES = {"unet_name", "clip_name", "vae_name", "ckpt_name", "lora_name", "image"}  # what there is differs per machine
+FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "text_encoder", "vae_name", "ckpt_name", "lora_name"}
+FILES |= {"image", "file"}  # what there is differs per machine
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,17 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
-        return self.type in WIDGETS and not self.options.get("forceInput")
+        return self.kind in WIDGETS and not self.options.get("forceInput")
+
+    @property
+    def kind(self) -> str:
+        """Of the widget; an input of several types may have one too."""
+        return str(self.options.get("widgetType", self.type))
 
     @property
     def has_companion(self) -> bool:
         """The front end saves one more value behind it: "randomize", or an upload button."""
-        return bool(self.options.get("control_after_generate") or self.options.get("image_upload"))
+        return any(self.options.get(mark) for mark in ("control_after_generate", "image_upload", "video_upload"))
 
 
 def inputs_of(info: dict[str, Any]) -> Iterator[Input]:
@@ -154,11 +160,11 @@ def _link_problems(link: list[Any], item: Input, prompt: dict[str, Any], object_
 
 def _value_problem(value: Any, item: Input) -> str | None:
     kinds = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
-    if not isinstance(value, kinds[item.type]) or (isinstance(value, bool) and item.type != "BOOLEAN"):
-        return f"is {value!r}, not {item.type}"
-    if item.type == "COMBO" and item.name not in FILES and value not in item.options.get("options", []):
+    if not isinstance(value, kinds[item.kind]) or (isinstance(value, bool) and item.kind != "BOOLEAN"):
+        return f"is {value!r}, not {item.kind}"
+    if item.kind == "COMBO" and item.name not in FILES and value not in item.options.get("options", []):
         return f"is {value!r}, not one of {item.options.get('options')}"
-    if item.type in ("INT", "FLOAT"):
+    if item.kind in ("INT", "FLOAT"):
         low, high = item.options.get("min", value), item.options.get("max", value)
         if not low <= value <= high:
             return f"is {value}, outside {low} to {high}"

@@ -8,10 +8,12 @@ import copy
 import json
 from pathlib import Path
 
+import checker
 import contract
 import pytest
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+HERE = Path(__file__).resolve()
+WORKFLOWS = [*sorted((HERE.parents[2] / "workflows").glob("*.json")), *sorted(HERE.parent.glob("released/*/*.json"))]
 COMMITTED = contract.committed()
 
 
@@ -96,3 +98,15 @@ def test_inputs_and_choices_may_be_appended_and_ranges_widened():
 def test_a_value_that_stands_elsewhere_is_told(values, told):
     found = contract.misfits({"widgets_values": values}, COMMITTED["MoCRouting"])
     assert any(told in text for text in found)
+
+
+def test_what_hides_an_input_is_an_input_of_the_same_node(object_info):
+    told = 0
+    for info in object_info.values():
+        inputs = {item.name: item.options for item in checker.inputs_of(info)}
+        for name, cases in ((n, c) for o in inputs.values() for n, c in o.get("only_when", {}).items()):
+            told += 1
+            assert name in inputs
+            for other, values in (pair for case in cases for pair in case.items()):
+                assert set(values) <= set(inputs[other]["options"]), (name, other)
+    assert told > 15

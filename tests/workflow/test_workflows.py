@@ -2,15 +2,20 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import checker
 import pytest
 
+from demo.host import NEWEST
 from demo.server import PromptRefused
+from tests.tools import templates
 
 WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
 FILES = sorted(WORKFLOWS.glob("*.json"))
+NEED_NEWER = {"ltx2_t2v"}  # than the oldest ComfyUI
+RELEASED = sorted(Path(__file__).parent.glob("released/*/*.json"))  # as each version shipped them
 
 
 def read(path: Path) -> dict:
@@ -22,27 +27,102 @@ def for_stock_nodes(path: Path) -> bool:
     return not path.stem.startswith("demo_")
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
-def test_a_workflow_fits_the_nodes_of_the_server(path, object_info):
-    assert checker.problems(read(path), object_info) == []
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_workflow_of_an_older_version_still_loads(path, object_info):
+    if for_stock_nodes(path):
+        assert checker.problems(read(path), object_info) == []
+    else:  # other nodes are the demo's
+        ours = [node for node in read(path).values() if node["class_type"] in object_info]
+        known = {n["class_type"]: {i.name for i in checker.inputs_of(object_info[n["class_type"]])} for n in ours}
+        assert ours and all(set(node["inputs"]) <= known[node["class_type"]] for node in ours)
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
-def test_only_model_files_stand_between_a_workflow_and_its_run(path, server, object_info):
+@pytest.fixture
+def fitting(path, server, object_info):
+    """A shipped graph, where this ComfyUI has the nodes of its model."""
+    workflow = read(path)
+    if server.host.version != NEWEST and path.stem in NEED_NEWER:
+        pytest.skip("this ComfyUI is older than the model")
+    return workflow
+
+
+shipped = pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
+
+
+@shipped
+def test_a_workflow_fits_the_nodes_of_the_server(fitting, object_info):
+    assert checker.problems(fitting, object_info) == []
+
+
+@shipped
+def test_only_model_files_stand_between_a_workflow_and_its_run(fitting, server, object_info):
     """ComfyUI's own validation accepts everything but the files that this machine does not have."""
     with pytest.raises(PromptRefused) as refusal:
-        server.queue(checker.to_prompt(read(path), object_info))
+        server.queue(checker.to_prompt(fitting, object_info))
     errors = [e for node in refusal.value.answer["node_errors"].values() for e in node["errors"]]
     assert errors and {e["extra_info"]["input_name"] for e in errors} <= checker.FILES
     assert {e["type"] for e in errors} <= {"value_not_in_list", "custom_validation_failed"}
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if for_stock_nodes(p)], ids=lambda path: path.stem)
+@shipped
 def test_a_workflow_explains_itself_and_shows_the_routing(path):
-    nodes = {node["type"]: node for node in read(path)["nodes"]}
-    assert {"MoCShots", "MoCRouting", "MoCApply", "MoCRoutingHeatmap", "MarkdownNote"} <= set(nodes)
+    workflow = read(path)
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    assert {"MoCRouting", "MoCApply", "MoCRoutingHeatmap", "MarkdownNote"} <= set(nodes)
     after_sample = next(i for i in nodes["MoCRoutingHeatmap"]["inputs"] if i["name"] == "after_sample")
-    assert after_sample["link"] in nodes["KSampler"]["outputs"][0]["links"]
+    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+    source = next(kinds[link[1]] for link in workflow["links"] if link[0] == after_sample["link"])
+    assert source.startswith("KSampler") or source in ("TrimVideoLatent", "LTXVSeparateAVLatent")
+
+
+@pytest.mark.parametrize("name", templates.TEMPLATES)
+def test_a_template_is_what_its_description_says(name, server, object_info):
+    """`python -m tests.tools.templates` writes them anew."""
+    if server.host.version == NEWEST:
+        assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == templates.written(name, object_info)
+
+
+def test_every_template_loads_files_that_comfyuis_own_templates_name(server):
+    """So that who has them has ours."""
+    (packages,) = server.host.python.parent.parent.glob("lib/python3*/site-packages")
+    theirs = "".join(path.read_text("utf-8") for path in packages.glob("comfyui_workflow_templates*/**/*.json"))
+    ours = "".join((WORKFLOWS / f"{name}.json").read_text("utf-8") for name in templates.TEMPLATES)
+    files = set(re.findall(r'"([\w.-]+\.safetensors)"', ours))
+    addresses = set(re.findall(r'"(https://[^"]+)"', ours))
+    assert len(files) > 10 and len(addresses) > 10
+    assert [text for text in sorted(files | addresses) if text not in theirs] == []
+
+
+def small(prompt: dict) -> dict:
+    """The prompt with tiny stand-ins for everything that is loaded, few steps, and pictures of 64x64."""
+    numbers = {"width": 64, "height": 64, "steps": 2}
+    halfway = {"end_at_step": 1, "start_at_step": 1}
+    loaded = {"UNETLoader": "MoCTestModel", "CLIPLoader": "MoCTestClip", "VAELoader": "MoCTestVae"}
+    picture = {"width": 64, "height": 64, "batch_size": 1, "color": 0x808080}
+    made = {}
+    for number, node in prompt.items():
+        kind, inputs = node["class_type"], dict(node["inputs"])
+        inputs |= {name: value for name, value in numbers.items() if name in inputs}
+        inputs |= {name: value for name, value in halfway.items() if inputs.get(name) == 10}
+        if kind in loaded:
+            kind, inputs = loaded[kind], {}
+        elif kind == "LoadImage":
+            kind, inputs = "EmptyImage", picture
+        elif kind == "LoadVideo":
+            made[f"{number}-frames"] = {"class_type": "EmptyImage", "inputs": picture | {"batch_size": 33}}
+            kind, inputs = "CreateVideo", {"images": [f"{number}-frames", 0], "fps": 16.0}
+        made[number] = {"class_type": kind, "inputs": inputs}
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in templates.TEMPLATES if name.startswith("wan")])
+def test_a_template_runs_to_its_film_on_a_tiny_model(name, server, object_info):
+    prompt = small(checker.to_prompt(read(WORKFLOWS / f"{name}.json"), object_info))
+    run = server.wait(server.queue(prompt), timeout=240)
+    of = {kind: number for number, kind in ((n, node["class_type"]) for n, node in prompt.items())}
+    report = run.texts[of["PreviewAny"]]
+    assert report.startswith("MoC on: ") and " dense: " not in report
+    assert run.files[of["SaveVideo"]]
 
 
 def test_comfyui_lists_the_workflows_as_templates(server):

@@ -1,4 +1,4 @@
-"""Nodes for the workflow and browser tests: a tiny random Wan model with its conditioning, and planted attention."""
+"""Nodes for the workflow and browser tests: a tiny random Wan model and all that it needs, and planted attention."""
 
 import importlib.util
 import sys
@@ -30,6 +30,49 @@ class MoCTestModel(io.ComfyNode):
         sys.modules[spec.name] = tiny
         spec.loader.exec_module(tiny)
         return io.NodeOutput(tiny.load(), [[tiny.random(1, tiny.TEXT, 4096, seed=2), {}]])
+
+
+class Clip:
+    """As much of a text encoder as graphs ask for: every text has tokens of its own."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        generator = torch.Generator().manual_seed(sum(map(ord, tokens)))
+        return [[torch.randn(1, 7, 4096, generator=generator), {}]]
+
+
+class Vae:
+    """As much of Wan's VAE as graphs ask for: shapes, and pictures that move."""
+
+    def encode(self, pixels):
+        frames, height, width = pixels.shape[-4:-1]
+        return torch.zeros(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
+
+    def decode(self, latent):
+        frames, height, width = latent.shape[-3:]
+        return torch.rand(1, 4 * frames - 3, 8 * height, 8 * width, 3)
+
+
+class MoCTestClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="MoCTestClip", category="tests", inputs=[], outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(Clip())
+
+
+class MoCTestVae(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="MoCTestVae", category="tests", inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(Vae())
 
 
 class MoCTestPlant(io.ComfyNode):
@@ -81,7 +124,7 @@ def planted(q, k, pairs):
 
 class Tests(ComfyExtension):
     async def get_node_list(self):
-        return [MoCTestModel, MoCTestPlant]
+        return [MoCTestModel, MoCTestClip, MoCTestVae, MoCTestPlant]
 
 
 async def comfy_entrypoint():
