@@ -68,9 +68,10 @@ def test_the_page_shows_and_hides_the_row(comfy):
         assert "top_k" in labels(comfy, node) and "density" not in labels(comfy, node)
 
 
-def test_an_input_that_another_node_decides_hides_nothing(comfy):
+def test_an_input_that_something_is_wired_to_is_not_hidden(comfy):
     node = comfy.add("MoCShots")
     other = comfy.add("PrimitiveString", at=(-300, 100))
     comfy.connect(other, 0, node, "times")
     comfy.set(node, "how", "equal shots")
-    assert "times" in shown(comfy, node)  # something is wired to it
+    hidden = "(id) => app.graph.getNodeById(id).widgets.filter((w) => w.options.hidden).map((w) => w.name)"
+    assert comfy.page.evaluate(hidden, node) == ["unit"]
