@@ -14,7 +14,8 @@ async def comfy_entrypoint():
     class MoCExtension(ComfyExtension):
         async def get_node_list(self):
             of_shots = (*shots.NODES, *detect.NODES, *shot_conditioning.NODES)
-            return [*of_shots, *routing.NODES, *apply.NODES, *windows.NODES, *remake.NODES, *memory.NODES, *heatmap.NODES, *probe.NODES]
+            of_films = (*windows.NODES, *remake.NODES, *memory.NODES)
+            return [*of_shots, *routing.NODES, *apply.NODES, *of_films, *heatmap.NODES, *probe.NODES]
 
     if getattr(PromptServer, "instance", None) is not None:  # tools read the nodes without a server
         add_routes(PromptServer.instance.routes)

@@ -37,6 +37,7 @@ RULES = {  # name -> (routing, shots)
     "own chunk + 3 frames": (RoutingConfig.of(top_k=3, own="chunk"), 1),
     "recommended": (PRESETS["recommended"].routing, 1),
     "fast": (PRESETS["fast"].routing, 1),
+    "own frame + 20 of 4x4": (PRESETS["recommended"].routing.on((1, 1, 1)), 1),
     "large pictures": (PRESETS["large pictures"].routing, 1),
     "paper multi-shot": (PRESETS["paper multi-shot"].routing, 4),
     "own chunk + 16 of 450": (RoutingConfig.of(top_k=16, chunk_tokens=450, own="chunk"), 1),

@@ -157,9 +157,18 @@ def by_chance(windows: Callable[[Model, Film, int], Model]) -> Callable[[Model, 
 
 def sample(model: Model, vae: Any, film: Film, put: Callable, together: int, steps: int) -> tuple[torch.Tensor, float]:
     """(video [F, H, W, 3], passes)"""
-    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-
     import nodes  # ComfyUI's
+
+    model, positive = prepared(model, film)
+    model, seen = counted(put(model, film, together))
+    latent = {"samples": torch.zeros(1, 16, film.latents, sb.SIZE // 8, sb.SIZE // 8)}
+    out = nodes.KSampler().sample(model, film.seed, steps, 1.0, "euler", "simple", positive, positive, latent)[0]
+    return nodes.VAEDecode().decode(vae, out)[0].float(), sum(seen) / (steps * film.latents)
+
+
+def prepared(model: Model, film: Film) -> tuple[Model, list]:
+    """(model, prompt of the whole film)"""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     shots = pack("moc.shots.cuts").Shots
     facts = {"concat_latent_image": film.control}
@@ -169,16 +178,19 @@ def sample(model: Model, vae: Any, film: Film, put: Callable, together: int, ste
         sixes, captions = shots(cuts=film.cuts(sb.SHOTS), unit="latent"), [[[words, facts]] for words in film.words]
         node = pack("nodes.shot_conditioning").MoCShotConditioning
         model, positive, _ = node.execute(model=[model], shots=[sixes], captions=captions).args
-    model, seen = put(model, film, together).clone(), []
+    return model, positive
+
+
+def counted(model: Model) -> tuple[Model, list[int]]:
+    """(model, the latent frames of every pass from now on)"""
+    model, seen = model.clone(), []
 
     def count(executor, x, *args, **kwargs):
         seen.append(x.shape[2])
         return executor(x, *args, **kwargs)
 
     model.add_wrapper_with_key("diffusion_model", "count", count)
-    latent = {"samples": torch.zeros(1, 16, film.latents, sb.SIZE // 8, sb.SIZE // 8)}
-    out = nodes.KSampler().sample(model, film.seed, steps, 1.0, "euler", "simple", positive, positive, latent)[0]
-    return nodes.VAEDecode().decode(vae, out)[0].float(), sum(seen) / (steps * film.latents)
+    return model, seen
 
 
 def table(rows: Rows) -> str:
@@ -193,10 +205,8 @@ def table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def work(comfyui: Path, device: str, gpu: int, threads: int, steps: int, jobs, results) -> None:
-    """A process that makes rows of (shots, together, clip, rule), until it is ended."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    torch.set_num_threads(threads)
+def load(comfyui: Path, device: str) -> tuple[str, Model, Any, torch.dtype]:
+    """(ComfyUI's version, the demo's model, its VAE, the model's precision)"""
     where = ["--cpu"] if device == "cpu" else ["--highvram", "--fp32-vae"]
     version = host.start(comfyui, *where, "--use-pytorch-cross-attention")
     load_pack()
@@ -206,6 +216,14 @@ def work(comfyui: Path, device: str, gpu: int, threads: int, steps: int, jobs, r
     demo, dtype = host.REPO / "demo" / "models", torch.float32 if device == "cpu" else torch.bfloat16
     model = comfy.sd.load_diffusion_model(str(demo / "moc_demo_wan.safetensors"), model_options={"dtype": dtype})
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(demo / "moc_demo_vae.safetensors")))
+    return version, model, vae, dtype
+
+
+def work(comfyui: Path, device: str, gpu: int, threads: int, steps: int, jobs, results) -> None:
+    """A process that makes rows of (shots, together, clip, rule), until it is ended."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    torch.set_num_threads(threads)
+    version, model, vae, dtype = load(comfyui, device)
     if device == "cuda":
         results.put({"checked": check()})
     while True:

@@ -56,6 +56,21 @@ def film(shots: int, clip: int) -> Film:
     return Film(shots, seed, box, control, [clips.contexts(part["words"]) for part in parts], parts)
 
 
+def chain(clip: int, count: int) -> list[Film]:
+    """So many films of six shots, one after another, in which the same character is to be seen."""
+    whole = film(count * sb.SHOTS, clip)
+    controls = whole.control.split(sb.LATENT_FRAMES, 2)
+    return [
+        Film(sb.SHOTS, whole.seed + number, part["box"][0], control, [words], [part])
+        for number, (part, control, words) in enumerate(zip(whole.parts, controls, whole.words, strict=True))
+    ]
+
+
+def looks_of(film: Film, video: Tensor) -> Tensor:
+    """Of the character in every frame: unit vectors [frames, channels], whose products are likeness."""
+    return sb.describe(sb.cell_colours(video, film.box))
+
+
 def measure(film: Film, video: Tensor, together: int) -> dict[str, float]:
     """video [frames, H, W, 3] in 0..1; together: neighbouring shots that a window of the forgetful kind holds.
 

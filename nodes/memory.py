@@ -7,8 +7,8 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.host.windows import Recall, apply_recall
-from ..moc.windows import AS_MODEL, CHARACTER, CLIP, KINDS, READ, STORAGE, BankSettings, Memory, WindowSettings
-from .types import MocMemory, MocShots, advanced, decides, with_numbers
+from ..moc.windows import AS_MODEL, CHARACTER, CLIP, KINDS, READ, BankSettings, Memory, WindowSettings
+from .types import MocMemory, MocShots, advanced, bank_inputs, decides, with_numbers
 from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
@@ -24,9 +24,7 @@ class MoCMemory(io.ComfyNode):
             description="Names an earlier clip, a picture or a character, so that MoC Recall can let a model remember "
             "it. Several are connected one behind the other.",
             inputs=[
-                io.String.Input(
-                    "name", default="anna", tooltip="What prompts call it: [use: anna] in a shot's text."
-                ),
+                io.String.Input("name", default="anna", tooltip="What prompts call it: [use: anna] in a shot's text."),
                 decides(
                     io.Combo.Input(
                         "kind",
@@ -73,7 +71,9 @@ class MoCMemory(io.ComfyNode):
                     tooltip="How much it counts. More makes shots agree more with it, and leaks more.",
                 ),
             ],
-            outputs=[MocMemory.Output("memory", display_name="memories", tooltip="For MoC Recall or a next MoC Memory.")],
+            outputs=[
+                MocMemory.Output("memory", display_name="memories", tooltip="For MoC Recall or a next MoC Memory.")
+            ],
         )
 
     @classmethod
@@ -169,35 +169,7 @@ class MoCRecall(io.ComfyNode):
                         tooltip="How much noise memories have when the model looks at them, 0 to 1.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "storage",
-                        optional=True,
-                        options=list(STORAGE),
-                        default=AS_MODEL,
-                        tooltip="8 bit takes half of the memory for what is kept, 4 bit a quarter.",
-                    )
-                ),
-                advanced(
-                    io.String.Input(
-                        "blocks",
-                        optional=True,
-                        default="",
-                        tooltip="Only these of the model's transformer blocks remember, like 0-9, 20. Empty: all.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "budget",
-                        optional=True,
-                        default=0.0,
-                        min=0.0,
-                        max=10_000.0,
-                        step=0.1,
-                        tooltip="GB of the graphics card's memory for what is kept. The rest goes into main memory, "
-                        "which is slower. 0: half of what is free.",
-                    )
-                ),
+                *bank_inputs(),
             ],
             outputs=[io.Model.Output("patched_model", display_name="model", tooltip="The model that remembers.")],
         )

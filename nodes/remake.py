@@ -1,4 +1,4 @@
-"""One shot of a finished film: the node that makes it again, puts it in or adds it, and leaves all others as they are."""
+"""One shot of a finished film: the node that makes it again, or a new one, and leaves all others as they are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.host.windows import remake_shot
-from ..moc.windows import AS_MODEL, DO, KEPT, SEES, STORAGE, BankSettings, WindowSettings
-from .types import MocShots, advanced, decides, with_numbers
+from ..moc.windows import AS_MODEL, DO, KEPT, SEES, BankSettings, WindowSettings
+from .types import MocShots, advanced, bank_inputs, decides, with_numbers
 from .widgets.routing import read_blocks
 
 MOST_FRAMES = 1_000_000
@@ -114,36 +114,7 @@ class MoCRemake(io.ComfyNode):
                         tooltip="Frames that two windows share where the shot is longer than a window.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "storage",
-                        optional=True,
-                        options=list(STORAGE),
-                        default=AS_MODEL,
-                        tooltip="8 bit takes half of the memory for what is kept, 4 bit a quarter.",
-                    )
-                ),
-                advanced(
-                    io.String.Input(
-                        "blocks",
-                        optional=True,
-                        default="",
-                        tooltip="Only these of the model's transformer blocks look at the kept frames, like 0-9, 20. "
-                        "Empty: all.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "budget",
-                        optional=True,
-                        default=0.0,
-                        min=0.0,
-                        max=10_000.0,
-                        step=0.1,
-                        tooltip="GB of the graphics card's memory for what is kept. The rest goes into main memory, "
-                        "which is slower. 0: half of what is free.",
-                    )
-                ),
+                *bank_inputs(),
             ],
             outputs=[
                 io.Model.Output(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import PRESETS
+from ..moc.config import BREAK_EVEN, CURVES, PRESETS
 from ..moc.errors import MoCError
 from .types import MocRouting, advanced, check_ranges, decides, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
@@ -70,8 +70,9 @@ class MoCRouting(io.ComfyNode):
                     default=20,
                     min=0,
                     max=4096,
-                    tooltip="Chunks that every token reads, when budget is top-k. Higher is closer to full attention "
-                    "and slower. 0: no memory beyond what is always seen.",
+                    tooltip="Chunks that every token reads, when budget is top-k; 1.6 times as many of the larger "
+                    "tiles that recommended and fast have from 480p on. Higher is closer to full attention and "
+                    "slower. 0: no memory beyond what is always seen.",
                 ),
                 io.Float.Input(
                     "density",
@@ -140,7 +141,8 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="1x4x4",
             tooltip="Size of a tile as latent frames x rows x columns of tokens, when chunking is tile. Small is "
-            "more exact, large is faster to choose from.",
+            "more exact, large is faster to choose from. auto: as in recommended and fast, 1x4x4, and from 480p on "
+            "1x8x8 with 1.6 times as many chosen.",
         ),
         named("own"),
         io.Int.Input(
@@ -292,6 +294,25 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             optional=True,
             default="",
             tooltip="Blocks of the model with chunks of another size, like 0-1: 1x2x2; 7: frame.",
+        ),
+        io.Combo.Input(
+            "break_even",
+            options=list(BREAK_EVEN),
+            default="estimated",
+            optional=True,
+            tooltip=tell_choices("break_even"),
+        ),
+        io.Combo.Input("curve", options=list(CURVES), default="constant", optional=True, tooltip=tell_choices("curve")),
+        io.Float.Input(
+            "dense_above",
+            optional=True,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Noisier steps stay dense: 0.95 keeps those dense in which more than 95% is noise, whichever steps "
+            "these are. 1: none.",
         ),
     ]
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.shots.typed import shown
+from ..moc.windows import AS_MODEL, STORAGE
 
 MocShots = io.Custom("MOC_SHOTS")
 MocRouting = io.Custom("MOC_ROUTING")
@@ -38,6 +39,41 @@ def decides(widget: W, only_when: Mapping[str, Mapping[str, Any] | list[Mapping[
     }
     widget.extra_dict["only_when"] = told
     return widget
+
+
+def bank_inputs() -> list[io.WidgetInput]:
+    """Where keys and values are kept, and for which blocks."""
+    return [
+        advanced(
+            io.Combo.Input(
+                "storage",
+                optional=True,
+                options=list(STORAGE),
+                default=AS_MODEL,
+                tooltip="8 bit takes half of the memory for what is kept, 4 bit a quarter.",
+            )
+        ),
+        advanced(
+            io.String.Input(
+                "blocks",
+                optional=True,
+                default="",
+                tooltip="Only these of the model's transformer blocks read what is kept, like 0-9, 20. Empty: all.",
+            )
+        ),
+        advanced(
+            io.Float.Input(
+                "budget",
+                optional=True,
+                default=0.0,
+                min=0.0,
+                max=10_000.0,
+                step=0.1,
+                tooltip="GB of the graphics card's memory for what is kept. The rest goes into main memory, which is "
+                "slower. 0: half of what is free.",
+            )
+        ),
+    ]
 
 
 def check_ranges(node: type[io.ComfyNode], values: Mapping[str, Any]) -> None:

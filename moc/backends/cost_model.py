@@ -16,7 +16,7 @@ from ..chunks.table import ChunkTable
 from ..config import DESCRIPTORS, RoutingConfig
 from . import triton
 from .triton.attend.own_calls import CALL, calls, heads_at_once
-from .triton.dataflow import QUERY_MAJOR, library_fits, usual_kind
+from .triton.dataflow import HOT_KEYS, QUERY_MAJOR, library_fits, usual_kind
 from .triton.device_table import device_table_of
 
 MARGIN = 1.1  # routing has to be faster by so much: about as far as estimates are off
@@ -60,9 +60,11 @@ class Costs:
 
 
 # From `benchmarks/break_even.py --fit` on an H100; scores, tail and own parts from the stages of a long call
-# (`benchmarks/attention.py`). How far off they are by now: docs/performance.md
+# (`benchmarks/attention.py`), choices of medium chunks from 8x8 tiles at 720p, 43.6 ms. How far off they are by now:
+# docs/performance.md
 COSTS = {
     "large chunks": Costs(0.87, 6.7, 6.2, 5.9, 3_300, 4.8, 7.5, 10_000),
+    "medium chunks": Costs(0.87, 6.7, 6.2, 5.9, 1_500, 4.8, 7.5, 10_000),
     "small chunks": Costs(0.75, 6.6, 11, 11, 700, 4.0, 8.5, 40_000),
     "plain torch": Costs(4.05, 6.9, 7, 7, 137_000, 1_470, 9.6, 304_000),
 }
@@ -87,7 +89,9 @@ def kind_of(table: ChunkTable, routing: RoutingConfig, kernels: bool) -> str:
     """Key of COSTS."""
     if not kernels:
         return "plain torch"
-    return "small chunks" if usual_kind(routing.lists, table.mean_chunk) == QUERY_MAJOR else "large chunks"
+    if usual_kind(routing.lists, table.mean_chunk) == QUERY_MAJOR:
+        return "small chunks"
+    return "medium chunks" if table.mean_chunk <= HOT_KEYS else "large chunks"
 
 
 def library(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> tuple[int, bool]:
@@ -124,7 +128,7 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig, kernels: bool) ->
         return True
     kind, processor = kind_of(table, routing, kernels), 0.0
     costs = COSTS[kind]
-    if kind == "large chunks":
+    if kind in ("large chunks", "medium chunks"):
         number, ours = library(q, table, routing)
         processor = number * CALL
         costs = replace(costs, own=COSTS["small chunks"].own) if ours else costs

@@ -17,7 +17,7 @@ def tile_shape(grid: tuple[int, int, int], partition: Partition) -> tuple[int, i
     near to the wanted size as whole rows and columns allow.
     """
     _, height, width = grid
-    if partition.tile is not None:
+    if isinstance(partition.tile, tuple):
         t, h, w = partition.tile
         return t, min(h, height), min(w, width)
     frame = height * width
@@ -50,7 +50,7 @@ def build_chunks(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingC
     frames_t, height, width = layout.grid
     shots = np.array([shot_of(f, starts) for f in layout.frames])
     by_shot = np.lexsort((np.array(layout.frames), shots))  # context windows may wrap around: bring shots together
-    partition, links = routing.geometry
+    partition, links = routing.on(layout.grid).geometry
     tile_t, tile_h, tile_w = tile_shape(layout.grid, partition)
 
     slab = np.empty(frames_t, int)  # time slab of each grid frame, numbered in sorted order

@@ -147,7 +147,7 @@ class ChunkTable:
 
     def top_k(self, routing: RoutingConfig) -> int:
         """The budget's top_k, or the k whose density comes nearest to its density."""
-        budget = routing.budget
+        budget = routing.on(self.layout.grid).budget
         return budget.top_k if budget.density is None else self.top_k_at(budget.density, routing.candidates.causal)
 
     def top_k_at(self, density: float, causal: bool) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
+from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
 from .routing import LISTS, PART_OF, TAILS, RoutingConfig
-from .settings import NAMED, PRESETS, MoCSettings, Preset, Schedule
+from .schedule import BREAK_EVEN, CURVES, Schedule
+from .settings import NAMED, PRESETS, MoCSettings, Preset
 
 __all__ = [
+    "AUTO",
+    "BREAK_EVEN",
+    "CURVES",
     "DESCRIPTORS",
     "LISTS",
     "NAMED",

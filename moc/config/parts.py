@@ -6,8 +6,9 @@ No two parts have a setting of the same name, so that all of them can be named a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Literal
 
 from ..errors import MoCError
 from ..routing.descriptors import DESCRIPTORS
@@ -39,16 +40,34 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
     check(value in allowed, f"{name} is {value!r}; choose one of: {', '.join(allowed)}.")
 
 
+AUTO: Literal["auto"] = "auto"
+Tile = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of AUTO's tiles on frames of at least so many tokens. more: so many times the top_k are chosen."""
+
+    tokens: int
+    tile: Tile
+    more: float
+
+
+# With 32 tiles of 8x8 errors on trained-like inputs are those of 20 of 4x4 (docs/performance.md), at a quarter of the
+# summaries. 480p has 1,560 tokens a frame in Wan; no picture of the demo model comes near.
+SIZES = (Size(0, (1, 4, 4), 1.0), Size(1200, (1, 8, 8), 1.6))
+
+
 @dataclass(frozen=True)
 class Partition:
     """Where the video is cut into chunks.
 
     chunk_tokens   wanted chunk size in tokens; None means one latent frame
-    tile           chunk size as (frames, rows, columns) of tokens; wins over chunk_tokens
+    tile           chunk size as (frames, rows, columns) of tokens; wins over chunk_tokens. AUTO: as SIZES say
     """
 
     chunk_tokens: int | None = None
-    tile: tuple[int, int, int] | None = None
+    tile: Tile | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -56,12 +75,15 @@ class Partition:
             f"chunk_tokens is {self.chunk_tokens}; a chunk holds at least 1 token.",
         )
         check(
-            self.tile is None or (len(self.tile) == 3 and min(self.tile) >= 1),
+            self.tile in (None, AUTO)
+            or (len(self.tile) == 3 and all(isinstance(n, int) and n >= 1 for n in self.tile)),
             f"tile is {self.tile}; give three sizes (frames, rows, columns), each 1 or more, like 1x4x4.",
         )
 
     @property
     def sentence(self) -> str:
+        if self.tile == AUTO:
+            return "tiles that follow the picture"
         if self.tile:
             return f"tiles of {'x'.join(map(str, self.tile))} tokens"
         return f"chunks of about {self.chunk_tokens} tokens" if self.chunk_tokens else "whole latent frames"
@@ -177,6 +199,12 @@ class Budget:
         """Raises MoCError where a density for every head is not one for each of so many."""
         told = f"head_density has {len(self.head_density)} numbers, but this model has {heads} heads: give one each"
         check(len(self.head_density) in (0, heads), f"{told}, or leave it empty.")
+
+    def settled(self, top_k: int, share: float, seen: float) -> Budget:
+        """With a number of chunks, of which a share is chosen, one at least. seen: density of what is always seen."""
+        fewer = max(1, round(share * top_k)) if top_k else 0
+        heads = tuple(seen + share * max(density - seen, 0.0) for density in self.head_density)
+        return replace(self, top_k=fewer, density=None, head_density=self.head_density if share == 1.0 else heads)
 
     @property
     def same_k(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .parts import Budget, Candidates, Links, Noise, Partition, Score, check_choice
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -67,6 +67,13 @@ class RoutingConfig:
             for name, part in PART_OF.items()
         }
 
+    def on(self, grid: tuple[int, int, int]) -> RoutingConfig:
+        """For a video of (T, H, W) tokens: with AUTO the tile and the top_k that it gets, else the same."""
+        if self.partition.tile != AUTO:
+            return self
+        size = [size for size in SIZES if grid[1] * grid[2] >= size.tokens][-1]
+        return self.changed(tile=size.tile, top_k=round(self.budget.top_k * size.more))
+
     @property
     def geometry(self) -> tuple[Partition, Links]:
         """All that chunks and what rows always see depend on."""
@@ -74,6 +81,12 @@ class RoutingConfig:
 
     @property
     def choice(self) -> str:
+        if self.partition.tile == AUTO:
+            larger = (
+                f"with {size.tokens:,} tokens a frame and more {self.on((1, size.tokens, 1)).choice}"
+                for size in SIZES[1:]
+            )
+            return ", ".join((self.on((1, 1, 1)).choice, *larger))
         return f"{self.budget.sentence} ({self.partition.sentence}, {self.score.sentence})"
 
     @property

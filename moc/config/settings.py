@@ -5,46 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .parts import Budget, Candidates, Links, Partition, Score, check
+from .parts import AUTO, Budget, Candidates, Links, Partition, Score
 from .routing import RoutingConfig
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When and where MoC is on; everything else runs dense.
-
-    start_percent, end_percent   part of the denoising (0 is the first, noisiest step)
-    dense_first, dense_last      transformer blocks at either end that stay dense
-    dense_blocks                 more blocks that stay dense, counted from 0
-    min_tokens                   shorter sequences stay dense; 0: on a GPU those where dense attention should be faster
-                                 (`cost_model.py`), elsewhere none; 1: none
-    """
-
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-    dense_first: int = 0
-    dense_last: int = 0
-    min_tokens: int = 0
-    dense_blocks: tuple[int, ...] = ()
-
-    def is_dense(self, block: int, blocks: int) -> bool:
-        """Whether block number `block` of `blocks` stays dense."""
-        return not self.dense_first <= block < blocks - self.dense_last or block in self.dense_blocks
-
-    def __post_init__(self) -> None:
-        check(
-            0.0 <= self.start_percent <= self.end_percent <= 1.0,
-            f"MoC is on from {self.start_percent} to {self.end_percent} of the sampling; "
-            "both must lie between 0 and 1, start first.",
-        )
-        check(
-            min(self.dense_first, self.dense_last, self.min_tokens) >= 0,
-            "dense_first, dense_last and min_tokens are counts; use 0 or more.",
-        )
-        check(
-            min(self.dense_blocks, default=0) >= 0,
-            f"dense_blocks holds {min(self.dense_blocks, default=0)}; blocks are counted from 0.",
-        )
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -78,7 +41,7 @@ class Preset:
 
 
 OWN_FRAME = Links(own="frame")
-SMALL_TILES = Partition(tile=(1, 4, 4))
+TILES = Partition(tile=AUTO)
 
 NAMED: dict[str, Preset] = {
     # The paper's settings, section 4: chunks of 1280 tokens at the end of training, k = 5, own shot dense, causal.
@@ -98,14 +61,13 @@ NAMED: dict[str, Preset] = {
         "for models trained with the paper's settings for one shot",
     ),
     "recommended": Preset(
-        MoCSettings(
-            RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=20), tail="pooled")
-        ),
-        "its own frame, and the small tiles anywhere in the video that fit it best; the rest blurred",
+        MoCSettings(RoutingConfig(TILES, OWN_FRAME, score=Score("minmax"), budget=Budget(top_k=20), tail="pooled")),
+        "its own frame, and the small tiles anywhere in the video that fit it best, larger ones from 480p on; the rest "
+        "blurred",
         "closest to full attention",
     ),
     "fast": Preset(
-        MoCSettings(RoutingConfig(SMALL_TILES, OWN_FRAME, score=Score("mean"), budget=Budget(top_k=10), tail="pooled")),
+        MoCSettings(RoutingConfig(TILES, OWN_FRAME, score=Score("mean"), budget=Budget(top_k=10), tail="pooled")),
         "as recommended, with fewer tiles and a simpler choice",
         "a little faster than recommended, and less exact",
     ),

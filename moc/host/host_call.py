@@ -31,7 +31,8 @@ class HostCall:
     q, k, v  [B, H, N, D]; q may hold fewer tokens
     joined   the host wants [B, N, H*D] back, else [B, H, N, D]
     options  the pass's transformer_options
-    dense    computes the call as whoever was there before us does, in the shape that the host wants
+    others   whoever was there before us: the host's attention, with the overrides of other nodes around it
+    dense    what they make of the call, in the shape that the host wants
     """
 
     q: Tensor
@@ -41,6 +42,7 @@ class HostCall:
     scale: float | None
     joined: bool
     options: dict
+    others: Callable
     dense: Callable[[], Tensor]
 
     def handed_back(self, out: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ def override(slot: str) -> Callable[[Callable[[AnyState, HostCall], Tensor]], Ca
                 return dense()
             if not skip_reshape:
                 q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-            call = HostCall(q, k, v, mask, kwargs.get("scale"), not skip_output_reshape, options, dense)
+            call = HostCall(q, k, v, mask, kwargs.get("scale"), not skip_output_reshape, options, others, dense)
             return attend(state, call)
 
         return attention

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..attention import moc_attention
-from ..backends import cost_model, registry
+from ..backends import registry
+from ..backends.measured import DENSE, ROUTED
+from ..trace.pair_counts import Counts
 from ..trace.reasons import Reason
 from ..trace.trace import AHEAD
 from .block_numbers import BLOCK
+from .break_even import choose, is_training
 from .host_call import HostCall, override
 from .malloc_graph import outside_malloc_graph
 from .probed_call import look_at
@@ -26,14 +28,29 @@ def attention_override(forward: Forward, call: HostCall) -> Tensor:
     if isinstance(routed, Call):
         if forward.run.patch.probe is not None:
             return look_at(forward, routed, call)
-        with outside_malloc_graph():
-            backend = _worth_it(forward, routed, call.q)
-            out = backend if isinstance(backend, Reason) else _video_attention(forward, routed, call, backend)
-            if isinstance(out, Tensor):
-                return call.handed_back(out)
-        routed = out
+        return _faster_of(forward, routed, call)
     forward.ran_dense(routed)
     return call.dense()
+
+
+def _faster_of(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
+    """The call by the faster way; where that is being measured, the other way is computed beside it."""
+    note = forward.run.patch.trace.note
+    with outside_malloc_graph():
+        choice = choose(forward, call, host_call)
+        reason = choice.dense
+        if reason is None:
+            out = choice.timed(ROUTED, lambda: _counted(forward, call, host_call, choice.backend))
+            if isinstance(out, Tensor):
+                choice.beside(DENSE, host_call.dense, note)
+                return out
+            reason = out
+    forward.ran_dense(reason)
+    out = choice.timed(DENSE, host_call.dense)
+    if choice.dense is not None:
+        with outside_malloc_graph():
+            choice.beside(ROUTED, lambda: _route(forward, call, host_call, choice.backend)[0], note)
+    return out
 
 
 def _call(forward: Forward, call: HostCall) -> Call | Reason:
@@ -55,81 +72,60 @@ def _call(forward: Forward, call: HostCall) -> Call | Reason:
         if unpadded is None:
             return Reason.MASK
         layout = unpadded.layout
-    table, routing = run.table(layout, block)
+    table, routing = run.table(layout, block, run.share(forward.sigma))
     if routing is None:
         return Reason.NO_CHOICE
     return Call(block, table, routing, unpadded, call.scale)
 
 
-def _worth_it(forward: Forward, call: Call, q: Tensor) -> str | registry.Selected | Reason:
-    """The backend for a call or, if dense attention would be faster and nobody has said what to do (no min_tokens, no
-    backend), why."""
-    patch = forward.run.patch
-    if patch.backend != "auto" or patch.settings.schedule.min_tokens or not cost_model.applies(q.device):
-        return patch.backend
-    if _is_training(q) or torch.is_grad_enabled():
-        return patch.backend  # who trains with MoC trains what it does on long films
-    scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-    selected = registry.select("auto", registry.Call(q, call.table, call.routing, scale))
-    if cost_model.pays(q, call.table, call.routing, kernels=selected.reason is None):
-        return selected
-    if selected.reason is None:
-        return Reason.SHORT
-    patch.trace.note(f"MoC's GPU kernels do not run here: {selected.reason}")
-    return Reason.KERNELS
-
-
-def _video_attention(
-    forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected
-) -> Tensor | Reason:
-    """[B, H, N, D], or why this call has to run dense."""
-    q, k, v = host_call.q, host_call.k, host_call.v
-    run, patch, reader = forward.run, forward.run.patch, host_call.options.get(READER)
-    table, routing, unpadded = call.table, call.routing, call.unpadded
-    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
-        reader = None
-    training = _is_training(q)
-    if training and routing.noise:
-        # other chunks in every step and block, the same ones when autograd runs this call again
-        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
-    counts = None
-    shape = q.shape
+def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected) -> Tensor | Reason:
+    """`_route`, in the trace; or why this call has to run dense."""
+    run = forward.run
     try:
-        if unpadded is not None:
-            q, k, v = (unpadded.take(x) for x in (q, k, v))
-        if forward.recording:
-            counts = patch.trace.counts(table, routing, q, k, call.scale)
-        lse = None if reader is None else torch.empty(q.shape[:-1], device=q.device)
-        out = moc_attention(
-            q,
-            k,
-            v,
-            table,
-            routing,
-            backend=backend,
-            scale=call.scale,
-            training=training,
-            record=counts,
-            note=patch.trace.note,
-            lse=lse,
-        )
-        if reader is not None:
-            out = reader.beside_routed(host_call, table.layout, q, out, lse)
-        if unpadded is not None:
-            out = unpadded.put(out, shape)
+        out, counts = _route(forward, call, host_call, backend, record=forward.recording)
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
         forward.reason = run.failed(error)
         return forward.reason
     if forward.recording:
-        patch.trace.ran_routed(forward.step, call.block, counts)
+        run.patch.trace.ran_routed(forward.step, call.block, counts)
         forward.routed += 1
         if forward.routed == AHEAD:
             run.hand_over()
     return out
 
 
-def _is_training(q: Tensor) -> bool:
-    flag = getattr(comfy.model_management, "in_training", None)  # not in ComfyUI 0.3.75
-    return torch.is_grad_enabled() and q.requires_grad if flag is None else flag
+def _route(
+    forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected, record: bool = False
+) -> tuple[Tensor, Counts | None]:
+    """(what the host wants back, what was counted)."""
+    trace, routing, reader = forward.run.patch.trace, call.routing, host_call.options.get(READER)
+    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
+        reader = None
+    split = host_call.q, host_call.k, host_call.v
+    q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)
+    training = is_training(host_call.q)
+    if training and routing.noise:
+        # other chunks in every step and block, the same ones when autograd runs this call again
+        routing = routing.changed(seed=hash((routing.noise.seed, forward.sigma, call.block)))
+    counts = trace.counts(call.table, routing, q, k, call.scale) if record else None
+    lse = None if reader is None else torch.empty(q.shape[:-1], device=q.device)
+    out = moc_attention(
+        q,
+        k,
+        v,
+        call.table,
+        routing,
+        backend=backend,
+        scale=call.scale,
+        training=training,
+        record=counts,
+        note=trace.note,
+        lse=lse,
+    )
+    if reader is not None:
+        out = reader.beside_routed(host_call, call.table.layout, q, out, lse)
+    if call.unpadded is not None:
+        out = call.unpadded.put(out, host_call.q.shape)
+    return host_call.handed_back(out), counts

@@ -10,7 +10,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..backends import BACKENDS
+from ..backends.measured import STOPWATCH, Stopwatch
 from ..config import MoCSettings, RoutingConfig, Schedule
+from ..config.schedule import ROUNDING
 from ..errors import MoCError
 from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
@@ -23,8 +25,6 @@ from .malloc_graph import uncollected
 from .session import Session, session_of
 from .state import KEY, RUN, Patch, Run
 
-ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is inside, one at the end is not
-
 
 def apply_moc(
     model: ModelPatcher,
@@ -34,6 +34,7 @@ def apply_moc(
     *,
     backend: str = "auto",
     probe: ProbeLog | None = None,
+    stopwatch: Stopwatch = STOPWATCH,
 ) -> ModelPatcher:
     """A copy of the model whose video self-attention is routed, or with a probe only looked at.
 
@@ -46,7 +47,7 @@ def apply_moc(
         )
     if backend not in ("auto", *BACKENDS):
         raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
-    patch = Patch(shots, settings, trace, backend, probe)
+    patch = Patch(shots, settings, trace, backend, probe, stopwatch)
     model = model.clone()
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _around_run(patch)),
@@ -140,7 +141,11 @@ def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], session: 
     low, high = (
         float(percent_to_sigma(percent)) * (1 + ROUNDING) for percent in (schedule.end_percent, schedule.start_percent)
     )
-    return Run(patch, sigmas[:-1], (low, high), starts)
+    flow = float(percent_to_sigma(0.0)) <= 1.0
+    noise = schedule.dense_above
+    if noise < 1.0:
+        high = min(high, (noise if flow else noise / (1 - noise)) * (1 + ROUNDING))
+    return Run(patch, sigmas[:-1], (low, high), starts, flow)
 
 
 def _check_heads(adapter: Adapter, diffusion_model: object, routings: Iterable[RoutingConfig]) -> None:

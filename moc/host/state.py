@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import comfy.model_management
 
 from ..backends import head_split
+from ..backends.measured import STOPWATCH, BreakEven, Kind, Stopwatch
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import MoCSettings, RoutingConfig
@@ -40,6 +41,7 @@ class Patch:
     trace: Trace
     backend: str
     probe: ProbeLog | None = None
+    stopwatch: Stopwatch = STOPWATCH
 
     def start(self, sigmas: list[float] | tuple[float, ...] = (), percent_to_sigma: Callable | None = None) -> None:
         """Forget the last run. sigmas [steps + 1] of the next one."""
@@ -60,6 +62,7 @@ class Run:
 
     sigmas  noise level of every step
     active  (lowest, highest) noise level that MoC is on for
+    flow    a noise level is a share of noise, as models of flow matching have it; else a ratio of noise to signal
     starts  first latent frame of every shot
     live    tells a browser how it goes
     """
@@ -68,7 +71,9 @@ class Run:
     sigmas: list[float]
     active: tuple[float, float]
     starts: tuple[int, ...]
+    flow: bool = True
     live: Live = field(init=False)
+    break_even: BreakEven = field(init=False)
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
@@ -78,6 +83,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.live = Live(self.patch.trace)
+        self.break_even = BreakEven(self.patch.stopwatch, self._told)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
@@ -111,26 +117,38 @@ class Run:
         self.patch.trace.note(f"a step is missing from the heatmap ({type(error).__name__}: {error})"[:300])
         log.warning("MoC: what a step has routed could not be kept", exc_info=error)
 
-    def table(self, layout: TokenLayout, block: int) -> tuple[ChunkTable, RoutingConfig | None]:
-        """The chunks of a layout, and the routing with its top_k settled; None where there is nothing to choose.
+    def share(self, sigma: float) -> float:
+        """Of the budget, at a noise level."""
+        return self.patch.settings.schedule.share(sigma if self.flow else sigma / (1 + sigma))
+
+    def table(self, layout: TokenLayout, block: int, share: float) -> tuple[ChunkTable, RoutingConfig | None]:
+        """The chunks of a layout, and the routing with a share of its top_k settled; None where there is nothing to
+        choose.
 
         Several devices may ask at once; context windows bring many layouts, and blocks may have their own routing.
         """
-        routing = self.patch.settings.routing_of(block)
+        asked = self.patch.settings.routing_of(block)
+        routing = asked.on(layout.grid)
+        if routing != asked.on((1, 1, 1)):
+            self.patch.trace.note(f"{layout.frame_tokens:,} tokens a frame: every token sees {routing.choice}")
         table = self._tables.get(layout, self.starts, routing)
-        if table.density(0, routing.candidates.causal) >= 1.0:
+        seen = table.density(0, routing.candidates.causal)
+        if seen >= 1.0:
             return table, None
-        return table, routing.changed(top_k=table.top_k(routing), density=None)
+        return table, replace(routing, budget=routing.budget.settled(table.top_k(routing), share, seen))
 
     def warn(self, layout: TokenLayout | None) -> None:
         """Before the first step: a density that leaves nothing to choose means a film that remembers nothing.
 
         No error, since the same settings choose on a longer film, and a short one mostly runs dense anyway.
         """
+        if layout is None:
+            return
         settings = self.patch.settings
-        for routing in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+        for wanted in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+            routing = wanted.on(layout.grid)
             asked = max(routing.budget.head_density, default=routing.budget.density)
-            if layout is None or asked is None or routing.budget.rule != "top-k":
+            if asked is None or routing.budget.rule != "top-k":
                 continue
             table = self._tables.get(layout, self.starts, routing)
             seen, one = table.density(0, routing.candidates.causal), table.density(1, routing.candidates.causal)
@@ -145,6 +163,10 @@ class Run:
             )
             self.patch.trace.note(text)
             log.warning("MoC: %s.", text)
+
+    def _told(self, kind: Kind, dense: float, routed: float, on: bool) -> None:
+        text = f"a call of {kind.shape[2]:,} tokens: dense with {kind.by} {dense:.3g} ms, MoC {routed:.3g} ms: "
+        self.patch.trace.note(text + ("on" if on else "off"))
 
     def failed(self, error: Exception) -> Reason:
         """Tell the person, and once the log with everything; returns the reason for running dense."""

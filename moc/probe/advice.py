@@ -259,7 +259,9 @@ def _settings(log: ProbeLog, table: ErrorTable, first: int, stop: int, choice: n
     if len(dense) == len(table.blocks):
         return replace(log.settings, schedule=replace(old, dense_first=max(log.blocks, 1)), blocks=())
     edges = _edges(table.steps, log.steps)
-    schedule = Schedule(log.percent[edges[first]], log.percent[edges[stop]], 0, 0, old.min_tokens, dense)
+    schedule = Schedule(
+        log.percent[edges[first]], log.percent[edges[stop]], 0, 0, old.min_tokens, dense, old.break_even
+    )
     count = len(log.options)
     own = [
         (int(block), log.options[o] if o < count else table.mixes[o - count][place])

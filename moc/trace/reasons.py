@@ -8,9 +8,10 @@ from enum import Enum
 class Reason(Enum):
     """Why a self-attention call ran dense, in the words the user reads; `SHORTLY` has fewer of them."""
 
-    SCHEDULE = "outside the part of the sampling that MoC is on for (start/end percent)"
+    SCHEDULE = "outside the part of the sampling that MoC is on for (start and end percent, dense_above)"
     BLOCK = "block kept dense (dense first/last blocks)"
     SHORT = "so short that dense attention is as fast (to route anyway: min_tokens 1 in MoC Routing)"
+    SLOWER = "slower to route than to run dense, as measured here (to route anyway: min_tokens 1 in MoC Routing)"
     KERNELS = (
         "no GPU kernels: routing would be slower than dense attention (to route anyway: min_tokens 1 in MoC Routing)"
     )
@@ -27,6 +28,7 @@ SHORTLY = {
     Reason.SCHEDULE: "start/end percent",
     Reason.BLOCK: "dense first/last blocks",
     Reason.SHORT: "short, dense is as fast",
+    Reason.SLOWER: "dense is faster, as measured",
     Reason.KERNELS: "no GPU kernels",
     Reason.ONE_FRAME: "a single frame",
     Reason.NO_CHOICE: "nothing to choose",

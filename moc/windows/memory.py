@@ -53,8 +53,7 @@ class Memory:
 
 
 def kept_tokens(mask: Tensor, grid: Sequence[int]) -> Tensor:
-    """Places, in a frame's grid of tokens (rows, columns), that a mask [h, w] covers by half; or at all, where it covers
-    none by half."""
+    """Places in a frame's grid of tokens (rows, columns): those that a mask [h, w] covers by half, or the most."""
     small = torch.nn.functional.interpolate(mask[None, None].float(), tuple(grid), mode="area").flatten()
     return (small >= min(0.5, float(small.max()))).nonzero()[:, 0]
 

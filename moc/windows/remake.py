@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from ..errors import MoCError
@@ -39,6 +40,11 @@ class Making:
     def windows(self, length: int, overlap: int) -> list[list[int]]:
         """In which the shot is sampled."""
         return by_shots([self.shots[self.made]], length, overlap)
+
+    def looks(self, kept: Container[int], length: int) -> list[list[int]]:
+        """What is kept of the others: frames of one shot together, so that all stand equally far from the one made."""
+        found = ([frame for frame in range(*shot) if frame in kept] for shot in self.shots)
+        return [some[i : i + length] for some in found for i in range(0, len(some), length)]
 
 
 def plan(shots: Shots, frames: int, rule: AnyRule, do: str, number: int, length: int) -> tuple[Making, Shots]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
-from ...moc.config import PRESETS, MoCSettings, RoutingConfig, Schedule
+from ...moc.config import AUTO, PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
 from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
@@ -27,6 +28,11 @@ def read_tile(text: str) -> tuple[int, int, int]:
         raise MoCError(f"tile is {shown(text)!r}: write three sizes of 1 or more, frames x rows x columns, like 1x4x4.")
     frames, rows, columns = map(int, sizes)
     return frames, rows, columns
+
+
+def read_any_tile(text: str) -> tuple[int, int, int] | Literal["auto"]:
+    """As `read_tile`, or "auto"."""
+    return AUTO if text.strip().lower() == AUTO else read_tile(text)
 
 
 def read_blocks(text: str) -> tuple[int, ...]:
@@ -104,6 +110,9 @@ def read_routing(
     lists: str = PRESET,
     dense_blocks: str = "",
     block_tiles: str = "",
+    break_even: str = "estimated",
+    curve: str = "constant",
+    dense_above: float = 1.0,
 ) -> MoCSettings:
     """The preset, with everything replaced that is not left at "preset" or empty."""
     if preset not in PRESETS:
@@ -114,7 +123,7 @@ def read_routing(
     if chunking != PRESET:
         changes |= {
             "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
-            "tile": read_tile(tile) if chunking == "tile" else None,
+            "tile": read_any_tile(tile) if chunking == "tile" else None,
         }
     links = PRESETS[preset].routing.links
     own = links.own if own == PRESET else own
@@ -136,7 +145,9 @@ def read_routing(
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
     own_tiles = read_block_tiles(block_tiles)
     blocks = tuple((b, settings.routing.changed(tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
-    return replace(settings, blocks=blocks).with_schedule(dense_blocks=read_blocks(dense_blocks))
+    return replace(settings, blocks=blocks).with_schedule(
+        dense_blocks=read_blocks(dense_blocks), break_even=break_even, curve=curve, dense_above=dense_above
+    )
 
 
 def check_routing(
@@ -151,7 +162,7 @@ def check_routing(
 ) -> None:
     """Raise what can be said of the values before anything runs; None is a value that another node will give."""
     if tile is not None:
-        read_tile(tile)
+        read_any_tile(tile)
     read_blocks(dense_blocks or "")
     read_block_tiles(block_tiles or "")
     RoutingConfig.of(top_k=top_k or 0, density=density, head_density=read_densities(head_density or ""))
@@ -163,10 +174,18 @@ def tell_routing(settings: MoCSettings) -> str:
     s, parts = settings.schedule, [f"Every token sees {settings.routing.sentence}"]
     if (s.start_percent, s.end_percent) != (0.0, 1.0):
         parts.append(f"from {s.start_percent:.0%} to {s.end_percent:.0%} of the sampling")
+    if s.dense_above < 1.0:
+        parts.append(f"dense above a noise of {s.dense_above:g}")
+    if s.curve != "constant":
+        rule = settings.routing.budget.rule
+        follows = "top_k" in RULES[rule].parameters
+        parts.append(f"the budget {s.curve} with the noise" if follows else f"{rule} the same at every noise")
     if s.dense_first or s.dense_last:
         parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
     if s.dense_blocks:
         parts.append(f"dense in {tell_numbers('block', s.dense_blocks)}")
+    if s.break_even == "measured":
+        parts.append("where that is measured to be faster")
     if settings.blocks:
         parts.append(f"with settings of their own in {tell_numbers('block', [b for b, _ in settings.blocks])}")
     return ", ".join(parts) + "."

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...moc.config import DESCRIPTORS, LISTS, NAMED, OWN, REFERENCES, RULES, STATIC, TAILS
+from ...moc.config import BREAK_EVEN, CURVES, DESCRIPTORS, LISTS, NAMED, OWN, REFERENCES, RULES, STATIC, TAILS
 
 ABOUT = {
     "own": "What every token sees without choosing it.",
@@ -15,10 +15,14 @@ ABOUT = {
     "references": "Reference images or clips inside the sequence.",
     "rule": "How many chunks are enough.",
     "lists": "Which chunks neighbouring tokens read.",
+    "break_even": "How a GPU knows whether routing is faster than full attention.",
+    "curve": "How much of the budget is spent as the noise falls from 1 to 0. Late steps lose least.",
 }
 MORE = {
     "own": "With frame, window adds neighbouring frames.",
     "memory": "memory_tokens says how many tokens are the first.",
+    "break_even": "Counts where min_tokens is 0. The report tells the times.",
+    "curve": "Counts for budgets of top-k and density, not for top_p and beta.",
     "rule": "With all but top-k choosing takes longer; MoC Probe can say whether they pay.",
 }
 
@@ -29,7 +33,10 @@ def choices_of(name: str) -> Mapping[str, str]:
         return {rule: entry.sentence for rule, entry in RULES.items()}
     if name == "descriptor":
         return {descriptor: entry.sentence for descriptor, entry in DESCRIPTORS.items()}
+    if name == "curve":
+        return {curve: entry.sentence for curve, entry in CURVES.items()}
     plain = {"own": OWN, "tail": TAILS, "memory": STATIC, "references": REFERENCES, "lists": LISTS}
+    plain["break_even"] = BREAK_EVEN
     return plain[name]
 
 

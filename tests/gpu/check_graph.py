@@ -68,14 +68,14 @@ def browser() -> list[dict]:
     return told
 
 
-def moc(base, routing: RoutingConfig, which: Film):
+def moc(base, routing: RoutingConfig, which: Film, schedule: Schedule | None = None):
     """(a clone with MoC, its trace)."""
     from moc.host.patch import apply_moc
     from moc.shots.cuts import Shots
     from moc.trace.trace import Trace
 
-    trace = Trace()
-    return apply_moc(base, Shots(even=which.shots), MoCSettings(routing, Schedule(min_tokens=1)), trace), trace
+    trace, settings = Trace(), MoCSettings(routing, schedule or Schedule(min_tokens=1))
+    return apply_moc(base, Shots(even=which.shots), settings, trace), trace
 
 
 def off(a: Tensor, b: Tensor) -> float:

@@ -12,6 +12,8 @@ import torch
 
 from benchmarks import host
 from benchmarks.end_to_end_model import TINY_SIZE, new_model, noise_of
+from moc.config import Schedule
+from moc.trace.reasons import Reason
 from tests.gpu.check_graph import ALL, FILM, RULES, SIZE, TINY_FILM, browser, film, moc, off, rounding_of, with_lora
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group(name="inside ComfyUI")]
@@ -189,6 +191,22 @@ def test_another_packs_attention_gets_all_that_is_not_routed(wan, routed, rule, 
     assert torch.equal(film(patched, wan.noise), want)
     noted(calls=len(seen))
     assert seen and not any(seen), "none of them is the video's self-attention"
+
+
+@pytest.mark.parametrize("dense", ["the host's", "faster than any"])
+def test_the_way_that_is_measured_to_be_faster_is_taken_from_the_second_step_on(wan, this_card, dense, noted):
+    def attention(func, q, k, v, *args, **kwargs):
+        return v.clone() if dense != "the host's" and q.shape == k.shape else func(q, k, v, *args, **kwargs)
+
+    model = wan.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = attention
+    patched, trace = moc(model, next(iter(RULES.values())), wan.which, Schedule(break_even="measured"))
+    once, again = film(patched, wan.noise), film(patched, wan.noise)
+    told = [note for note in trace.notes if "dense with attention" in note]
+    noted(told=told, report=trace.report().splitlines()[0])
+    assert torch.equal(once, again), "measured in the first film, and not in the second"
+    assert [note.endswith("on") for note in told] == [dense == "the host's"]
+    assert trace.dense == ({} if dense == "the host's" else {Reason.SLOWER: trace.routed})
 
 
 def test_in_float16_all_chunks_chosen_is_dense(half, noted):

@@ -371,7 +371,7 @@ def test_every_family_reads_its_bank_or_says_that_there_is_none(variant, monkeyp
 
 
 REFUSED = {
-    "a block that is not there": ({"bank_blocks": "0, 7"}, "bank_blocks has 7"),
+    "a block that is not there": ({"bank_blocks": "0, 7"}, "is told of block 7"),
     "no blocks": ({"bank_blocks": "first"}, "names no blocks"),
     "another storage": ({"bank_storage": "2 bit"}, "bank_storage"),
     "another bank": ({"bank": "perhaps"}, "bank is 'perhaps'"),

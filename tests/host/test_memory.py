@@ -15,6 +15,7 @@ from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.windows import ALL, CHARACTER, CLIP, PICTURE
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.memory import MoCMemory, MoCRecall
+from mixture_of_contexts.nodes.remake import MoCRemake
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
 from spies import apart, everything, routed
@@ -85,7 +86,8 @@ def test_one_look_for_every_step(cfg, banks):
     (bank,) = banks
     assert len({place[2] for place in bank.held}) == (1 if cfg == 1 else 2), "a negative prompt looks for itself"
     assert all(frames == dict.fromkeys((4, 5, 7, 8), 16) for frames in bank.held.values())
-    assert bank.weights == dict.fromkeys((4, 5, 7, 8), 1.5) and bank.read == 3 * BLOCKS and not bank.unread
+    assert bank.weights == dict.fromkeys((4, 5, 7, 8), 1.5) and not bank.unread
+    assert bank.read == 3 * BLOCKS
 
 
 def test_what_it_looks_at_changes_what_is_made():
@@ -97,19 +99,24 @@ def test_what_it_looks_at_changes_what_is_made():
 
 def test_what_is_kept_are_the_keys_that_the_film_itself_would_have_made(monkeypatch):
     """With the film's own noise at the level of the only step, but at another place in time."""
-    noise, found, attend = random(*SHAPE, seed=1), [], room.attend
+    noise, own, kept, dense, attend = random(*SHAPE, seed=1), [], [], room.dense, room.attend
 
-    def note(q, k, v, parts, scale):
-        found.append((k, v, *parts[0][1](slice(None))))
-        return attend(q, k, v, parts, scale)
+    def note_own(q, k, v, scale):
+        own.append((k, v))
+        return dense(q, k, v, scale)
 
-    monkeypatch.setattr(room, "attend", note)
+    def note_kept(q, own, parts, scale):
+        kept.append(parts[0][1](slice(None)))
+        return attend(q, own, parts, scale)
+
+    monkeypatch.setattr(room, "dense", note_own)
+    monkeypatch.setattr(room, "attend", note_kept)
     monkeypatch.setattr(looks, "noised", lambda *_: noise.clone())
     patched = recall(tiny.load(), memory(latent=torch.zeros(SHAPE), frames=0), level=0.99)
     tiny.sample(patched, shape=SHAPE, steps=1, noise=noise.clone())
     monkeypatch.setattr(room, "turn", lambda k, rotation: k)
     tiny.sample(patched, shape=SHAPE, steps=1, noise=noise.clone())
-    (k, v, turned, kept_v), (_, _, unturned, _) = found[0], found[BLOCKS]
+    (k, v), (turned, kept_v), (unturned, _) = own[0], kept[0], kept[BLOCKS]
     assert apart(v, kept_v) < 1e-5 and apart(k, unturned) < 1e-5 < 1e-2 < apart(k, turned)
 
 
@@ -186,6 +193,18 @@ def test_windows_remember_too(bank, order, read, banks):
     assert torch.isfinite(out).all() and not any(bank.unread for bank in banks)
     seen = {frame for frames in read for frame in frames}
     assert seen == ({10, 11, 13, 14} if bank == "off" else {0, 2, 4, 6, 10, 11, 13, 14})
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_shot_that_is_remade_remembers_too(order, read):
+    film, five = random(1, 16, 10, 8, 8, seed=5), Shots(cuts=(2, 4, 6, 8), unit="latent")
+    model = recall(tiny.load()) if order == "before" else tiny.load()
+    model, latent, _ = MoCRemake.execute(
+        model, {"samples": film}, five, "remake the shot", 3, window=13, overlap=0
+    ).args
+    model = recall(model) if order == "after" else model
+    tiny.sample(model, shape=(1, 16, 10, 8, 8), latent=latent["samples"], steps=1)
+    assert {frame for frames in read for frame in frames} == {0, 2, 6, 8, 10, 11, 13, 14}
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

@@ -31,7 +31,9 @@ ANCHOR = int(HOST >= Version("0.30.0"))  # the frame in front of a window, in ne
 
 def remade(model, do=AGAIN, shot=3, film=FILM, shots=FIVE, **more):
     """(model, film to sample, its shots)"""
-    model, latent, shots = MoCRemake.execute(model, {"samples": film}, shots, do, shot, window=13, overlap=0, **more).args
+    model, latent, shots = MoCRemake.execute(
+        model, {"samples": film}, shots, do, shot, window=13, overlap=0, **more
+    ).args
     return model, latent["samples"], shots
 
 
@@ -67,13 +69,13 @@ def test_it_costs_the_shot_and_one_look_at_the_others():
     model, film, _ = remade(tiny.load())
     model, seen = passes(model)
     sampled(model, film, steps=3)
-    look, *steps = seen
-    assert look[:2] == ((0, 2, 6, 8), 4), "the first frame of every shot, in one window"
-    assert [(window, count) for window, count, _ in steps] == [((4, 5), 2 + ANCHOR)] * 3
+    looks, steps = seen[:4], seen[4:]
+    assert [look[:2] for look in looks] == [((frame,), 1) for frame in (0, 2, 6, 8)], "the first frame of every shot"
+    assert [step[:2] for step in steps] == [((4, 5), 2 + ANCHOR)] * 3
     all_kept, film, _ = remade(tiny.load(), frames=0)
     all_kept, seen = passes(all_kept)
     sampled(all_kept, film, steps=3)
-    assert [window for window, _, _ in seen[:-3]] == [(0, 1, 2, 3), (6, 7, 8, 9)]
+    assert [window for window, _, _ in seen[:-3]] == [(0, 1), (2, 3), (6, 7), (8, 9)]
 
 
 def test_the_look_is_at_the_film_with_a_part_of_noise():
@@ -87,7 +89,7 @@ def test_the_look_is_at_the_film_with_a_part_of_noise():
 
     model.add_wrapper_with_key("diffusion_model", "test", see)
     sampled(model, film, noise=noise.clone())
-    x, sigma = found[0]
+    x, sigma = torch.cat([x for x, _ in found[:4]], 2), found[0][1]
     there = model.model.process_latent_in(FILM)[:, :, [0, 2, 6, 8]]
     assert abs(sigma - 0.95) < 0.01
     assert apart(x, sigma * noise[:, :, [0, 2, 6, 8]] + (1 - sigma) * there) < 1e-5
@@ -98,7 +100,7 @@ def test_a_half_of_a_model_looks_at_no_level_that_it_does_not_sample(level, near
     model, film, _ = remade(tiny.load(), level=level)
     model, seen = passes(model)
     sampled(model, film, steps=6, start_step=2, last_step=5, force_full_denoise=False)
-    assert seen[0][2] == nearest(sigma for _, _, sigma in seen[1:])
+    assert seen[0][2] == nearest(sigma for _, _, sigma in seen[4:])
 
 
 @pytest.mark.parametrize("sees", ["kept frames", WHOLE])
@@ -144,7 +146,7 @@ def test_a_new_shot_makes_the_film_longer_and_leaves_the_rest_alone(do, shot, be
     model, seen = passes(model)
     out = sampled(model, film)
     assert torch.equal(torch.cat([out[:, :, :behind], out[:, :, behind + 3 :]], 2), FILM)
-    assert {window for window, _, _ in seen[2:]} == {tuple(range(behind, behind + 3))}
+    assert {window for window, _, _ in seen[5:]} == {tuple(range(behind, behind + 3))}
     assert apart(out[:, :, behind : behind + 3], 0 * out[:, :, :3]) > 0.1
     number = behind // 2
     assert shots.count == 6 and shots.starts(13, "Wan")[0][number] == behind
@@ -167,20 +169,20 @@ def test_prompts_batched_or_one_after_the_other_are_the_same(cfg, monkeypatch):
 
 def test_a_prompt_that_is_used_late_has_seen_the_film_too(monkeypatch):
     model, film, _ = remade(tiny.load())
-    reads, attend = [], room.Reader.attend
+    reads, frames = [], room.Reader.frames
 
-    def spy(reader, options, *args):
-        out = attend(reader, options, *args)
-        reads.append(out is not None)
-        return out
+    def spy(reader, options):
+        found = frames(reader, options)
+        reads.append(bool(found) and all(found))
+        return found
 
-    monkeypatch.setattr(room.Reader, "attend", spy)
+    monkeypatch.setattr(room.Reader, "frames", spy)
     early = [[random(1, 7, 4096, seed=2), {"start_percent": 0.0, "end_percent": 0.5}]]
     late = [[random(1, 7, 4096, seed=3), {"start_percent": 0.5, "end_percent": 1.0}]]
     with torch.inference_mode():
         given = (4, 1.0, "euler", "simple", early + late, early, film)
         comfy.sample.sample(model, random(*TEN, seed=1), *given, disable_pbar=True, seed=4)
-    assert reads == [False] * 3 + [True] * 12, "three blocks look at the film, for both prompts, and read it in every step"
+    assert reads == [False] * 12 + [True] * 12, "three blocks look at four shots and read them in four steps"
 
 
 def test_two_samplers_one_after_the_other_see_the_film_with_noise():
@@ -222,7 +224,7 @@ def test_cancelled_and_started_again_and_nothing_is_left_behind():
 
     def stop(executor, *args, **kwargs):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 5:
             raise comfy.model_management.InterruptProcessingException()
         return executor(*args, **kwargs)
 
@@ -265,7 +267,12 @@ def test_every_family_remakes_a_shot_or_says_why_not(variant):
             patched, latent, _ = MoCRemake.execute(model, {"samples": film}, shots, AGAIN, 3, sees=sees, window=33).args
             out = tiny.sample(patched, variant, shape=shape, latent=latent["samples"], steps=1)
         except MoCError as refusal:
-            told = ("can keep no frames for this model", "puts its start image", "without references or guides", "does not cut")
+            told = (
+                "can keep no frames for this model",
+                "puts its start image",
+                "without references or guides",
+                "does not cut",
+            )
             assert any(text in str(refusal) for text in told), refusal
             continue
         assert torch.equal(out[:, :, others], film[:, :, others]) and torch.isfinite(out).all()

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
-from mixture_of_contexts.moc.host import apply_probe, override
+from mixture_of_contexts.moc.host import apply_probe, break_even
 from mixture_of_contexts.moc.probe.log import ProbeLog
 from mixture_of_contexts.moc.trace.reasons import Reason
 from mixture_of_contexts.moc.trace.trace import Trace
@@ -21,8 +21,8 @@ TOKENS = 5 * 4 * 4
 def asked(monkeypatch) -> list[tuple[int, ...]]:
     """As if this were a GPU on which routing never pays; the shapes that were asked about."""
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(override.cost_model, "applies", lambda device: True)
-    monkeypatch.setattr(override.cost_model, "pays", lambda q, *_, kernels: bool(shapes.append(tuple(q.shape))))
+    monkeypatch.setattr(break_even.cost_model, "applies", lambda device: True)
+    monkeypatch.setattr(break_even.cost_model, "pays", lambda q, *_, kernels: bool(shapes.append(tuple(q.shape))))
     return shapes
 
 
@@ -35,8 +35,8 @@ def test_what_does_not_pay_is_bitwise_the_unpatched_model_and_says_why(asked):
 
 
 def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypatch):
-    taken = override.registry.Selected(override.registry.BACKENDS["eager"], "Triton is not installed")
-    monkeypatch.setattr(override.registry, "select", lambda *_: taken)
+    taken = break_even.registry.Selected(break_even.registry.BACKENDS["eager"], "Triton is not installed")
+    monkeypatch.setattr(break_even.registry, "select", lambda *_: taken)
     patched, trace = routed(tiny.load())
     assert torch.equal(tiny.sample(patched), tiny.sample(tiny.load()))
     assert trace.dense == {Reason.KERNELS: STEPS * BLOCKS} and not trace.routed
@@ -45,7 +45,7 @@ def test_where_only_the_kernels_are_missing_the_report_says_that(asked, monkeypa
 
 
 def test_what_pays_is_routed(asked, monkeypatch):
-    monkeypatch.setattr(override.cost_model, "pays", lambda *_, kernels: True)
+    monkeypatch.setattr(break_even.cost_model, "pays", lambda *_, kernels: True)
     patched, trace = routed(tiny.load())
     tiny.sample(patched)
     assert trace.routed == STEPS * BLOCKS and not trace.dense
@@ -73,7 +73,7 @@ def test_training_routes_all_the_same(asked, model):  # noqa: F811 - the fixture
 
 
 def test_a_cpu_is_never_asked(monkeypatch):
-    monkeypatch.setattr(override.cost_model, "pays", lambda *_: pytest.fail("there is nothing to ask"))
+    monkeypatch.setattr(break_even.cost_model, "pays", lambda *_: pytest.fail("there is nothing to ask"))
     patched, trace = routed(tiny.load())
     tiny.sample(patched)
     assert trace.routed == STEPS * BLOCKS

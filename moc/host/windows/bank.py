@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -73,11 +74,22 @@ class Bank:
             self.store = Store(STORAGE[self.settings.storage], budget)
         return self.store
 
-    def take(self, other: Bank) -> None:
-        """What is to be kept in another one is kept here."""
-        self.weights |= other.weights
-        self.masks |= other.masks
-        self.hidden |= other.hidden
+    @contextmanager
+    def held(self, options: dict) -> Iterator[None]:
+        """The bank of a run, to its end, cancelled too. What one around it was to keep is kept here."""
+        around: Bank | None = options.get(BANK)
+        if around is not None:
+            self.weights |= around.weights
+            self.masks |= around.masks
+            self.hidden |= around.hidden
+        options[BANK] = self
+        try:
+            yield
+        finally:
+            self.end()
+            options.pop(BANK)
+            if around is not None:
+                options[BANK] = around
 
     def end(self) -> None:
         """Everything goes; the log says what there was."""
@@ -250,7 +262,7 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
     blocks = len(video.sequence.blocks)
     beyond = [block for block in bank.settings.blocks if block >= blocks]
     if beyond:
-        raise MoCError(f"bank_blocks has {beyond[0]}, but this model's blocks are 0 to {blocks - 1}.")
+        raise MoCError(f"{bank.node} is told of block {beyond[0]}, but this model's blocks are 0 to {blocks - 1}.")
     if video.frame_ids is None or video.sequence.joined > 1:
         bank.unread[UNKNOWN] += 1
         return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import convert_cond
 from comfy.samplers import calc_cond_batch, encode_model_conds
 from torch import Tensor
@@ -34,8 +34,10 @@ OF_TEXT = ("cross_attn", "pooled_output", "attention_mask", "uuid", "model_conds
 
 @dataclass(frozen=True, eq=False)
 class Recall:
-    """read: see `choose`; window: what is remembered stands its length before the film, or its own where that is longer;
-    level: part of noise, 0 to 1, with which it is looked at"""
+    """read    see `choose`
+    window  what is remembered stands its length before the film, or its own where that is longer
+    level   part of noise, 0 to 1, with which it is looked at
+    """
 
     memories: tuple[Memory, ...]
     shots: Shots | None
@@ -85,7 +87,7 @@ class Looks:
                     )
                 frames = film.shape[TIME]
                 bank.away = max(self.recall.length(model), frames)
-                options["context_window"] = Place(list(range(first, first + frames)))
+                options["context_window"] = Frames(list(range(first, first + frames)))
                 calc_cond_batch(model, conds, context, sigma, model_options)
         finally:
             bank.away, bank.filling = away, False
@@ -107,7 +109,7 @@ def _conds(name: str, prompts: list[dict], made_with: list | None) -> list[dict]
 
 
 @dataclass(eq=False)
-class Place:
+class Frames:
     """Says which frames a pass holds, as ComfyUI's windows do."""
 
     index_list: list[int]
@@ -123,9 +125,7 @@ def apply_recall(model: ModelPatcher, recall: Recall) -> ModelPatcher:
         raise MoCError(f"MoC Recall cannot serve this model: {why}.")
     choose(recall.memories, recall.shots, recall.read)
     model = model.clone()
-    put_wrappers(model, KEY, partial(_around_run, recall), reads=True)
-    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    put_wrappers(model, KEY, partial(_around_run, recall), True, _around_sampler)
     return model
 
 
@@ -140,17 +140,14 @@ def _around_run(recall: Recall, executor, noise, latent_image, sampler, sigmas, 
     if other := [m.name for m in recall.memories if any(latent.shape[1] != channels for latent in m.latents)]:
         raise MoCError(f"the memory {other[0]!r} was made by another model's VAE: make it with this model's.")
     options = guider.model_options.setdefault("transformer_options", {})
-    around: Bank | None = options.get(BANK)  # of MoC Windows, whose settings count
+    around: Bank | None = options.get(BANK)  # of another node, whose settings count
     bank = around or Bank(recall.bank, {}, 0, float("inf"), "MoC Recall")
-    looks = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
-    options[BANK], options[LOOKS] = bank, looks
+    options[LOOKS] = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
     try:
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        with nullcontext() if around else bank.held(options):
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:  # cancelled too
         del options[LOOKS]
-        if around is None:
-            del options[BANK]
-            bank.end()
 
 
 def _plan(recall: Recall, bank: Bank, session: Session, prompts: dict[str, list[dict]]) -> Looks:

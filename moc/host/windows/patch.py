@@ -20,11 +20,11 @@ from ..adapters.base import conditioning
 from ..patch import ROUNDING
 from ..session import session_of
 from . import rope
-from .bank import BANK, Bank, around_apply, around_forward
+from .bank import Bank, around_apply, around_forward
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
 
 KEY = "moc_windows"  # of our wrapper
-KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.SAMPLER_SAMPLE)
 HOSTS_KEY = "ContextWindows_prepare_sampling"  # of the wrapper that plans the memory of one window
 
 log = logging.getLogger("mixture_of_contexts")
@@ -50,7 +50,7 @@ def apply_windows(
     length, overlap = settings.latents(adapter.time_rule)
     model = model.clone()
     put_handler(model, make_handler(settings, length, overlap))
-    put_wrappers(model, KEY, partial(_around_run, shots, settings, bank, length, overlap), reads=bank is not None)
+    put_wrappers(model, KEY, partial(_around_run, shots, settings, bank, length, overlap), bank is not None)
     return model
 
 
@@ -63,11 +63,12 @@ def put_handler(model: ModelPatcher, handler: IndexListContextHandler) -> None:
     create_prepare_sampling_wrapper(model)
 
 
-def put_wrappers(model: ModelPatcher, key: str, around: Callable, reads: bool) -> None:
-    """around: of a run; reads: its passes read a bank."""
-    for kind, wrapper in zip(KINDS, (around, around_apply, around_forward), strict=True):
+def put_wrappers(model: ModelPatcher, key: str, around: Callable, reads: bool, sampler: Callable | None = None) -> None:
+    """around: of a run; reads: its passes read a bank; sampler: around the sampler alone, when everything is loaded."""
+    passes = (around_apply, around_forward) if reads else (None, None)
+    for kind, wrapper in zip(KINDS, (around, *passes, sampler), strict=True):
         model.remove_wrappers_with_key(kind, key)
-        if reads or kind == WrappersMP.OUTER_SAMPLE:
+        if wrapper is not None:
             model.add_wrapper_with_key(kind, key, wrapper)
 
 
@@ -89,15 +90,8 @@ def _around_run(
             f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
             "them, like 1-4."
         )
-    around: Bank | None = options.get(BANK)  # MoC Recall's
-    options[BANK] = bank = Bank(wanted, weights, length, float(start) * (1 + ROUNDING))
-    if around is not None:
-        bank.take(around)
-    try:
+    with Bank(wanted, weights, length, float(start) * (1 + ROUNDING)).held(options):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    finally:  # cancelled too
-        bank.end()
-        options.pop(BANK) if around is None else options.update({BANK: around})
 
 
 def _film(shots, settings: WindowSettings, length: int, overlap: int, guider, shapes, sigma: float) -> Film | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import comfy.context_windows as host
 import torch
-from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy.utils import reshape_mask
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
 from ..session import session_of
 from . import rope
-from .bank import BANK, Bank, around_apply, around_forward
+from .bank import Bank
 from .handler import TIME, Handler
 from .levels import noised, sigma_at, tells_frames
 from .patch import check_host, put_handler, put_wrappers
@@ -161,15 +160,11 @@ def remake_shot(
         if why := rope.missing(model.model.diffusion_model):
             raise MoCError(f"MoC Remake can keep no frames for this model: {why}. Let it see the whole film.")
         put_handler(model, _handler(remake))
-    put_wrappers(model, KEY, partial(_around_run, remake), reads=bank is not None)
-    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    put_wrappers(model, KEY, partial(_around_run, remake), bank is not None, _around_sampler)
     return model, {**latent, "samples": film}, shots
 
 
-def _around_run(
-    remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs
-):
+def _around_run(remake: Remake, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
     guider, others = executor.class_obj, remake.making.others
     shapes = [tuple(shape) for shape in kwargs.get("latent_shapes") or [noise.shape]]
     _check(remake, guider, latent_image, shapes)
@@ -190,30 +185,29 @@ def _around_run(
     options[MASK] = mask
     if tells_frames(guider.model_patcher.model):
         denoise_mask = mask
+    held: AbstractContextManager = nullcontext()
     if remake.bank is not None:
-        options[BANK] = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
-        options[RUN] = _begin(remake, options[BANK], latent_image, noise, sigmas)
+        bank = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
+        held, options[RUN] = bank.held(options), _begin(remake, bank, latent_image, noise, sigmas)
     try:
-        out = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs).clone()
+        with held:
+            out = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs).clone()
     finally:  # cancelled too
-        if remake.bank is not None:
-            options[BANK].end()
-        for name in (MASK, BANK, RUN):
-            options.pop(name, None)
+        del options[MASK]
+        options.pop(RUN, None)
     out[:, :, others] = latent_image[:, :, others].to(out)
     return out
 
 
 def _begin(remake: Remake, bank: Bank, film: Tensor, noise: Tensor, sigmas: Tensor) -> Run:
-    windows = remake.making.windows(remake.length, remake.overlap)
-    frames = sorted(remake.weights)
-    unread = [frames[i : i + remake.length] for i in range(0, len(frames), remake.length)]
-    tokens = sum(map(len, windows)) * (len(sigmas) - 1)
+    making, length = remake.making, remake.length
+    windows, looks = making.windows(length, remake.overlap), making.looks(bank.weights, length)
     log.info(
-        "MoC Remake: shot %d in %d windows of at most %d latent frames; seeing the others costs %.0f %% of that once",
-        remake.making.made + 1, len(windows), remake.length, 100 * len(frames) / max(tokens, 1),
+        "MoC Remake: shot %d in %d windows of at most %d latent frames, and %d looks at the others, %.0f %% of that",
+        making.made + 1, len(windows), length, len(looks),
+        100 * sum(map(len, looks)) / (sum(map(len, windows)) * (len(sigmas) - 1)),
     )  # fmt: skip
-    return Run(bank, film, noise, remake.making.others, remake.level, sigmas, windows, unread)
+    return Run(bank, film, noise, making.others, remake.level, sigmas, windows, looks)
 
 
 def _around_sampler(

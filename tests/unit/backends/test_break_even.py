@@ -142,6 +142,8 @@ def test_small_chunks_are_what_the_kernels_take_tile_by_tile():
     assert kind_of(film(tiles, 4), tiles, True) == "small chunks"
     assert kind_of(film(FRAMES, 4), FRAMES, True) == "large chunks"
 
+    medium = RoutingConfig.of(top_k=3, tile=(1, 8, 8), own="frame")
+    assert kind_of(film(medium, 4), medium, True) == "medium chunks"
     thirty_two = film(FRAMES, 4, frame=(4, 8))
     assert thirty_two.mean_chunk == SMALL_CHUNK and kind_of(thirty_two, FRAMES, True) == "small chunks"
 
@@ -163,7 +165,7 @@ def test_the_benchmark_finds_the_length_between_a_loss_and_a_gain():
 
 def test_the_benchmark_finds_the_constants_that_made_its_times(capsys):
     rows = []
-    for row in plan({(8, 16): (4, 8, 16, 24), (16, 16): (8, 16)}):
+    for row in plan({(8, 16): (4, 8, 16, 24), (16, 16): (8, 16), (30, 40): (4, 21)}):
         routing, shots = RULES[row["rule"]]
         t = row["grid"][0]
         starts = tuple(t * s // shots for s in range(shots))

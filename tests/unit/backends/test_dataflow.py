@@ -47,13 +47,17 @@ TABLE = {
     ("paper single-shot", PORTABLE): (CHUNK_MAJOR, "topk_registers", False, "none", "gather", False),
     ("paper single-shot", WITH_TMA): (CHUNK_MAJOR, "topk_registers_sm90", False, "none", "gather_sm90", False),
     ("paper single-shot", ("B200",)): (CHUNK_MAJOR, "topk_stream", True, "none", "gather", False),
-    ("recommended", (*PORTABLE, "B200")): (QUERY_MAJOR, "topk_stream", False, "mask", "block", False),
-    ("recommended", WITH_TMA): (QUERY_MAJOR, "topk_filter_sm90", False, "mask", "block", False),
-    ("fast", (*PORTABLE, "B200")): (QUERY_MAJOR, "topk_stream", False, "mask", "block", False),
-    ("fast", WITH_TMA): (QUERY_MAJOR, "topk_filter_sm90", False, "mask", "block", False),
+    ("recommended", (*PORTABLE, "B200")): (CHUNK_MAJOR, "topk_stream", True, "subtract", "gather", True),
+    ("recommended", WITH_TMA): (CHUNK_MAJOR, "topk_filter_sm90", True, "subtract", "gather_sm90", True),
+    ("fast", (*PORTABLE, "B200")): (CHUNK_MAJOR, "topk_stream", True, "subtract", "gather", True),
+    ("fast", WITH_TMA): (CHUNK_MAJOR, "topk_filter_sm90", True, "subtract", "gather_sm90", True),
     ("large pictures", PORTABLE): (CHUNK_MAJOR, "topk_registers", False, "subtract", "gather", True),
     ("large pictures", WITH_TMA): (CHUNK_MAJOR, "topk_registers_sm90", False, "subtract", "gather_sm90", True),
     ("large pictures", ("B200",)): (CHUNK_MAJOR, "topk_stream", True, "subtract", "gather", True),
+}
+FOUR_BY_FOUR = {  # the tiles that the same presets have on small pictures
+    (*PORTABLE, "B200"): (QUERY_MAJOR, "topk_stream", False, "mask", "block", False),
+    WITH_TMA: (QUERY_MAJOR, "topk_filter_sm90", False, "mask", "block", False),
 }
 HEADS = {"gather_sm90", "hot_chunks_sm90", "union_sm90"}  # copy k and v as they lie
 HOPPER_CARD = CARDS["Hopper"]
@@ -74,14 +78,19 @@ def test_every_preset_is_in_the_table_on_every_card():
     )
 
 
-@pytest.mark.parametrize(("preset", "cards"), TABLE)
-def test_a_preset_takes_the_dataflow_of_the_table(preset, cards):
-    routing = PRESETS[preset].routing
+@pytest.mark.parametrize(
+    ("routing", "cards", "row"),
+    [
+        *((PRESETS[preset].routing, cards, row) for (preset, cards), row in TABLE.items()),
+        *((PRESETS[p].routing.on((1, 1, 1)), *item) for p in ("recommended", "fast") for item in FOUR_BY_FOUR.items()),
+    ],
+)
+def test_a_preset_takes_the_dataflow_of_the_table(routing, cards, row):
     for card in cards:
         flow = choose_dataflow(geometry(routing), routing, CARDS[card])
-        assert (flow.kind, flow.selection, flow.direct, flow.tail, flow.attend, flow.library) == TABLE[preset, cards]
+        assert (flow.kind, flow.selection, flow.direct, flow.tail, flow.attend, flow.library) == row
         assert flow.tail_by == (None if flow.tail == "none" else "tail_sm90" if card == "Hopper" else "tail")
-        assert not flow.hot
+        assert flow.hot == (card == "Hopper" and routing.partition.tile == "auto")
 
 
 def names(flow: Dataflow) -> set:

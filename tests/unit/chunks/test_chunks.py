@@ -138,3 +138,23 @@ def test_large_groups_are_tiled_alone_and_small_ones_together():
     assert frames.query_tiles()[:3] == [(0, 64), (64, 100), (100, 164)]
     chunks = build_chunks(TokenLayout(400, (4, 10, 10)), (0, 2), RoutingConfig.of(own="chunk", tile=(1, 5, 5)))
     assert chunks.query_tiles()[2:5] == [(128, 192), (192, 200), (200, 264)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "tile", "k"),
+    [
+        ((16, 16), (1, 4, 4), 20),  # all that the demo model draws
+        ((15, 26), (1, 4, 4), 20),  # 480p in LTX
+        ((30, 40), (1, 8, 8), 32),
+        ((30, 52), (1, 8, 8), 32),  # 480p in Wan
+        ((45, 80), (1, 8, 8), 32),  # 720p
+    ],
+)
+def test_tiles_that_follow_the_picture_are_larger_from_480p_on_and_more_of_them_are_chosen(frame, tile, k):
+    routing, layout = RoutingConfig.of(tile="auto", top_k=20), TokenLayout(3 * frame[0] * frame[1], (3, *frame))
+    plain = RoutingConfig.of(tile=tile, top_k=k)
+    assert routing.on(layout.grid) == plain == plain.on(layout.grid)
+    table, same = (build_chunks(layout, (0,), r) for r in (routing, plain))
+    assert table.chunks == same.chunks and (table.order == same.order).all()
+    assert table.top_k(routing) == table.top_k(plain) == k
+    assert table.top_k(routing.changed(density=0.5)) == same.top_k(plain.changed(density=0.5))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moc.backends import reference
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
-from moc.config import MoCSettings, RoutingConfig
+from moc.config import PRESETS, MoCSettings, RoutingConfig
 from moc.probe import sampled_error
 from moc.probe.log import ProbeLog
 from tests.tools import brute
@@ -135,3 +135,10 @@ def test_a_block_that_is_called_twice_in_a_step_is_added_up():
         torch.testing.assert_close(twice, 2 * once)
     torch.testing.assert_close(sums[0][0], 4 * sums[0][1])
     assert rows == 2 * 2 * 8 and call.density == [0.5, 0.5], "two calls of two films"
+
+
+@pytest.mark.parametrize(("frame", "tile", "k"), [((4, 8), (1, 4, 4), 20), ((30, 52), (1, 8, 8), 32)])
+def test_the_asked_chunks_are_those_of_the_picture_at_hand(frame, tile, k):
+    log, layout = ProbeLog(PRESETS["recommended"], chunkings=()), TokenLayout(6 * frame[0] * frame[1], (6, *frame))
+    log._tables_of(layout, (0,))
+    assert (log.options[0].partition.tile, log.options[0].budget.top_k) == (tile, k)

@@ -22,6 +22,8 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"density": 1.5}, "use more than 0 and at most 1"),
         ({"chunk_tokens": 0}, "a chunk holds at least 1 token"),
         ({"tile": (1, 0, 4)}, "each 1 or more, like 1x4x4"),
+        ({"tile": "1x4x4"}, "each 1 or more, like 1x4x4"),
+        ({"tile": "big"}, "each 1 or more, like 1x4x4"),
         ({"window": -1}, "use 0 or more"),
         ({"static_tokens": 0}, "use 1 or more"),
         ({"shots_kept": 0}, "keep at least 1 shot"),
@@ -51,6 +53,10 @@ def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
+        ({"break_even": "guessed"}, "choose one of: estimated, measured"),
+        ({"curve": "rising"}, "choose one of: constant, falling"),
+        ({"dense_above": 1.1}, "use 0 .* to 1"),
+        ({"dense_above": nan}, "use 0 .* to 1"),
         ({"start_percent": 0.8, "end_percent": 0.2}, "start first"),
         ({"end_percent": 1.2}, "between 0 and 1"),
         ({"start_percent": nan}, "between 0 and 1"),
@@ -134,6 +140,13 @@ def test_the_schedule_counts_when_it_is_custom():
     numbers = {"start_percent": 0.2, "end_percent": 0.9, "dense_first": 1, "dense_last": 2, "min_tokens": 4096}
     assert choices.read_routing(preset="fast", **numbers).schedule == packed.Schedule()
     assert choices.read_routing(preset="fast", schedule="custom", **numbers).schedule == packed.Schedule(**numbers)
+
+
+@pytest.mark.parametrize("schedule", ["preset", "custom"])
+def test_break_even_counts_by_itself_and_the_summary_tells_what_is_measured(schedule):
+    settings = choices.read_routing(preset="fast", schedule=schedule, break_even="measured")
+    assert settings.schedule == packed.Schedule(break_even="measured")
+    assert choices.tell_routing(settings).endswith(", where that is measured to be faster.")
 
 
 def test_blocks_may_be_dense_or_have_chunks_of_another_size():
@@ -223,3 +236,22 @@ def test_the_summary_is_one_sentence():
         "(tiles of 1x4x4 tokens, mean), from the 2 best other shots only, the rest pooled, "
         "from 20% to 100% of the sampling, first 1 and last 0 blocks dense."
     )
+
+
+def test_the_summary_tells_what_a_preset_holds_on_large_pictures():
+    assert choices.tell_routing(choices.read_routing(preset="recommended")) == (
+        "Every token sees its own frame and its 20 best chunks (tiles of 1x4x4 tokens, minmax), with 1,200 tokens a "
+        "frame and more its 32 best chunks (tiles of 1x8x8 tokens, minmax), the rest pooled."
+    )
+
+
+@pytest.mark.parametrize(("text", "tile"), [("auto", "auto"), (" Auto ", "auto"), ("1x4x4", (1, 4, 4))])
+def test_tiles_may_follow_the_picture(text, tile):
+    assert choices.read_routing(preset="large pictures", chunking="tile", tile=text).routing.partition.tile == tile
+    choices.check_routing(**{**NOTHING, "tile": text})
+
+
+def test_blocks_with_tiles_of_their_own_keep_them_on_every_picture():
+    settings = choices.read_routing(preset="recommended", block_tiles="2: 1x2x2; 3: frame")
+    for block, tile in ((2, (1, 2, 2)), (3, None)):
+        assert settings.routing_of(block).on((3, 45, 80)).partition.tile == tile
