@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import BREAK_EVEN, CURVES, PRESETS
+from ..moc.config import BREAK_EVEN, CURVES, PRESETS, RULES
 from ..moc.errors import MoCError
 from ..moc.methods import METHODS
 from .types import MocRouting, advanced, check_ranges, decides, with_numbers
@@ -26,6 +26,7 @@ ONLY_WHEN = {
     **dict.fromkeys(("start_percent", "end_percent", "dense_first", "dense_last", "min_tokens"), CUSTOM),
     "top_p": {"rule": ("top-p", "top-k or top-p")},
     "beta": {"rule": "threshold"},
+    "curve": {"rule": (PRESET, *(name for name, rule in RULES.items() if "top_k" in rule.parameters))},
 }
 
 

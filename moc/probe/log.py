@@ -18,8 +18,7 @@ from ..config import DESCRIPTORS, RULES, MoCSettings, RoutingConfig
 from ..errors import MoCError
 from ..routing.descriptors import wide
 from ..shots.typed import DIGITS, shown
-from .sampled_error import SampledError, sample_rows
-from .sampled_error import sampled_error as look
+from .sampled_error import SampledError, sample_rows, sampled_error
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
 DENSE_ENOUGH = 0.9  # settings that keep more pairs than this are not worth a look
@@ -150,7 +149,7 @@ class ProbeLog:
             rows = table.tensors("cpu").inverse[first.tensors("cpu").order[rows]]
         order = table.tensors(q.device).order
         q, k, v = (q, k, v) if table.identity else (x.index_select(-2, order) for x in (q, k, v))
-        return look(q, k, v, table, routings, rows, scale=scale).cpu()
+        return sampled_error(q, k, v, table, routings, rows, scale=scale).cpu()
 
     def _tables_of(self, layout: TokenLayout, starts: tuple[int, ...]) -> tuple[ChunkTable, ...]:
         if layout in self._tables:

@@ -85,7 +85,7 @@ class DeviceTable:
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
     sample: Sample | None = None
-    items: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)  # of `training.seen_items`
+    items: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)  # of `autograd.seen_items`
 
     @property
     def length(self) -> int:
