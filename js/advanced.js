@@ -30,7 +30,7 @@ function hideOthers(/** @type {any} */ node) {
     const hidden = () => (one.advanced && !node.showAdvanced) || idle.has(one.name)
     Object.defineProperty(one, "hidden", { get: hidden, set: () => {}, configurable: true })
   }
-  const settle = () => {
+  const settle = (fit = true) => {
     const now = new Set(Object.keys(rules).filter((name) => !counts(name)))
     if ([...now].join() === [...idle].join()) return
     const before = node.computeSize()[1]
@@ -39,7 +39,7 @@ function hideOthers(/** @type {any} */ node) {
       widget(name).options.hidden = idle.has(name) // Nodes 2.0 looks here
       widget(name).disabled = idle.has(name) // and looks again when this changes
     }
-    node.setSize([node.size[0], node.size[1] + node.computeSize()[1] - before])
+    if (fit) node.setSize([node.size[0], node.size[1] + node.computeSize()[1] - before])
     node.graph?.setDirtyCanvas(true, true)
   }
   for (const name of new Set(Object.values(rules).flat().flatMap(Object.keys))) {
@@ -55,7 +55,7 @@ function hideOthers(/** @type {any} */ node) {
     const before = node[event]
     node[event] = function (/** @type {any[]} */ ...args) {
       before?.apply(this, args)
-      settle()
+      settle(event !== "onConfigure") // a saved size is that of what it shows
     }
   }
   settle()

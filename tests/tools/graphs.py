@@ -69,7 +69,8 @@ class Graph:
         if unknown := set(values) - {item.name for item in items}:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}")
         rows = max(sum(not item.is_widget for item in items), len(info["output"]))
-        tall = height or TITLE + ROW * (rows + sum(item.is_widget for item in items))
+        rows += sum(item.is_widget and not item.options.get("advanced") for item in items)
+        tall = height or TITLE + ROW * rows
         saved = self._node(kind, (self.width, tall), title, OURS if kind.startswith("MoC") else None)
         saved["properties"] = {
             "Node name for S&R": kind,

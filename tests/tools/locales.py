@@ -1,7 +1,7 @@
 """The pack's words in other languages: what locales/ has to hold, and what is missing or out of date in it.
 
     python -m tests.tools.locales           write locales/en anew, drop what is out of date, print what is missing
-    python -m tests.tools.locales --fill F  as above, and add what is missing from F: {"zh": {"English": "...", ...}, ...}
+    python -m tests.tools.locales --fill F  as above, and add from F what is missing: {"zh": {"English": "...", ...}}
 
 The English words come from the nodes themselves (nodeDefs.json), from `say("...")` in js/ ("words"), from combo boxes
 ("choices") and from what the server reports while sampling ("sentences"). Where an English sentence changes, its

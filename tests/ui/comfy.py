@@ -155,7 +155,8 @@ class Comfy:
         self.remember()
 
     def widgets(self, node: int) -> dict[str, Any]:
-        """Every widget's value by name."""
+        """Every widget's value by name, as soon as there is such a node: undo makes all of them anew."""
+        self.wait("(id) => app.graph.getNodeById(id)", node)
         read = "(id) => Object.fromEntries((app.graph.getNodeById(id).widgets ?? []).map((w) => [w.name, w.value]))"
         return dict(self.page.evaluate(read, node))
 

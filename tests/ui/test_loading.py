@@ -22,11 +22,13 @@ def test_every_script_of_the_pack_is_loaded(comfy, server):
 
 def test_a_change_is_undone_with_the_keyboard(comfy):
     node = comfy.add("MoCShots", times="29")
+    holds = "([id, text]) => app.graph.getNodeById(id)?.widgets?.find((w) => w.name === 'times').value === text"
+    comfy.set(node, "times", "41")
     comfy.set(node, "times", "57")
     comfy.undo()
-    assert comfy.widgets(node)["times"] == "29"
+    comfy.wait(holds, [node, "41"])
     comfy.redo()
-    assert comfy.widgets(node)["times"] == "57"
+    comfy.wait(holds, [node, "57"])
 
 
 def test_a_graph_runs(comfy):

@@ -1,10 +1,12 @@
 """The demo's dense run is its MoC run without MoC, and nothing else."""
 
+import json
+
 import pytest
 
 from demo.hosting.common import HostError
 from demo.hosting.installer import Installer
-from demo.run import Clock, is_link, prefixed, without_moc
+from demo.run import GRAPH, WORKFLOW, Clock, is_link, prefixed, without_moc
 from demo.server import Progress
 
 PROMPT = {
@@ -51,3 +53,15 @@ def test_a_python_that_makes_no_environments_says_what_to_install(monkeypatch, t
     with pytest.raises(HostError, match="install python3-venv"):
         Installer(tmp_path).make_venv()
     assert venv.exists(), "nothing is taken away before"
+
+
+def test_the_graph_to_open_is_the_prompt_that_runs():
+    prompt, graph = (json.loads(path.read_text("utf-8")) for path in (WORKFLOW, GRAPH))
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    saved = {node["type"]: node["widgets_values"] for node in nodes.values()}
+    assert sorted(node["type"] for node in nodes.values()) == sorted(node["class_type"] for node in prompt.values())
+    wires = ((nodes[a], slot, nodes[b], into) for _, a, slot, b, into, _ in graph["links"])
+    wired = {(a["type"], slot, b["type"], b["inputs"][into]["name"]) for a, slot, b, into in wires}
+    inputs = [(node["class_type"], name, value) for node in prompt.values() for name, value in node["inputs"].items()]
+    assert wired == {(prompt[v[0]]["class_type"], v[1], kind, name) for kind, name, v in inputs if is_link(v)}
+    assert [(kind, name) for kind, name, v in inputs if not is_link(v) and v not in saved[kind]] == []
