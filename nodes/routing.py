@@ -8,9 +8,10 @@ from comfy_api.latest import io
 
 from ..moc.config import BREAK_EVEN, CURVES, PRESETS, RULES
 from ..moc.errors import MoCError
+from ..moc.methods import METHODS
 from .types import MocRouting, advanced, check_ranges, decides, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
-from .widgets.sentences import choices_of, tell_choices, tell_presets
+from .widgets.sentences import choices_of, tell_choices, tell_methods, tell_presets
 
 OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.links.own == "frame")
 CUSTOM = {"schedule": "custom"}
@@ -315,6 +316,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             tooltip="Noisier steps stay dense: 0.95 keeps those dense in which more than 95% is noise, whichever steps "
             "these are. 1: none.",
         ),
+        choice("method", METHODS, tell_methods()),
     ]
 
 

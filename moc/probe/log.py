@@ -157,7 +157,7 @@ class ProbeLog:
         if len(self._tables) >= MOST_LAYOUTS:
             self._tables.clear()
         asked = self.settings.routing.on(layout.grid)
-        shapes = [asked, *(asked.changed(tile=tile, chunk_tokens=None) for tile in self.chunkings)]
+        shapes = [asked, *(asked.changed(tile=tile, chunk_tokens=None, order="tiles") for tile in self.chunkings)]
         tables = tuple(build_chunks(layout, starts, routing) for routing in shapes)
         if not self.options:
             self._make_options(shapes, tables)
