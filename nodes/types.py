@@ -27,7 +27,7 @@ def advanced(widget: W) -> W:
     return widget
 
 
-def decides(widget: W, only_when: Mapping[str, Mapping[str, Any] | list[Mapping[str, Any]]]) -> W:
+def decides(widget: W, only_when: Mapping[str, Any]) -> W:
     """Says which inputs of the node count only sometimes; the browser hides them else (`js/advanced.js`).
 
     (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, or one of a tuple.

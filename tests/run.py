@@ -27,9 +27,9 @@ from demo.hosting.common import HostError  # noqa: E402
 from tests.ui.browsers import find_browser, find_node, newest_front_end  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
-NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
 # without byte code, which pip does not make either, every process would compile all of torch and ComfyUI again
-NOT_INHERITED += ("PYTHONDONTWRITEBYTECODE",)
+OF_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+NOT_INHERITED = (*OF_PYTHON, "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
 CORES = min(os.cpu_count() or 1, 8)
 # a worker a core; a file's tests stay together where they share what is slow to make
 BY_FILE = ("-n", str(CORES), "--dist", "loadfile")
@@ -89,7 +89,8 @@ class Parts:
             self.pytest(f"workflow (ComfyUI {version})", hosts[version], {"MOC_COMFYUI_VERSION": version})
 
         if CORES == 1:
-            run(NEWEST), run(OLDEST)
+            run(NEWEST)
+            run(OLDEST)
         else:  # each a server that mostly waits for its one test
             with ThreadPoolExecutor() as both:
                 list(both.map(run, hosts))
@@ -114,7 +115,8 @@ class Parts:
         self.pytest("ui (the newest front end)", host, {"MOC_COMFYUI_VERSION": NEWEST, "MOC_FRONT_END": str(front)})
         chosen = os.environ.get("MOC_NEWEST")
         if not chosen:
-            return self.skip("newest", "MOC_NEWEST names no ComfyUI folder")
+            self.skip("newest", "MOC_NEWEST names no ComfyUI folder")
+            return
         there = existing(Path(chosen), host.python)
         settings = {"PYTHONPATH": chosen, "MOC_COMFYUI_DIR": chosen, "MOC_COMFYUI_VERSION": there.version}
         self.pytest(f"host (ComfyUI {there.version})", there, settings)
