@@ -121,7 +121,7 @@ def gains(result: dict[str, Any]) -> dict[str, float]:
 
 def kept_share(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> float:
     """Pairs that are kept, of all; counted where nobody knows beforehand."""
-    if case.routing.budget.same_k:
+    if case.routing.same_k:
         return table.density(table.top_k(case.routing), case.routing.candidates.causal)
     counts = Counts(table, case.heads, q.device)
     moc_attention(q, k, v, table, case.routing, backend=backend(q), record=counts)

@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host.add_argument(parser)
     parser.add_argument("--clips", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first film")
     parser.add_argument("--next", type=int, default=2, help="clips after the first one")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -201,7 +202,7 @@ def main() -> None:
     facts |= {"date": time.strftime("%Y-%m-%d"), "steps": args.steps, "shift": SHIFT, "precision": str(studio.dtype)}
     facts["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     with torch.inference_mode():
-        for clip in range(args.clips):
+        for clip in range(args.first, args.first + args.clips):
             films = chain(clip, 1 + args.next)
             wanted = [rule for rule in args.rules if (clip, rule) not in done]
             made = itertools.chain(remakes(studio, films[0], wanted), clips_in_a_row(studio, films, wanted))

@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.capture import Call, blocks_of, load, open_folder
 from benchmarks.coherence import choose
 from moc.config import RoutingConfig
-from moc.routing.candidates import union as share
+from moc.routing.candidates import union
 from tests.gpu.check_gpu import expected
 
 ROWS = 768
@@ -74,10 +74,10 @@ def decide(call: Call, routing: RoutingConfig, rows: Tensor | None = None) -> tu
     table = call.table(routing)
     t = table.tensors("cpu")
     q, k = (x.index_select(-2, t.order) for x in (call.q, call.k))
-    union = routing.lists == "union"
-    chosen, candidate, mandatory = choose(q, k, table, routing, None if union else rows)
-    if union:
-        chosen = share(chosen, candidate, table, slice(0, table.length))
+    shared = routing.lists == "union"
+    chosen, candidate, mandatory = choose(q, k, table, routing, None if shared else rows)
+    if shared:
+        chosen = union(chosen, candidate, table, slice(0, table.length))
         if rows is not None:
             chosen, mandatory = chosen[:, :, rows], mandatory[rows]
     tokens = ((chosen | mandatory).float().mean((0, 1, 2)) * t.lengths).sum()

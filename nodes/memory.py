@@ -169,7 +169,7 @@ class MoCRecall(io.ComfyNode):
                         tooltip="How much noise memories have when the model looks at them, 0 to 1.",
                     )
                 ),
-                *bank_inputs(),
+                *bank_inputs("Only these of the model's transformer blocks remember"),
             ],
             outputs=[io.Model.Output("patched_model", display_name="model", tooltip="The model that remembers.")],
         )

@@ -114,7 +114,7 @@ class MoCRemake(io.ComfyNode):
                         tooltip="Frames that two windows share where the shot is longer than a window.",
                     )
                 ),
-                *bank_inputs(),
+                *bank_inputs("Only these of the model's transformer blocks look at the kept frames"),
             ],
             outputs=[
                 io.Model.Output(

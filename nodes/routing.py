@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import BREAK_EVEN, CURVES, PRESETS
+from ..moc.config import BREAK_EVEN, CURVES, PRESETS, RULES
 from ..moc.errors import MoCError
+from ..moc.methods import METHODS
 from .types import MocRouting, advanced, check_ranges, decides, with_numbers
 from .widgets.routing import BUDGETS, CHUNKING, OUTER_LOOP, PRESET, SCHEDULE, check_routing, read_routing, tell_routing
-from .widgets.sentences import choices_of, tell_choices, tell_presets
+from .widgets.sentences import choices_of, tell_choices, tell_methods, tell_presets
 
 OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.links.own == "frame")
 CUSTOM = {"schedule": "custom"}
@@ -25,6 +26,7 @@ ONLY_WHEN = {
     **dict.fromkeys(("start_percent", "end_percent", "dense_first", "dense_last", "min_tokens"), CUSTOM),
     "top_p": {"rule": ("top-p", "top-k or top-p")},
     "beta": {"rule": "threshold"},
+    "curve": {"rule": (PRESET, *(name for name, rule in RULES.items() if "top_k" in rule.parameters))},
 }
 
 
@@ -314,6 +316,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             tooltip="Noisier steps stay dense: 0.95 keeps those dense in which more than 95% is noise, whichever steps "
             "these are. 1: none.",
         ),
+        choice("method", METHODS, tell_methods()),
     ]
 
 

@@ -41,8 +41,8 @@ def decides(widget: W, only_when: Mapping[str, Any]) -> W:
     return widget
 
 
-def bank_inputs() -> list[io.WidgetInput]:
-    """Where keys and values are kept, and for which blocks."""
+def bank_inputs(blocks: str) -> list[io.WidgetInput]:
+    """How and where keys and values are kept, and for which blocks: a sentence without its end."""
     return [
         advanced(
             io.Combo.Input(
@@ -58,7 +58,7 @@ def bank_inputs() -> list[io.WidgetInput]:
                 "blocks",
                 optional=True,
                 default="",
-                tooltip="Only these of the model's transformer blocks read what is kept, like 0-9, 20. Empty: all.",
+                tooltip=f"{blocks}, like 0-9, 20. Empty: all.",
             )
         ),
         advanced(

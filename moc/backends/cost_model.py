@@ -124,7 +124,7 @@ def pays(q: Tensor, table: ChunkTable, routing: RoutingConfig, kernels: bool) ->
     """
     if routing.budget.head_density:
         routing = routing.changed(density=fmean(routing.budget.head_density), head_density=())
-    if not routing.budget.same_k or routing.budget.rule not in triton.RULES:
+    if not routing.same_k or triton.rule_of(routing) is None:
         return True
     kind, processor = kind_of(table, routing, kernels), 0.0
     costs = COSTS[kind]

@@ -14,6 +14,7 @@ from ..routing.candidates import candidates, kept_shots, narrow
 from ..routing.descriptors import DESCRIPTORS, wide
 from ..routing.noise import disturb
 from ..routing.rules import choose
+from ..routing.selection import Selection
 from .allowed import Allowed
 from .registry import Backend
 
@@ -39,9 +40,12 @@ def attend(
         high, low = wide(high.to(k.dtype)), wide(low.to(k.dtype))
         score = wide(q).clamp(min=0) @ high.mT + wide(q).clamp(max=0) @ low.mT
 
-    # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`
+    # Top-k of the candidates; a stable sort puts the lower chunk first among equals. Other rules: `rules.py`; rows that
+    # choose together, and what is read because of where it stands: `selection.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
-    if routing.budget.rule == "top-k" and not routing.budget.head_density:
+    if not routing.by_row:
+        chosen = Selection(q, k, table, routing, scale).of(rows).chosen
+    elif routing.budget.rule == "top-k" and not routing.budget.head_density:
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
     else:

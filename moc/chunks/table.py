@@ -69,6 +69,7 @@ class TableTensors:
     buckets: tuple[Tensor, ...]  # for every length, the tokens [chunks, length] of the chunks that have it
     bucket_place: Tensor  # [C] chunk -> its row in the concatenated buckets
     row_tile: Tensor  # [N] sorted token -> query tile
+    near: Tensor | None  # [C, C]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ class ChunkTable:
     order: np.ndarray
     frames: np.ndarray  # [N] grid frame of every sorted token
     identity: bool  # sorted order is the sequence's own order: nothing has to be moved
+    near: np.ndarray | None = None  # [C, C]: chunks that the rows of a chunk read because of where they stand
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
     _top_k: dict[tuple[float, bool], int] = field(default_factory=dict, repr=False)
     _pairs: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -98,6 +100,11 @@ class ChunkTable:
         """Mean length of the chunks that can be chosen, in tokens."""
         lengths = [c.length for c in self.chunks if c.routable]
         return sum(lengths) / len(lengths) if lengths else 0.0
+
+    @cached_property
+    def owns_nothing(self) -> bool:
+        """Whether some rows see nothing of their own."""
+        return any(g.own[0] == g.own[1] for g in self.groups if g.routed)
 
     def mandatory(self, group: QueryGroup) -> list[tuple[int, int]]:
         """Token ranges (sorted order) that every row of the group sees, merged and rising."""
@@ -225,4 +232,5 @@ class ChunkTable:
             buckets=tuple(on(starts[b, None] + np.arange(lengths[b[0]])) for b in buckets),
             bucket_place=on(np.argsort(np.concatenate(buckets))),
             row_tile=on(tile_edge.cumsum()),
+            near=None if self.near is None else on(self.near, torch.bool),
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
+from ..chunks.near import NEAR
+from ..chunks.orders import ORDERS
 from ..errors import MoCError
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
@@ -19,6 +21,8 @@ OWN = {
     "shot": "its whole shot, which costs most",
     "frame": "its frame",
     "chunk": "its chunk",
+    "none": "nothing; its best chunk, at least, is chosen",
+    "video": "the whole video, which is full attention",
 }
 STATIC = {
     "none": "nothing",
@@ -29,6 +33,9 @@ REFERENCES = {
     "routed": "chosen like any chunk",
     "linked": "always seen",
 }
+
+
+ALL = 999  # a side of a tile: as far as the shot or the picture goes
 
 
 def check(ok: bool, message: str) -> None:
@@ -64,10 +71,12 @@ class Partition:
 
     chunk_tokens   wanted chunk size in tokens; None means one latent frame
     tile           chunk size as (frames, rows, columns) of tokens; wins over chunk_tokens. AUTO: as SIZES say
+    order          "tiles", or runs of chunk_tokens tokens of a shot in another order (`chunks/orders.py`)
     """
 
     chunk_tokens: int | None = None
     tile: Tile | Literal["auto"] | None = None
+    order: str = "tiles"
 
     def __post_init__(self) -> None:
         check(
@@ -79,13 +88,20 @@ class Partition:
             or (len(self.tile) == 3 and all(isinstance(n, int) and n >= 1 for n in self.tile)),
             f"tile is {self.tile}; give three sizes (frames, rows, columns), each 1 or more, like 1x4x4.",
         )
+        check_choice("order", self.order, ORDERS)
+        check(
+            self.order == "tiles" or (self.tile is None and self.chunk_tokens is not None),
+            f"order is {self.order!r}, which cuts runs of tokens: give chunk_tokens, and no tile.",
+        )
 
     @property
     def sentence(self) -> str:
         if self.tile == AUTO:
             return "tiles that follow the picture"
         if self.tile:
-            return f"tiles of {'x'.join(map(str, self.tile))} tokens"
+            return f"tiles of {'x'.join('all' if size >= ALL else str(size) for size in self.tile)} tokens"
+        if self.order != "tiles":
+            return f"{ORDERS[self.order][1]}, {self.chunk_tokens} tokens each"
         return f"chunks of about {self.chunk_tokens} tokens" if self.chunk_tokens else "whole latent frames"
 
 
@@ -93,11 +109,13 @@ class Partition:
 class Links:
     """What is seen without being chosen.
 
-    own             what every query sees densely: its "shot", its "frame" or its "chunk"
+    own             what every query sees densely: its "shot", its "frame", its "chunk", "none" of these, or the "video"
     window          with own="frame": this many neighbouring frames of the shot on either side as well
     static          memory without routing: the "first frame" or "first tokens" of every shot, seen by all
     static_tokens   how many tokens "first tokens" means
     references      reference images/clips in the sequence compete to be chosen ("routed") or are always seen ("linked")
+    near            chunks that are read because of where they stand (`chunks/near.py`), among those that may be chosen
+    box, decay      of near="box": frames, rows and columns of tiles; of near="radial": how wide bands stay
     """
 
     own: str = "shot"
@@ -105,6 +123,9 @@ class Links:
     static: str = "none"
     static_tokens: int = 64
     references: str = "routed"
+    near: str = "none"
+    box: tuple[int, int, int] = (3, 3, 3)
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
         check(self.window >= 0, f"window is {self.window}; it counts neighbouring frames, so use 0 or more.")
@@ -112,12 +133,22 @@ class Links:
         check_choice("own", self.own, OWN)
         check_choice("static", self.static, STATIC)
         check_choice("references", self.references, REFERENCES)
+        check_choice("near", self.near, NEAR)
+        check(min(self.box) >= 1, f"box is {self.box}; give three sizes in tiles, each 1 or more, like 3x3x3.")
+        check(0.0 < self.decay <= 1.0, f"decay is {self.decay}; use more than 0 and at most 1.")
+
+    @property
+    def nothing_sure(self) -> bool:
+        """Whether rows may see nothing without choosing it, so that they have to choose something."""
+        return self.own == "none" and self.near == "none"
 
     @property
     def sentence(self) -> str:
         window = f" with {self.window} on either side" if self.window else ""
         static = f", the {self.static} of every shot" if self.static != "none" else ""
-        return f"its own {self.own}{window}{static}"
+        near = "" if self.near == "none" else f", {NEAR[self.near][1]}"
+        own = {"none": "what is linked", "video": "the whole video"}.get(self.own, f"its own {self.own}{window}")
+        return f"{own}{near}{static}"
 
 
 @dataclass(frozen=True)
@@ -148,16 +179,24 @@ class Score:
     """How well a chunk fits a query.
 
     descriptor   what a chunk is judged by (`routing/descriptors.py`)
+    shared       rows of so many neighbouring chunks choose together, by the mean of their queries; 0: each for itself
+    guard        chunks whose tokens are no more alike than this (mean cosine) are read by all, and rows that are not
+                 (of what `shared` joins) read all; 0: none. SpargeAttn (arXiv 2502.18137, section 3.3)
     """
 
     descriptor: str = "mean"
+    shared: int = 0
+    guard: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("descriptor", self.descriptor, DESCRIPTORS)
+        check(self.shared >= 0, f"shared is {self.shared}; it counts chunks, so use 0 or more.")
+        check(0.0 <= self.guard < 1.0, f"guard is {self.guard}; it is a cosine: use 0 or more, and less than 1.")
 
     @property
     def sentence(self) -> str:
-        return self.descriptor
+        together = {0: "", 1: ", a choice for all tokens of a chunk"}
+        return self.descriptor + together.get(self.shared, f", a choice for the tokens of {self.shared} chunks")
 
 
 @dataclass(frozen=True)
@@ -208,7 +247,7 @@ class Budget:
 
     @property
     def same_k(self) -> bool:
-        """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
+        """Whether the rule gives all rows the same number of chunks."""
         return RULES[self.rule].same_k and not self.head_density
 
     @property
@@ -223,6 +262,7 @@ class Budget:
         told = {
             "top-k": best,
             "top-p": share,
+            "best of head": f"the best chunks that hold {self.top_p:.0%} of all tokens' interest",
             "threshold": f"all chunks {self.beta:g} standard deviations above the mean",
             "top-k or top-p": f"{best} or {share}, whichever is more",
         }

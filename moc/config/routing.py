@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check_choice
+from ..routing.rules import RULES
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -39,6 +40,13 @@ class RoutingConfig:
     noise: Noise = field(default_factory=Noise)
 
     def __post_init__(self) -> None:
+        static = self.links.static == "first frame" or self.links.own == "frame"
+        told = "own cannot be frame and static not first frame: such chunks lie in several frames"
+        check(self.partition.order == "tiles" or not static, f"order is {self.partition.order!r}, so that {told}.")
+        check(
+            not (self.score.shared and RULES[self.budget.rule].whole),
+            f"rule {self.budget.rule} weighs every token of a head: leave shared at 0.",
+        )
         check_choice("tail", self.tail, TAILS)
         check_choice("lists", self.lists, LISTS)
 
@@ -80,6 +88,17 @@ class RoutingConfig:
         return self.partition, self.links
 
     @property
+    def by_row(self) -> bool:
+        """Whether every row chooses for itself and reads nothing beside its own, what is linked and what it chose."""
+        score, links = self.score, self.links
+        return not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+
+    @property
+    def same_k(self) -> bool:
+        """Whether all rows choose the same number of chunks, where they have so many. Else nobody knows beforehand."""
+        return self.by_row and self.budget.same_k
+
+    @property
     def choice(self) -> str:
         if self.partition.tile == AUTO:
             larger = (
@@ -92,7 +111,10 @@ class RoutingConfig:
     @property
     def sentence(self) -> str:
         """What every token sees, without a full stop."""
-        told = [f"{self.links.sentence} and {self.choice}", self.candidates.sentence]
+        budget = self.budget
+        chooses = budget.rule != "top-k" or budget.top_k or budget.density is not None or budget.head_density
+        more = self.choice if chooses else f"nothing else ({self.partition.sentence})"
+        told = [f"{self.links.sentence} and {more}", self.candidates.sentence]
         told += ["the rest pooled"] * (self.tail == "pooled")
         told += ["one list for neighbouring tokens"] * (self.lists == "union")
         return ", ".join(filter(None, (*told, self.noise.sentence)))

@@ -15,17 +15,27 @@ class MoCSettings:
     """What the MOC_ROUTING socket carries.
 
     blocks   (number of a transformer block, its own routing), for blocks that are routed otherwise than the rest
+    turns    routings that the blocks after the first take in turn, after `routing`, and then again
     """
 
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     schedule: Schedule = field(default_factory=Schedule)
     blocks: tuple[tuple[int, RoutingConfig], ...] = ()
+    turns: tuple[RoutingConfig, ...] = ()
+
+    @property
+    def routings(self) -> tuple[RoutingConfig, ...]:
+        """All that any block has, none twice."""
+        return tuple(dict.fromkeys((self.routing, *self.turns, *dict(self.blocks).values())))
 
     def routing_of(self, block: int) -> RoutingConfig:
-        return dict(self.blocks).get(block, self.routing)
+        in_turn = (self.routing, *self.turns)
+        return dict(self.blocks).get(block, in_turn[block % len(in_turn)])
 
     def with_routing(self, **changes: Any) -> MoCSettings:
-        return replace(self, routing=self.routing.changed(**changes))
+        """With other settings of what all blocks have that are not named in `blocks`."""
+        turns = tuple(routing.changed(**changes) for routing in self.turns)
+        return replace(self, routing=self.routing.changed(**changes), turns=turns)
 
     def with_schedule(self, **changes: Any) -> MoCSettings:
         return replace(self, schedule=replace(self.schedule, **changes))

@@ -19,7 +19,7 @@ from .host_call import HostCall
 from .state import READER, Call, Forward
 
 T = TypeVar("T")
-OURS = __name__.partition(".moc.")[0]
+OURS = __name__.rpartition(".host.")[0]
 
 
 @dataclass(frozen=True, eq=False)

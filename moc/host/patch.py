@@ -129,7 +129,7 @@ def _around_apply(patch: Patch) -> Callable:
 def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], session: Session) -> Run:
     if session.adapter is not None:
         settings = patch.settings
-        _check_heads(session.adapter, model.model.diffusion_model, (settings.routing, *dict(settings.blocks).values()))
+        _check_heads(session.adapter, model.model.diffusion_model, settings.routings)
     patch.trace.first = session.first
     starts: tuple[int, ...] = (0,)
     if patch.shots is not None:

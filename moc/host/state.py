@@ -145,7 +145,7 @@ class Run:
         if layout is None:
             return
         settings = self.patch.settings
-        for wanted in dict.fromkeys((settings.routing, *dict(settings.blocks).values())):
+        for wanted in settings.routings:
             routing = wanted.on(layout.grid)
             asked = max(routing.budget.head_density, default=routing.budget.density)
             if asked is None or routing.budget.rule != "top-k":

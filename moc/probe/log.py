@@ -18,8 +18,7 @@ from ..config import DESCRIPTORS, RULES, MoCSettings, RoutingConfig
 from ..errors import MoCError
 from ..routing.descriptors import wide
 from ..shots.typed import DIGITS, shown
-from .sampled_error import SampledError, sample_rows
-from .sampled_error import sampled_error as look
+from .sampled_error import SampledError, sample_rows, sampled_error
 
 TOP_K = tuple(sorted({round(m * 2**e) for e in range(9) for m in (1, 1.5)}))  # 1, 2, 3, 4, 6, 8, 12, ... 384
 DENSE_ENOUGH = 0.9  # settings that keep more pairs than this are not worth a look
@@ -150,7 +149,7 @@ class ProbeLog:
             rows = table.tensors("cpu").inverse[first.tensors("cpu").order[rows]]
         order = table.tensors(q.device).order
         q, k, v = (q, k, v) if table.identity else (x.index_select(-2, order) for x in (q, k, v))
-        return look(q, k, v, table, routings, rows, scale=scale).cpu()
+        return sampled_error(q, k, v, table, routings, rows, scale=scale).cpu()
 
     def _tables_of(self, layout: TokenLayout, starts: tuple[int, ...]) -> tuple[ChunkTable, ...]:
         if layout in self._tables:
@@ -158,7 +157,7 @@ class ProbeLog:
         if len(self._tables) >= MOST_LAYOUTS:
             self._tables.clear()
         asked = self.settings.routing.on(layout.grid)
-        shapes = [asked, *(asked.changed(tile=tile, chunk_tokens=None) for tile in self.chunkings)]
+        shapes = [asked, *(asked.changed(tile=tile, chunk_tokens=None, order="tiles") for tile in self.chunkings)]
         tables = tuple(build_chunks(layout, starts, routing) for routing in shapes)
         if not self.options:
             self._make_options(shapes, tables)

@@ -16,10 +16,10 @@ from torch import Tensor
 from ..autocast import without_autocast
 from ..chunks.table import NO_SHOT, ChunkTable
 from ..config import RoutingConfig
-from ..routing.candidates import candidates, kept_shots, narrow
+from ..routing.candidates import candidates, kept_shots
 from ..routing.descriptors import wide
-from ..routing.rules import choose
-from ..routing.scores import chunk_means, describe, per_chunk, scores
+from ..routing.scores import chunk_means, describe, per_chunk
+from ..routing.selection import Selection
 
 BLOCK_ELEMENTS = 2**25  # of logits or of chunk outputs held at a time
 GOLDEN = 0.6180339887498949
@@ -102,7 +102,11 @@ def sampled_error(
     with without_autocast(q.device):
         described = {name: describe(k, table, name) for name in dict.fromkeys(r.score.descriptor for r in routings)}
         mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
-        keep = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
+        shots = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
+        selections = [
+            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor])
+            for r in routings
+        ]
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each
         widest = max(table.length, len(table.chunks) * max(q.shape[-1], 2 * len(routings), masks))
         step = max(1, BLOCK_ELEMENTS // widest)
@@ -110,12 +114,10 @@ def sampled_error(
         for some in rows.split(step):
             asked = q.index_select(-2, some)
             attended, skipped = [], []
-            for r in routings:
-                mandatory, candidate = candidates(table, r, some, q.device)
-                open_to = narrow(candidate, keep[r.candidates.shots_kept], table, some)
-                chosen = choose(scores(asked, described[r.score.descriptor]), open_to, table, r, scale)
-                attended.append(mandatory | chosen)
-                skipped.append((candidate & ~chosen) if r.tail == "pooled" else torch.zeros_like(chosen))
+            for r, selection in zip(routings, selections, strict=True):
+                choice = selection.of(some)
+                attended.append(candidates(table, r, some, q.device)[0] | choice.chosen)
+                skipped.append((choice.candidate & ~choice.chosen) & (r.tail == "pooled"))
             part = _compare(
                 asked,
                 k,

@@ -14,7 +14,9 @@ from .descriptors import wide
 from .rules import select
 
 
-def candidates(table: ChunkTable, routing: RoutingConfig, rows: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+def candidates(
+    table: ChunkTable, routing: RoutingConfig, rows: slice | Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """(mandatory, candidate) [R, C]: what these rows always see, and what top-k may choose from.
 
     Mandatory links leave the competition before top-k (section 3.3). Causality acts on routed links only: shots that
@@ -52,7 +54,7 @@ def kept_shots(q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig) 
     return select(score, allowed, routing.candidates.shots_kept) | own
 
 
-def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slice) -> Tensor:
+def narrow(candidate: Tensor, keep: Tensor | None, table: ChunkTable, rows: slice | Tensor) -> Tensor:
     """Candidates [R, C] that the outer loop leaves -> [R, C] or, with `keep` [B, H, S, S], [B, H, R, C]."""
     if keep is None:
         return candidate

@@ -27,6 +27,7 @@ class Rule:
     sentence    what it reads, for people; source: whose idea it is, if not ours
     probed      settings that the probe compares where it is asked for all rules
     same_k      every row takes `ChunkTable.top_k` chunks, where it has so many
+    whole       it looks at all rows of a head at once: R is all that choose
     """
 
     choose: Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
@@ -35,11 +36,13 @@ class Rule:
     source: str = ""
     probed: tuple[Mapping[str, float], ...] = ()
     same_k: bool = False
+    whole: bool = False
 
 
 def choose(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
     """What every row reads beside what it always sees. scale: of q . k in the softmax."""
-    return RULES[routing.budget.rule].choose(score, candidate, table, routing, scale) & candidate
+    chosen = RULES[routing.budget.rule].choose(score, candidate, table, routing, scale) & candidate
+    return chosen | select(score, candidate, 1) if routing.links.nothing_sure else chosen
 
 
 def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -84,6 +87,22 @@ def top_k_or_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: Rou
     return top_k(*arguments) | top_p(*arguments)
 
 
+def best_of_head(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """The best (row, chunk) pairs of a head until their scores, spread over 0 to 1, hold a share p of their sum: VMoBA
+    (arXiv 2506.23858, section 3.3). Ties go to the higher row, then to the lower chunk."""
+    one = candidate.expand(score.shape)
+    if routing.budget.top_p >= 1.0:  # the worst pair, which weighs nothing, too
+        return one
+    low = score.masked_fill(~one, torch.inf).flatten(-2).amin(-1)[..., None, None]
+    high = score.masked_fill(~one, -torch.inf).flatten(-2).amax(-1)[..., None, None]
+    weight = ((score - low) / (high - low)).nan_to_num(1.0).where(one, -1.0).flatten(-2)  # all alike: all count
+    best, order = weight.sort(dim=-1, descending=True, stable=True)
+    held = best.clamp(min=0).double()
+    before = held.cumsum(-1) - held
+    taken = before < routing.budget.top_p * held.sum(-1, keepdim=True)
+    return torch.zeros_like(taken).scatter(-1, order, taken).view(score.shape) & one
+
+
 def select(score: Tensor, candidate: Tensor, k: int) -> Tensor:
     """The k best candidates of every row as a mask [..., R, C]. Ties go to the lower chunk; too few all win."""
     k = min(k, score.shape[-1])
@@ -121,4 +140,11 @@ RULES: dict[str, Rule] = {
         probed=tuple({"beta": deviations} for deviations in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)),
     ),
     "top-k or top-p": Rule(top_k_or_p, (*K, "top_p"), "what top-k or top-p reads, whichever is more", "LongCat-Video"),
+    "best of head": Rule(
+        best_of_head,
+        ("top_p",),
+        "the best (token, chunk) pairs of a head, until they hold the share top_p of all scores: one budget for all",
+        "VMoBA (arXiv 2506.23858)",
+        whole=True,
+    ),
 }

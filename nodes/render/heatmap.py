@@ -173,16 +173,21 @@ def _colour_bar(image: Image.Image, pen: ImageDraw.ImageDraw, top: float) -> Non
 def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None:
     y, left = TOP + PLOT_H + 50, LEFT
     stripes = np.add.outer(np.arange(28), np.arange(44)) % 12 < 4
+    closed, apart = plain_cells(heat)
     swatches = [(np.where(stripes[..., None], HATCH, SEEN), "always seen, not chosen")]
-    if (np.isnan(heat.chosen_of_open) & (heat.always == 0) & heat.met).any():
-        swatches.append((np.full((28, 44, 3), SEEN), "later shot, not allowed"))
-    if not heat.met.all():
-        swatches.append((np.full((28, 44, 3), PAPER), "never in one pass"))
+    swatches += [(np.full((28, 44, 3), SEEN), "later shot, not allowed")] * closed
+    swatches += [(np.full((28, 44, 3), PAPER), "never in one pass")] * apart
     for swatch, text in swatches:
         image.paste(Image.fromarray(swatch.astype(np.uint8)), (left, y))
         pen.rectangle((left, y, left + 43, y + 27), outline=FAINT)
         pen.text((left + 56, y + 14), text, INK, font(26), anchor="lm")
         left += 56 + int(pen.textlength(text, font(26))) + 40
+
+
+def plain_cells(heat: Heatmap) -> tuple[bool, bool]:
+    """Whether the legend has to say what a cell without colour and stripes is: (closed to the row, never met)."""
+    closed = np.isnan(heat.chosen_of_open) & (heat.always == 0) & heat.met
+    return bool(closed.any()), not heat.met.all()
 
 
 def caption(heat: Heatmap, text: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ...moc.config import AUTO, PRESETS, RULES, MoCSettings, RoutingConfig, Schedule
 from ...moc.errors import MoCError
+from ...moc.methods import METHODS
 from ...moc.shots.typed import DIGITS, shown
 from ...moc.trace.heatmap import ranges
 
@@ -113,10 +114,13 @@ def read_routing(
     break_even: str = "estimated",
     curve: str = "constant",
     dense_above: float = 1.0,
+    method: str = PRESET,
 ) -> MoCSettings:
-    """The preset, with everything replaced that is not left at "preset" or empty."""
-    if preset not in PRESETS:
-        raise MoCError(f"preset is {preset!r}; choose one of: {', '.join(PRESETS)}.")
+    """The preset, or the method in its place, with everything replaced that is not left at "preset" or empty."""
+    for name, value, known in (("preset", preset, PRESETS), ("method", method, (PRESET, *METHODS))):
+        if value not in known:
+            raise MoCError(f"{name} is {value!r}; choose one of: {', '.join(known)}.")
+    base = PRESETS[preset] if method == PRESET else METHODS[method].settings
     changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed}
     if budget != PRESET:
         changes |= {"top_k": top_k, "density": None} if budget == "top-k" else {"density": density}
@@ -124,8 +128,9 @@ def read_routing(
         changes |= {
             "chunk_tokens": chunk_tokens if chunking == "tokens" else None,
             "tile": read_any_tile(tile) if chunking == "tile" else None,
+            "order": "tiles",
         }
-    links = PRESETS[preset].routing.links
+    links = base.routing.links
     own = links.own if own == PRESET else own
     changes |= {"own": own, "window": (window or links.window) if own == "frame" else 0}
     if causal != PRESET:
@@ -140,11 +145,13 @@ def read_routing(
         changes |= {"rule": rule, "top_p": top_p, "beta": beta}
     if head_density.strip():
         changes["head_density"] = read_densities(head_density)
-    settings = PRESETS[preset].with_routing(**changes)
+    settings = base.with_routing(**changes)
     if schedule != PRESET:
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
     own_tiles = read_block_tiles(block_tiles)
-    blocks = tuple((b, settings.routing.changed(tile=t, chunk_tokens=None)) for b, t in own_tiles.items())
+    blocks = tuple(
+        (b, settings.routing.changed(tile=t, chunk_tokens=None, order="tiles")) for b, t in own_tiles.items()
+    )
     return replace(settings, blocks=blocks).with_schedule(
         dense_blocks=read_blocks(dense_blocks), break_even=break_even, curve=curve, dense_above=dense_above
     )
@@ -184,6 +191,8 @@ def tell_routing(settings: MoCSettings) -> str:
         parts.append(f"first {s.dense_first} and last {s.dense_last} blocks dense")
     if s.dense_blocks:
         parts.append(f"dense in {tell_numbers('block', s.dense_blocks)}")
+    if settings.turns:
+        parts.append(f"blocks in turn with {' and '.join(r.partition.sentence for r in settings.turns)} as well")
     if s.break_even == "measured":
         parts.append("where that is measured to be faster")
     if settings.blocks:

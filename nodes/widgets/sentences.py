@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...moc.config import BREAK_EVEN, CURVES, DESCRIPTORS, LISTS, NAMED, OWN, REFERENCES, RULES, STATIC, TAILS
+from ...moc.methods import METHODS
 
 ABOUT = {
     "own": "What every token sees without choosing it.",
@@ -50,6 +51,12 @@ def tell_presets() -> str:
     """A tooltip."""
     told = (f"{name}: {preset.sees}; {preset.use}." for name, preset in NAMED.items())
     return " ".join(("What every token sees.", *told))
+
+
+def tell_methods() -> str:
+    """A tooltip."""
+    told = (f"{name}: {method.sees}." for name, method in METHODS.items())
+    return " ".join(("A published method, as its authors set it, in place of the preset.", *told))
 
 
 def tell_probed() -> str:

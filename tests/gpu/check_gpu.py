@@ -22,10 +22,10 @@ from moc.backends.triton.select import first_plan
 from moc.chunks.build import build_chunks
 from moc.chunks.table import TILE_ROWS, ChunkTable
 from moc.config import RoutingConfig
-from moc.routing.candidates import candidates, kept_shots, narrow
+from moc.routing.candidates import candidates
 from moc.routing.descriptors import wide
-from moc.routing.rules import choose
-from moc.routing.scores import chunk_means, describe, scores
+from moc.routing.scores import chunk_means
+from moc.routing.selection import Selection
 from moc.trace.pair_counts import Counts
 from tests.gpu.check_more import film, poison
 
@@ -140,9 +140,7 @@ def expected(
     t = table.tensors(q.device)
     mandatory, candidate = candidates(table, routing, rows, q.device)
     if chosen is None:
-        open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows)
-        score = scores(q[:, :, rows], describe(k, table, routing.score.descriptor))
-        chosen = choose(score, open_to, table, routing, scale)
+        chosen = Selection(q, k, table, routing, scale).of(rows).chosen
         if routing.lists == "union":
             raise ValueError("rows of a query tile belong together: name the choice")
     as_is = (lambda x: x) if low else wide
@@ -206,7 +204,7 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "case": name, "dtype": str(dtype)[6:], "engine": which or "auto", "tokens": n, "chunks": len(table.chunks),
         "error": float(mistake), "allowed": float(2 * allowed + atol + least), "nan": bool(out.isnan().any()),
         "rows_other_choice": float((~agree).float().mean()), "shared": routing.lists == "union",
-        "any_size": not routing.budget.same_k,
+        "any_size": not routing.same_k,
         "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
         "same_bits": bool(torch.equal(out, again)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
     } | slope  # fmt: skip

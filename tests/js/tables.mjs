@@ -1,4 +1,4 @@
-// Tables that Python (tests/unit/shots/test_timeline_tables.py) and JavaScript must both agree with.
+// Tables that Python (tests/unit/{shots/test_timeline,trace/test_drawing}_tables.py) and JavaScript both agree with.
 
 import { readFileSync } from "node:fs"
 

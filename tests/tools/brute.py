@@ -35,6 +35,14 @@ def labels(layout, starts, routing):
                 anchor = routing.links.static == "first tokens" and first and raster < routing.links.static_tokens
                 static = anchor or (routing.links.static == "first frame" and piece == 0)
                 cell = ("anchor",) if anchor else (h // tile_h, w // tile_w)
+                if routing.partition.order == "raster":  # runs of a shot's tokens, its first tokens aside
+                    piece = 0
+                    number = (
+                        place * height * width
+                        + raster
+                        - (routing.links.static == "first tokens") * min(routing.links.static_tokens, height * width)
+                    )
+                    cell = ("anchor",) if anchor else (number // routing.partition.chunk_tokens,)
                 result[layout.video_start + t * height * width + raster] = (
                     "video", shot_of[t], piece, *cell, "static" if static else "",
                 )  # fmt: skip
@@ -52,13 +60,32 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
     members: dict = {}
     for token, name in enumerate(label):
         members.setdefault(name, []).append(token)
+    groups, near = _together(label, members, routing), _near(label, members, layout, routing)
     out, chosen_by = np.zeros_like(q), {}
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             keep_shots = _outer(q[b, h], k[b, h], label, routing)
             open_to = [_open_to(mine, members, routing, keep_shots) for mine in label]
-            rules = members, routing, scale, counts[h] if counts else routing.budget.top_k
-            chosen = [_choose(x, k[b, h], names, *rules) for x, names in zip(q[b, h], open_to, strict=True)]
+            asked = [q[b, h, mates].mean(0) for mates in groups]
+            unlike = _unlike(k[b, h] - k[b, h].mean(0), members, routing)
+            value = [
+                {n: _score(x, k[b, h][members[n]], routing) for n in names if n not in unlike}
+                for x, names in zip(asked, open_to, strict=True)
+            ]
+            budget = routing.budget
+            if budget.rule == "best of head":
+                chosen = _best_of_head(value, budget.top_p)
+            else:
+                k_best = counts[h] if counts else budget.top_k
+                chosen = [_choose(mine, members, budget, scale, k_best) for mine in value]
+            for i, mine in enumerate(label):
+                visible = set(_visible(mine, members, routing))
+                if routing.links.own == routing.links.near == "none" and value[i]:
+                    chosen[i].add(max(value[i], key=value[i].get))
+                alone = len(groups[i]) == 1 or not routing.score.guard
+                if not alone and _cosine(q[b, h], groups[i]) <= routing.score.guard:
+                    chosen[i] |= set(open_to[i])
+                chosen[i] |= {n for n in open_to[i] if n in unlike} | {n for n in visible if (mine, n) in near}
             if routing.lists == "union":
                 own = [{n for n in members if _mandatory(mine, n, routing)} for mine in label]
                 lists = [set.union(*(chosen[i] | own[i] for i in tile)) for tile in tiles]
@@ -85,27 +112,110 @@ def _open_to(mine, members, routing, keep_shots):
     return [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
 
 
-def _choose(query, keys, open_to, members, routing, scale, k):
-    def score(name):
-        block = keys[members[name]]
-        mean = query @ block.mean(0)
-        bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
-        return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.score.descriptor]
+def _score(query, block, routing):
+    mean = query @ block.mean(0)
+    bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
+    return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.score.descriptor]
 
-    value = {name: score(name) for name in open_to}
-    best = sorted(open_to, key=value.get, reverse=True)[:k]
-    weight = {name: len(members[name]) * np.exp(value[name] * scale) for name in open_to}
+
+def _choose(value, members, budget, scale, k):
+    """value: of every chunk that may be chosen."""
+    best = sorted(value, key=value.get, reverse=True)[:k]
+    weight = {name: len(members[name]) * np.exp(value[name] * scale) for name in value}
     share, fewest = 0.0, []
-    for name in sorted(open_to, key=weight.get, reverse=True):
-        if share >= routing.budget.top_p * sum(weight.values()) and routing.budget.top_p < 1:
+    for name in sorted(value, key=weight.get, reverse=True):
+        if share >= budget.top_p * sum(weight.values()) and budget.top_p < 1:
             break
         fewest.append(name)
         share += weight[name]
-    limit = np.mean([*value.values()]) + routing.budget.beta * np.std([*value.values()]) if value else 0.0
-    high = [name for name in open_to if value[name] > limit]
-    return set(
-        {"top-k": best, "top-p": fewest, "threshold": high, "top-k or top-p": best + fewest}[routing.budget.rule]
-    )
+    limit = np.mean([*value.values()]) + budget.beta * np.std([*value.values()]) if value else 0.0
+    high = [name for name in value if value[name] > limit]
+    return set({"top-k": best, "top-p": fewest, "threshold": high, "top-k or top-p": best + fewest}[budget.rule])
+
+
+def _best_of_head(value, share):
+    """One pool of (token, chunk) pairs, the best first."""
+    pool = sorted(((x, -i, name) for i, mine in enumerate(value) for name, x in mine.items()), key=lambda p: p[0])[::-1]
+    low, high = (pool[-1][0], pool[0][0]) if pool else (0, 0)
+    weight = [(x - low) / (high - low) if high > low else 1.0 for x, _, _ in pool]
+    chosen, held = [set() for _ in value], 0.0
+    for (_, minus, name), w in zip(pool, weight, strict=True):
+        if held >= share * sum(weight) and share < 1:
+            break
+        chosen[-minus].add(name)
+        held += w
+    return chosen
+
+
+def _together(label, members, routing):
+    """For every token those that choose with it: of `shared` neighbouring chunks that always see the same."""
+    if not routing.score.shared:
+        return [[i] for i in range(len(label))]
+    seen: dict = {}
+    for name in members:
+        same = frozenset(n for n in members if _mandatory(name, n, routing)) if name[0] == "video" else name
+        seen.setdefault((same, _shot(name)), []).append(name)
+    mates = {}
+    for names in seen.values():
+        for low in range(0, len(names), routing.score.shared):
+            some = names[low : low + routing.score.shared]
+            mates |= dict.fromkeys(some, [t for n in some for t in members[n]])
+    return [mates[name] for name in label]
+
+
+def _cosine(x, tokens):
+    unit = [x[t] / np.linalg.norm(x[t]) for t in tokens]
+    return np.mean([a @ b for a in unit for b in unit])
+
+
+def _unlike(keys, members, routing):
+    return {n for n in members if routing.score.guard and _cosine(keys, members[n]) <= routing.score.guard}
+
+
+def _near(label, members, layout, routing):
+    """Pairs (chunk of a row, chunk it reads because of where it stands)."""
+    links, (frames, height, width) = routing.links, layout.grid
+    video = [n for n in members if n[0] == "video"]
+    at = {n: [np.unravel_index(t - layout.video_start, layout.grid) for t in members[n]] for n in video}
+    if links.near == "box":
+        corner = {n: tuple(map(min, zip(*at[n], strict=True))) for n in video}
+        edges = [sorted({c[axis] for c in corner.values()}) for axis in range(3)]
+        tile = {n: [edges[axis].index(corner[n][axis]) for axis in range(3)] for n in video}
+
+        def inside(a, b, axis):
+            count, size = len(edges[axis]), links.box[axis]
+            low = min(max(a - size // 2, 0), max(count - size, 0))
+            return low <= b < low + size
+
+        return {(a, b) for a in video for b in video if all(inside(tile[a][x], tile[b][x], x) for x in range(3))}
+    if links.near == "touching":
+        return {
+            (a, b)
+            for a in video
+            for b in video
+            if any(max(abs(x - y) for x, y in zip(s, t, strict=True)) <= 1 for s in at[a] for t in at[b])
+        }
+    if links.near == "radial":
+        size, tokens = max(map(len, at.values())), height * width
+
+        def sees(x, i, y, j):
+            apart = abs(i - j)
+            reach = 2 ** len(bin(tokens)[2:]) / 2 ** (len(bin(apart)[2:]) if apart else 0)
+            if j and reach < size and apart % int(size / reach):
+                return False
+            band = {0: tokens, 1: tokens // 2}.get(apart, max(size, reach * links.decay))
+            return j == 0 or abs(x - y) <= band
+
+        def read(a, b, i, j):
+            rows = [h * width + w for t, h, w in at[a] if t == i]
+            columns = [h * width + w for t, h, w in at[b] if t == j]
+            seen = [sum(sees(x, i, y, j) for x in rows) for y in columns]
+            some = sum(count > 0 for count in seen)
+            return bool(some) and sum(count > size / 3 for count in seen) / some > 0.6
+
+        pairs = [(i, j) for i in range(frames) for j in range(frames)]
+        return {(a, b) for a in video for b in video if a == b or any(read(a, b, i, j) for i, j in pairs)}
+    return set()
 
 
 def count_of_head(table, routing, head):
@@ -146,7 +256,7 @@ def _mandatory(mine, name, routing):
     if routing.links.own == "frame":
         reach = -(-routing.links.window // (routing.partition.tile or (1,))[0])
         return name[1] == mine[1] and abs(name[2] - mine[2]) <= reach
-    return name == mine
+    return routing.links.own == "video" or (routing.links.own == "chunk" and name == mine)
 
 
 def _outer(q, k, label, routing):

@@ -5,6 +5,7 @@ A table stands between the two comments that name it; all around them is written
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.unit.pack import load
 
 REPO = Path(__file__).resolve().parents[2]
 config = load("moc.config")
+published = load("moc.methods")
 sentences = load("nodes.widgets.sentences")
 
 
@@ -37,8 +39,64 @@ def sources() -> str:
     return "| part | choices | where it comes from |\n|---|---|---|\n" + "".join(rows)
 
 
+def methods() -> str:
+    """For users."""
+    rows = (f"| {name} | {method.sees} | {method.source} |\n" for name, method in published.METHODS.items())
+    return "| method | what every token sees | source |\n|---|---|---|\n" + "".join(rows)
+
+
+def method_parts() -> str:
+    """For readers of code: what each is made of here."""
+    rows = []
+    for name, method in published.METHODS.items():
+        settings = method.settings
+        parts = "; in turn ".join(_settings(routing) for routing in settings.routings)
+        dense = [f"steps up to {settings.schedule.start_percent:.0%}"] * (settings.schedule.start_percent > 0)
+        dense += [f"block {block}" for block in range(settings.schedule.dense_first)]
+        others = "; ".join(f"{of}: {_changes(settings, other)}" for of, other in method.models.items())
+        rows.append(f"| {name} | {parts} | {', '.join(dense) or '-'} | {others or '-'} | {method.differs or '-'} |\n")
+    head = "| method | parts | dense | its authors' other settings | what differs |\n"
+    return head + "|---|---|---|---|---|\n" + "".join(rows)
+
+
+def method_errors() -> str:
+    """From benchmarks/results/methods.json."""
+    found = json.loads((REPO / "benchmarks" / "results" / "methods.json").read_text("utf-8"))["results"]
+    targets = sorted({row["target"] for row in found} - {None})
+    cells = {(row["method"], row["target"]): row for row in found}
+    head = "| | as its authors set it: kept | error | across | " + " | ".join(f"error at {t:.0%}" for t in targets)
+    lines = [head + " | " + " | ".join(f"across at {t:.0%}" for t in targets) + " |"]
+    lines.append("|---" * (4 + 2 * len(targets)) + "|")
+    for method in dict.fromkeys(row["method"] for row in found):
+        usual = cells[method, None]
+        at = [cells.get((method, target)) for target in targets]
+        words = [method, f"{usual['kept']:.1%}", f"{usual['error']:.3f}", f"{usual['across']:.0%}"]
+        words += [f"{row['error']:.3f}" if row else "-" for row in at]
+        words += [f"{row['across']:.0%}" if row else "-" for row in at]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _settings(routing) -> str:
+    usual = config.RoutingConfig().settings
+    shown = {n: v for n, v in routing.settings.items() if v != usual[n] or n in ("own", "rule")}
+    return ", ".join(f"`{name}` {_value(value)}" for name, value in shown.items())
+
+
+def _changes(settings, other) -> str:
+    mine, theirs = settings.routing.settings, other.routing.settings
+    changed = [f"`{n}` {_value(v)}" for n, v in theirs.items() if v != mine[n]]
+    schedule = {n: v for n, v in vars(other.schedule).items() if v != getattr(settings.schedule, n)}
+    return ", ".join(changed + [f"`{n}` {_value(v)}" for n, v in schedule.items()])
+
+
+def _value(value) -> str:
+    return "x".join("all" if v >= 999 else str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "js/docs/MoCRouting.md": {"presets": presets, "choices": choices},
+    "js/docs/MoCRouting.md": {"presets": presets, "choices": choices, "methods": methods},
+    "docs/methods.md": {"parts": method_parts, "errors": method_errors},
     "docs/routing.md": {"sources": sources},
 }
 

@@ -16,10 +16,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, QueryGroup
 from ...config import RoutingConfig
-from ...routing.candidates import candidates, kept_shots, narrow, union
+from ...routing.candidates import union
 from ...routing.noise import disturb
-from ...routing.rules import choose
-from ...routing.scores import chunk_means, describe, scores
+from ...routing.scores import chunk_means
+from ...routing.selection import Selection
 from ..allowed import Allowed
 from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
@@ -67,21 +67,19 @@ def _attend(
 def _route(
     q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Iterator[Block]:
-    described = describe(k, table, routing.score.descriptor)
-    keep = kept_shots(q, k, table, routing)
+    selection = Selection(q, k, table, routing, scale)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
-        _, candidate = candidates(table, routing, rows, q.device)
-        open_to = narrow(candidate, keep, table, rows)
-        chosen = choose(scores(q[:, :, rows], described), open_to, table, routing, scale)
+        choice = selection.of(rows)
+        chosen = choice.chosen
         if training:
-            chosen = disturb(chosen, open_to, routing, order[rows])
+            chosen = disturb(chosen, choice.open_to, routing, order[rows])
         if routing.lists == "union":
-            chosen = union(chosen, open_to, table, rows)
+            chosen = union(chosen, choice.open_to, table, rows)
         if record is not None:
             record.add(rows, chosen)
-        yield Block(rows, groups, chosen, candidate & ~chosen if routing.tail == "pooled" else None)
+        yield Block(rows, groups, chosen, choice.candidate & ~chosen if routing.tail == "pooled" else None)
 
 
 def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[slice, tuple[QueryGroup, ...]]]:

@@ -101,7 +101,9 @@ def _dense(table: ChunkTable, block: Block, engine) -> Iterator[tuple[slice, lis
             yield block.rows, linked
         return
     for group in block.groups:
-        yield slice(max(group.start, block.rows.start), min(group.stop, block.rows.stop)), table.mandatory(group)
+        seen = table.mandatory(group)
+        if seen:
+            yield slice(max(group.start, block.rows.start), min(group.stop, block.rows.stop)), seen
 
 
 def _gather(x: Tensor, ranges: list[tuple[int, int]]) -> Tensor:

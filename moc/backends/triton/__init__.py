@@ -73,6 +73,8 @@ def supports(call: Call) -> str | None:
     if len(table.chunks) > MOST_CHUNKS or table.length * _most_choices(table, routing) >= 2**31:
         return "more chunks or choices than 32-bit lists hold"
     if call.gradients:
+        if table.owns_nothing:
+            return "gradients are needed, and these kernels have none where rows own nothing"
         if routing.lists != "token":
             return "gradients are needed, and these kernels have none for lists that rows share"
         if torch.compiler.is_compiling():
@@ -82,9 +84,14 @@ def supports(call: Call) -> str | None:
     return machine(call.q.device)
 
 
+def rule_of(routing: RoutingConfig) -> str | None:
+    """The rule that kernels choose by; None where torch selects."""
+    return routing.budget.rule if routing.by_row and routing.budget.rule in RULES else None
+
+
 def _most_choices(table: ChunkTable, routing: RoutingConfig) -> int:
     """Of a row; by another rule than the k best it may be all chunks."""
-    return max(1, table.top_k(routing)) if routing.budget.same_k else len(table.chunks)
+    return max(1, table.top_k(routing)) if routing.same_k else len(table.chunks)
 
 
 def failed(device: torch.device, failure: Exception) -> str:

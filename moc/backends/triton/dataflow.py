@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...chunks.table import TILE_ROWS
 from ...config import RoutingConfig
-from . import RULES
+from . import rule_of
 
 CHUNK_MAJOR, QUERY_MAJOR = "chunk_major", "query_major"
 SMALL_CHUNK = 32  # tokens: up to here query-major (benchmarks/results: at 54 tokens chunk-major is faster)
@@ -138,14 +138,14 @@ def topk_by(g: Geometry, arch: Arch) -> str:
 
 def choose_dataflow(g: Geometry, routing: RoutingConfig, arch: Arch, wants: Wants = USUAL) -> Dataflow:
     """The way of a call through the kernels; the second call of a kind is a look-up."""
-    return _chosen(g, routing.lists, routing.tail, routing.budget.rule, routing.budget.same_k, arch, wants)
+    return _chosen(g, routing.lists, routing.tail, rule_of(routing), routing.same_k, arch, wants)
 
 
 @lru_cache(1024)
-def _chosen(g: Geometry, lists: str, tail: str, rule: str, same_k: bool, arch: Arch, wants: Wants) -> Dataflow:
+def _chosen(g: Geometry, lists: str, tail: str, rule: str | None, same_k: bool, arch: Arch, wants: Wants) -> Dataflow:
     union, pooled = lists == "union", tail == "pooled"
     kind = wants.kind if wants.kind and not union else usual_kind(lists, g.typical)
-    if rule not in RULES:
+    if rule is None:
         selection = "by_torch"
     elif not rule.startswith("top-k"):
         selection = "topp_threshold"

@@ -85,7 +85,7 @@ class DeviceTable:
     _frame_parts: FrameParts | None = None
     _row_frames: tuple[Tensor, int, int] | None = None
     sample: Sample | None = None
-    items: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)  # of `training.seen_items`
+    items: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)  # of `autograd.seen_items`
 
     @property
     def length(self) -> int:
@@ -105,12 +105,14 @@ class DeviceTable:
 
     def own_tokens(self, group: QueryGroup) -> tuple[int, int]:
         chunks = self.table.chunks
+        if group.own[0] == group.own[1]:
+            return group.start, group.start
         return chunks[group.own[0]].start, chunks[group.own[1] - 1].stop
 
     def ranges(self, group: QueryGroup, own: bool = True) -> list[tuple[int, int]]:
         """Token ranges that every row of the group sees, none twice. Without `own`: those that are not its own."""
         a, b = self.own_tokens(group)
-        return sorted([(a, b)] * own + self.linked_beside(a, b))
+        return sorted([(a, b)] * (own and a < b) + self.linked_beside(a, b))
 
     def linked_beside(self, a: int, b: int) -> list[tuple[int, int]]:
         """Linked token ranges without what lies in [a, b)."""
@@ -261,7 +263,8 @@ def _make(table: ChunkTable, top_k: int, device: torch.device) -> DeviceTable:
     routed_rows = [g.stop - g.start for g in table.groups if g.routed]
     top_k = min(top_k, sum(free))
     longest = max((c.length for c, f in zip(chunks, free, strict=True) if f), default=0)
-    group_rows = float(np.mean(routed_rows)) if routed_rows else 0.0
+    # 0 where some own nothing: there is nothing that an attention library or whole blocks of rows could take for them
+    group_rows = float(np.mean(routed_rows)) if routed_rows and not table.owns_nothing else 0.0
     plan = DeviceTable(
         table=table,
         device=device,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, RoutingConfig
-from . import RULES, chunk_major, query_major
+from . import chunk_major, query_major, rule_of
 from .arch import arch_of
 from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
@@ -90,7 +90,8 @@ def run(
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
-    whole = noise or routing.budget.rule != "top-k"  # what heads choose is asked of all of them at once
+    rule = rule_of(routing)
+    whole = noise or rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
             choice = new_indices(len(heads), plan)
@@ -104,7 +105,7 @@ def run(
             chunk_major.attend(job, None, chunk_major.lists_of(job, choice), heads, hot)
             continue
         sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if routing.budget.rule in RULES:
+        if rule is not None:
             by: dict[str, Any] = dict(by=flow.selection, arch=arch)
             plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
@@ -112,7 +113,7 @@ def run(
         if noise:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan
-        uneven = routing.budget.rule != "top-k" or not routing.budget.same_k
+        uneven = rule != "top-k" or not routing.same_k
         if uneven and flow.kind == CHUNK_MAJOR and chunk_major.bytes_a_head(q, plan) > WORKSPACE:
             # partials of one head, some of whose rows choose very many, find no room
             job.flow = flow = as_query_major(flow)

@@ -281,11 +281,11 @@ def attention(reader: Reader, call: HostCall) -> Tensor:
     if not reader.serves(call.options):
         return call.dense()
     why, unpadded, layout = reader.cannot(call), None, reader.video.layout(call.k.shape[-2])
-    if not why and call.mask is not None:
+    if layout is not None and call.mask is not None:
         unpadded = reader.video.without_padding(call.mask, layout)
-        why = None if unpadded else MASKED
-    if why:
-        reader.bank.unread[why] += 1
+        why = why or (None if unpadded else MASKED)
+    if layout is None or why:
+        reader.bank.unread[why or UNKNOWN] += 1
         return call.dense()
     with outside_malloc_graph():
         frames, out = reader.frames(call.options), None

@@ -195,6 +195,15 @@ def test_a_rule_without_a_kernel_is_torchs(monkeypatch):
     assert choose_dataflow(LARGE, RoutingConfig.of(rule="new"), HOPPER_CARD).selection == "by_torch"
 
 
+@pytest.mark.parametrize(
+    "part", [{"shared": 1}, {"guard": 0.5}, {"near": "touching"}, {"own": "none"}, {"rule": "best of head"}], ids=str
+)
+def test_what_no_kernel_selects_torch_does(part):
+    routing = RoutingConfig.of(**part)
+    flow = choose_dataflow(LARGE, routing, HOPPER_CARD)
+    assert (flow.selection, flow.direct, flow.hot) == ("by_torch", False, False) and not routing.same_k
+
+
 def test_the_second_call_of_a_kind_is_a_look_up():
     choose_dataflow(LARGE, TOP_K, HOPPER_CARD)
     start = process_time()

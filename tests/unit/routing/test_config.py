@@ -11,6 +11,7 @@ from moc.config.routing import part_of
 from moc.errors import MoCError
 
 choices = pack.load("nodes.widgets.routing")
+methods = pack.load("moc.methods")
 packed = pack.load("moc.config")  # the pack's own classes, which the widgets are read into
 
 
@@ -43,6 +44,17 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"drop_off": nan}, "use 0 to 1"),
         ({"drop_in": nan}, "use 0 or more"),
         ({"drop_in": inf}, "use 0 or more"),
+        ({"order": "snake", "chunk_tokens": 64}, "choose one of: tiles, raster, gilbert"),
+        ({"order": "raster"}, "give chunk_tokens, and no tile"),
+        ({"order": "raster", "chunk_tokens": 64, "tile": (1, 4, 4)}, "give chunk_tokens, and no tile"),
+        ({"order": "gilbert", "chunk_tokens": 64, "own": "frame"}, "own cannot be frame"),
+        ({"order": "raster", "chunk_tokens": 64, "static": "first frame"}, "static not first frame"),
+        ({"near": "far"}, "choose one of: none, box, touching, radial"),
+        ({"box": (3, 0, 3)}, "three sizes in tiles"),
+        ({"decay": 0.0}, "more than 0 and at most 1"),
+        ({"shared": -1}, "it counts chunks"),
+        ({"guard": 1.0}, "it is a cosine"),
+        ({"rule": "best of head", "shared": 1}, "leave shared at 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_when_built(setting, sentence):
@@ -130,6 +142,34 @@ def test_a_widget_replaces_its_part_of_the_preset_and_nothing_else(widgets, chan
     settings = choices.read_routing(preset="paper multi-shot", **widgets)
     assert settings.routing == BASE.changed(**changed)
     assert settings.schedule == packed.Schedule()
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_method_takes_the_place_of_the_preset(method):
+    assert choices.read_routing(preset="fast", method=method) == methods.METHODS[method].settings
+    told = choices.tell_routing(methods.METHODS[method].settings)
+    assert told.startswith("Every token sees ") and "  " not in told and "None" not in told
+
+
+def test_a_widget_changes_a_method_as_it_does_a_preset():
+    changed = choices.read_routing(preset="fast", method="Jenga", budget="top-k", top_k=9, chunking="tile", causal="on")
+    jenga = methods.METHODS["Jenga"].settings
+    assert changed == jenga.with_routing(
+        top_k=9, density=None, tile=(1, 4, 4), chunk_tokens=None, order="tiles", causal=True
+    )
+    with pytest.raises(choices.MoCError, match="own cannot be frame"):
+        choices.read_routing(preset="fast", method="Jenga", own="frame")
+    with pytest.raises(choices.MoCError, match="method is 'best'; choose one of: preset, MoC"):
+        choices.read_routing(preset="fast", method="best")
+
+
+def test_blocks_take_the_routings_of_a_method_in_turn():
+    settings = choices.read_routing(
+        preset="fast", method="VMoBA", top_p=0.4, rule="best of head", block_tiles="5: frame"
+    )
+    slabs, columns, boxes = methods.METHODS["VMoBA"].settings.routings
+    assert [settings.routing_of(b) for b in range(4)] == [r.changed(top_p=0.4) for r in (slabs, columns, boxes, slabs)]
+    assert settings.routing_of(5).partition == packed.Partition() and len(settings.routings) == 4
 
 
 def test_a_window_widens_a_preset_that_sees_its_own_frame():

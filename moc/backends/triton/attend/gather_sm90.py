@@ -99,7 +99,7 @@ def _gather(q, q_smem, b_e, i_local, sq_b, sq_h, sq_n, H, bh_first, K: gl.conste
 
 @gluon.jit
 def _subtract(b_q, m_smem, b_acc, b_m, b_l, scale, weight, D: gl.constexpr):
-    """`routed._without`. m_smem [2, 16, D]: mean keys and values of this chunk and of the 15 after it, which have no
+    """`gather._subtract`. m_smem [2, 16, D]: mean keys and values of this chunk and of the 15 after it, which have no
     weight: sixteen rows are the fewest that a product takes."""
     o_layout: gl.constexpr = mma_layout(D)
     x_layout: gl.constexpr = mma_layout(16)

@@ -1,5 +1,5 @@
 """In how many calls of an attention library rows attend to what they see without choosing it, and when our own kernel,
-which takes all of them in one launch, is the faster one. No kernels here: `break_even.py` asks as well."""
+which takes all of them in one launch, is the faster one. No kernels here: `cost_model.py` asks as well."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW = 8
 # Milliseconds of the processor. 180,000 tokens, 24 heads, 80 uneven shots and text on an H200: 108 ms for 64 calls with
 # each of 6 runs of heads, against 8 ms for 60 even shots, which are one call with each; the GPU worked for 58 ms
 CALL = 0.26
-# Femtoseconds a (query, key) pair and channel that our kernel takes beyond the library: `break_even.COSTS`, own parts
+# Femtoseconds a (query, key) pair and channel that our kernel takes beyond the library: `cost_model.COSTS`, own parts
 # of small chunks, which are our kernel's, beside those of large ones
 SLOWER = 4.8
 

@@ -83,7 +83,7 @@ def _weights(
     b_s, b_bias, free, chose, j, b_m, b_l, scale, p_sel, chunk, N, C, m_n, b_first, b_last, b_shot,
     own_from, own_to, shot, BN: gl.constexpr, CAUSAL: gl.constexpr, MASK: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
-    """A step of `tail._tail`: scores of summaries j to j + BN -> (weights, factor for what came before, max, sum)."""
+    """A step of `tail.py`: scores of summaries j to j + BN -> (weights, factor for what came before, max, sum)."""
     o_j = gl.arange(0, BN, gl.SliceLayout(0, layout))
     o_c = j + o_j
     b_s = b_s * scale + b_bias[None, :]

@@ -1,4 +1,4 @@
-"""What Gluon calls things where versions of Triton differ. The kernels in `hopper*.py` take the names from here.
+"""What Gluon calls things where versions of Triton differ. The kernels in `*_sm90.py` take the names from here.
 
 They were run on a GPU with the versions in TESTED; with others Triton's kernels do the work. A test compiles them with
 the version at hand, so that another one needs no more than a run of `tests/gpu/check_gpu.py` to be added.

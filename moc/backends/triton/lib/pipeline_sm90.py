@@ -39,7 +39,7 @@ def mma_layout(n):
 
 @gluon.jit
 def own_chunks(row, o_n, m_n, N, C):
-    """Of every row: its own chunks' first and last + 1, and its shot; of all of them: what `common.bounds` says."""
+    """Of every row: its own chunks' first and last + 1, and its shot; of all of them: what `sortable.bounds` says."""
     b_first, b_last, b_shot = own_of_rows(row, o_n, m_n, N, C)
     own_from, own_to, shot = bounds(b_first, b_last, b_shot, m_n)
     return b_first, b_last, b_shot, own_from, own_to, shot

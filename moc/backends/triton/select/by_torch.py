@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ....config import RoutingConfig
-from ....routing import rules
 from ....routing.candidates import candidates, narrow
 from ....routing.noise import disturb
-from ....routing.scores import describe, scores
+from ....routing.selection import Selection
 from ..device_table import DeviceTable
 from . import longest
 
@@ -52,14 +51,15 @@ def disturbed(
 def chosen(
     q: Tensor, k: Tensor, shots: Tensor | None, sel: Tensor, plan: DeviceTable, routing: RoutingConfig, *, scale: float
 ) -> DeviceTable:
-    """What all heads choose by a rule that has no kernel, written into sel [B*H, W, N] -> a plan as above.
+    """What all heads choose by what no kernel selects, written into sel [B*H, W, N] -> a plan as above.
 
     q, k [B, H, N, D]; shots as above.
     """
-    described = describe(k, plan.table, routing.score.descriptor)
+    shot_mask = None if shots is None else shots.bool().unflatten(0, q.shape[:2])
+    selection = Selection(q, k, plan.table, routing, scale, shot_mask)
 
     def pick(rows: slice, open_to: Tensor) -> Tensor:
-        return rules.choose(scores(q[:, :, rows], described), open_to, plan.table, routing, scale)
+        return selection.of(rows).chosen
 
     return _write(sel, shots, plan, routing, q.shape[:2], pick)
 

@@ -32,7 +32,7 @@ def _reach(b_s, b_t):
 
 @gluon.jit
 def _least_chosen(b_s, k):
-    """`common.least_chosen` of scores [M, 4, X]."""
+    """`sortable.least_chosen` of scores [M, 4, X]."""
     b_live = b_s > float("-inf")
     b_at = _total(b_live.to(gl.int32))
     b_lo = key_of(gl.min(gl.min(gl.where(b_live, b_s, float("inf")), 2), 1))
@@ -57,7 +57,7 @@ def moc_select_filter_finish_sm90(
     written, count, sel, pairs, number, threshold, overflow_rows, overflow_count, N, W, k, rotation,
     BM: gl.constexpr, G: gl.constexpr, SLOTS: gl.constexpr, X: gl.constexpr, BITS: gl.constexpr,
 ):  # fmt: skip
-    """Rows take the k best; rows for which these may not be the k best of all are listed, as in `kept.settle`."""
+    """Rows take the k best; those whose k best may not be of all are listed (`topk_stream_heap.finish`)."""
     layout: gl.constexpr = gl.BlockedLayout([1, 1, X], [8, 4, 1], [1, 1, 1], [2, 1, 0])  # as they were written
     by_thread: gl.constexpr = gl.SliceLayout(2, layout)
     i_h = gl.program_id(1).to(gl.int64)
@@ -115,7 +115,7 @@ def finish_topk(
     overflow_count: Tensor, plan: DeviceTable, *, groups: int, rotation: int, as_bits: bool,
 ) -> None:  # fmt: skip
     """written, as [heads, N, 4, SLOTS]: score and place among passes of `groups` chunks; count [heads, N, 4]; level
-    [heads, N]. Into what `stream` makes of some heads."""
+    [heads, N]. Into what `topk_stream` makes of some heads."""
     heads, n = threshold.shape
     moc_select_filter_finish_sm90[(-(-n // ROWS), heads)](
         written, count, sel, pairs, number, threshold, overflow_rows, overflow_count, n, plan.words, plan.top_k,

@@ -95,7 +95,7 @@ def finish(
 
     Rows for which a group may have let one of the k best go are listed, with a score a little below their k-th.
     """
-    # The k-th largest of what was kept (`common.least_chosen`, over places)
+    # The k-th largest of what was kept (`sortable.least_chosen`, over places)
     b_lo = tl.min(tl.where(b_0 > float("-inf"), b_0, float("inf")), 1)  # each group's best
     b_at = reach(b_0, b_1, b_2, b_3, b_4, b_5, b_6, b_7, b_lo, R)
     if tl.sum((b_at < k).to(tl.int32), 0) > 0:  # groups are too few, or chunks: lower, down to all

@@ -79,7 +79,7 @@ def _insert(
     chunk, p_shot_mask, C, S, rotation, G: gl.constexpr, LOW: gl.constexpr, CAUSAL: gl.constexpr,
     SHOT_MASK: gl.constexpr,
 ):  # fmt: skip
-    """Pass i of `stream._deal`: the scores of G chunks, each into its group's four best. free: see `closed`."""
+    """Pass i of `topk_stream`: the scores of G chunks, each into its group's four best. free: see `closed`."""
     b_new = (((b_s - b_common[:, None]).to(gl.int32, bitcast=True) & ~LOW) | (LOW - i)).to(gl.float32, bitcast=True)
     b_new = candidates(
         b_new, i * G + ((o_g + i * rotation) & (G - 1)), i * G, i * G + G, free, b_first, b_last, b_shot, own_from,

@@ -1,0 +1,227 @@
+"""Published methods: every one of them on every backend, and what it reads against its authors' rule on random inputs.
+
+The rules are written down here once more as their papers and code state them, on blocks and without our chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from moc.attention import moc_attention
+from moc.chunks.build import build_chunks
+from moc.chunks.layout import Span, TokenLayout
+from moc.chunks.orders import ORDERS
+from moc.config import MoCSettings, RoutingConfig
+from moc.methods import METHODS
+from moc.routing.candidates import candidates
+from moc.routing.selection import Selection
+from tests.tools.cases import qkv
+from tests.unit.backends.test_registries import EVERY
+
+SHOTS = TokenLayout(8 * 6 * 10 + 4, (8, 6, 10), 4, (Span("text", 0, 4),))
+GRID = (4, 8, 8)
+ONE_SHOT = TokenLayout(math.prod(GRID), GRID)
+
+
+def everything(method: str) -> tuple[tuple[str, MoCSettings], ...]:
+    return (("", METHODS[method].settings), *METHODS[method].models.items())
+
+
+ALL = [pytest.param(r, id=f"{m} {n} {i}") for m in METHODS for n, s in everything(m) for i, r in enumerate(s.routings)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", ALL)
+@pytest.mark.parametrize("backend", [name for name in EVERY if name != "reference"])
+def test_a_method_is_the_same_on_every_backend(backend, routing):
+    table = build_chunks(SHOTS, (0, 3), routing)
+    q, k, v = (x.float() for x in qkv(SHOTS, batch=1, dim=16))
+    out, want = (moc_attention(q, k, v, table, routing, backend=name) for name in (backend, "reference"))
+    torch.testing.assert_close(out, want, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_says_what_it_is_and_whose(method):
+    said = METHODS[method]
+    assert "arXiv" in said.source and not said.sees.endswith(".") and "|" not in said.sees + said.differs
+
+
+def read(routing: RoutingConfig, q: Tensor, k: Tensor, layout: TokenLayout = ONE_SHOT) -> tuple[Tensor, Tensor]:
+    """(what every chunk's first row reads [H, C, C], the chunk of every token [N])."""
+    table = build_chunks(layout, (0,), routing)
+    t = table.tensors("cpu")
+    selection = Selection(q[..., table.order, :], k[..., table.order, :], table, routing, q.shape[-1] ** -0.5)
+    mandatory, _ = candidates(table, routing, t.starts, torch.device("cpu"))
+    return (selection.of(t.starts).chosen | mandatory)[0], t.chunk_of[t.inverse]
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    q, k, _ = qkv(ONE_SHOT, batch=1, heads=3, dim=16)
+    return q, k
+
+
+def by_block(x: Tensor, chunk: Tensor) -> list[Tensor]:
+    """x [1, H, N, D] -> for every chunk its tokens [H, L, D]."""
+    return [x[0][:, chunk == c] for c in range(int(chunk.max()) + 1)]
+
+
+def means(x: Tensor, chunk: Tensor) -> Tensor:
+    return torch.stack([block.mean(1) for block in by_block(x, chunk)], 1)
+
+
+def softmax_map(q: Tensor, k: Tensor, chunk: Tensor) -> Tensor:
+    return (means(q, chunk) @ means(k, chunk).mT / q.shape[-1] ** 0.5).softmax(-1)
+
+
+def test_vsa_keeps_the_top_share_of_cubes_by_mean_query():
+    routing = METHODS["VSA"].settings.routing.changed(tile=(2, 4, 4), density=None, top_k=2)
+    q, k = inputs()
+    got, chunk = read(routing, q, k)
+    t, h, w = np.unravel_index(np.arange(ONE_SHOT.length), GRID)
+    assert torch.equal(chunk, torch.from_numpy(t // 2 * 4 + h // 4 * 2 + w // 4))
+    best = softmax_map(q, k, chunk).topk(2, -1).indices  # ceil((1 - s) n) of 8 cubes at s = .75
+    assert torch.equal(got, torch.zeros_like(got).scatter(-1, best, True))
+
+
+def test_jenga_keeps_a_count_or_a_share_of_blocks_and_their_neighbours():
+    routing = METHODS["Jenga"].settings.routing.changed(chunk_tokens=16, density=None, top_k=2, top_p=0.2)
+    q, k = inputs()
+    got, chunk = read(routing, q, k)
+    assert torch.equal(chunk[torch.from_numpy(ORDERS["gilbert"][0](GRID))], torch.arange(256) // 16)
+    share, order = softmax_map(q, k, chunk).sort(-1, descending=True)
+    needed = ((share.cumsum(-1) <= 0.2).sum(-1) + 1).clamp(min=2)
+    want = torch.zeros_like(got).scatter(-1, order, torch.arange(16) < needed[..., None])
+    assert 2 < needed.max() < 16
+    at = torch.stack(torch.meshgrid(*map(torch.arange, GRID), indexing="ij"), -1).view(-1, 3)
+    beside = (at[:, None] - at).abs().amax(-1) <= 1
+    for a, b in beside.nonzero().tolist():
+        want[:, chunk[a], chunk[b]] = True
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("guard", [0.0, 0.1])
+def test_spargeattn_joins_two_blocks_of_rows_and_trusts_no_mixed_block(guard):
+    settings = {"density": None, "chunk_tokens": 16, "guard": guard}
+    routing = METHODS["SpargeAttn"].settings.routing.changed(**settings, rule="top-p", top_p=0.4)
+    q, k = inputs()
+    common = torch.randn(3, 16, 1, 16, generator=torch.Generator().manual_seed(5), dtype=q.dtype)
+    mixed = torch.linspace(0, 1.2, 16)[:, None, None]
+    q, k = (x + (common * mixed).expand(3, 16, 16, 16).flatten(1, 2) for x in (q, k))
+    got, chunk = read(routing, q, k)
+    rows = chunk // 2
+
+    def alike(x, group):
+        return torch.stack(
+            [torch.nn.functional.normalize(b, dim=-1).mean(1).square().sum(-1) for b in by_block(x, group)], 1
+        )
+
+    like_k = alike(k - k.mean(-2, keepdim=True), chunk) > guard
+    like_q = alike(q, rows) > guard
+    score = (means(q, rows) @ means(k, chunk).mT / 4.0).masked_fill(~like_k[:, None], -torch.inf)
+    share, order = score.softmax(-1).sort(-1, descending=True)
+    taken = share.cumsum(-1) - share < 0.4
+    want = torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, taken) & like_k[:, None]
+    want = want | ~like_k[:, None] | ~like_q[..., None]
+    assert guard == 0.0 or (0 < like_k.float().mean() < 1 and 0 < like_q.float().mean() < 1)
+    assert torch.equal(got, want.repeat_interleave(2, 1))
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_vmoba_spends_one_budget_on_all_pairs_of_a_head(turn):
+    sizes = ((1, 8, 8), (4, 4, 2), (2, 4, 4))
+    routing = METHODS["VMoBA"].settings.routings[turn].changed(tile=sizes[turn], top_p=0.3)
+    q, k = inputs()
+    table = build_chunks(ONE_SHOT, (0,), routing)
+    order = torch.from_numpy(table.order)
+    got = Selection(q[..., order, :], k[..., order, :], table, routing, 0.25).of(slice(0, 256)).chosen[0]
+    chunk = table.tensors("cpu").chunk_of
+    score = q[0][:, order] @ means(k[..., order, :], chunk).mT  # [H, N, C]
+    other = chunk[:, None] != torch.arange(int(chunk.max()) + 1)
+    for head in range(3):
+        pool = score[head][other]
+        weight = (pool - pool.min()) / (pool.max() - pool.min())
+        best, place = weight.sort(descending=True)
+        count = int((best.cumsum(0) < 0.3 * best.sum()).sum()) + 1
+        want = torch.zeros_like(pool, dtype=torch.bool)
+        want[place[:count]] = True
+        assert torch.equal(got[head][other], want) and not got[head][~other].any()
+
+
+def test_sta_sees_a_window_of_tiles_that_stays_inside():
+    layout = TokenLayout(5 * 4 * 6, (5, 4, 6))
+    routing = METHODS["STA"].settings.routing.changed(tile=(1, 1, 1), box=(3, 1, 5))
+    q, k, _ = qkv(layout, batch=1, heads=1, dim=4)
+    got, chunk = read(routing, q, k, layout)
+    for a, b in product(range(layout.length), repeat=2):
+        inside = True
+        for x, y, n, w in zip(*(np.unravel_index(i, layout.grid) for i in (a, b)), layout.grid, (3, 1, 5), strict=True):
+            centre = min(max(x, w // 2), n - 1 - w // 2)
+            inside &= abs(int(y) - int(centre)) <= w // 2
+        assert bool(got[0, chunk[a], chunk[b]]) == inside
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.95])
+def test_radial_thins_out_with_the_distance_of_frames(decay):
+    """Frames of 64 tokens in blocks of 16: bands of 32, 32, 16 ... tokens, and every second frame from 4 on."""
+    frames, tokens, size = 9, 64, 16
+    layout = TokenLayout(frames * tokens, (frames, 8, 8))
+    routing = METHODS["Radial"].settings.routing.changed(chunk_tokens=size, decay=decay)
+    q, k, _ = qkv(layout, batch=1, heads=1, dim=4)
+    got, _ = read(routing, q, k, layout)
+    place = torch.arange(tokens)
+    want = torch.zeros(frames, tokens // size, frames, tokens // size, dtype=torch.bool)
+    for i, j in product(range(frames), repeat=2):
+        apart = abs(i - j)
+        reach = 2 ** tokens.bit_length() / 2 ** apart.bit_length()
+        width = tokens if apart == 0 else tokens // 2 if apart == 1 else max(reach * decay, size)
+        band = (place[:, None] - place).abs() <= width
+        if reach < size and apart % int(size / reach):
+            band[:] = False
+        if j == 0:
+            band[:] = True
+        column = band.view(tokens // size, size, tokens // size, size).float().mean(1)
+        want[i, :, j] = (column > 1 / 3).sum(-1) / ((column > 0).sum(-1) + 1e-9) > 0.6
+    assert torch.equal(got[0], want.flatten(0, 1).flatten(1))
+    assert 0.1 < want.float().mean() < 0.9
+
+
+def test_holocine_remembers_the_first_frame_of_every_shot_and_chooses_nothing():
+    routing = METHODS["HoloCine"].settings.routing
+    layout, starts = TokenLayout(6 * 4, (6, 2, 2)), (0, 2, 3)
+    q, k, v = qkv(layout)
+    frame = np.arange(24) // 4
+    shot = np.searchsorted(starts, frame, "right")
+    mask = torch.from_numpy((shot[:, None] == shot) | np.isin(frame, starts))
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    out = moc_attention(q, k, v, build_chunks(layout, starts, routing), routing)
+    torch.testing.assert_close(out, want)
+
+
+def test_lct_is_full_attention_over_all_shots():
+    routing = METHODS["LCT"].settings.routing
+    table = build_chunks(SHOTS, (0, 3), routing)
+    assert table.density(0, False) == 1.0
+    q, k, v = qkv(SHOTS, batch=1)
+    out = moc_attention(q, k, v, table, routing)
+    torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+def test_sol_attn_reads_what_stands_out_and_pools_the_rest():
+    routing = METHODS["Sol-Attn"].settings.routing.changed(chunk_tokens=16)
+    assert routing.tail == "pooled"
+    q, k = inputs()
+    table = build_chunks(ONE_SHOT, (0,), routing)
+    got = Selection(q, k, table, routing, 0.25).of(slice(0, 256)).chosen[0]
+    chunk = table.tensors("cpu").chunk_of
+    score = q[0] @ means(k, chunk).mT
+    other = chunk[:, None] != torch.arange(16)
+    for head, row in product(range(3), range(256)):
+        mine = score[head, row][other[row]]
+        want = mine > mine.mean() + mine.std(correction=0)
+        assert torch.equal(got[head, row][other[row]], want)
