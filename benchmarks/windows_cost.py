@@ -7,7 +7,8 @@ Sampled by ComfyUI's own class, patcher and sampler through MoC Windows, with a 
 prompt; figures are of all 40 blocks, which are alike. In the first step windows find less in the bank than later on:
 the second one is timed.
 
-over        seconds of a step over those of windows without a bank, in the same attention
+over        seconds of a step over those of windows without a bank; without MoC Apply over those by cuDNN, which a
+            bank's attention takes on this GPU
 bank_gb     keys and values that are kept, and where
 share       how much of what windows saw came from the bank (random weights: no measure of use)
 """
@@ -22,16 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 
 from benchmarks import host
 from benchmarks.end_to_end_cases import Film
-from benchmarks.end_to_end_model import SIZE, TINY_SIZE, Clock, new_model, noise_of, sample
+from benchmarks.end_to_end_model import SIZE, TINY_SIZE, Clock, dense_by, new_model, noise_of, sample
 
 BLOCKS = 40
 SHOTS = 10
 # name -> (inputs of MoC Windows, behind MoC Apply's recommended preset)
 ROWS: dict[str, tuple[dict[str, Any], bool]] = {
     "windows": ({}, False),
+    "windows by cuDNN": ({}, False),
     "bank": ({"bank": "on"}, False),
     "bank, 8 bit": ({"bank": "on", "bank_storage": "8 bit"}, False),
     "bank, 4 bit": ({"bank": "on", "bank_storage": "4 bit"}, False),
@@ -68,6 +71,10 @@ def run(model, film: Film, name: str, device: torch.device) -> dict[str, Any]:
         end(this)
 
     patched = apply_windows(model, shots, WindowSettings(ALONG, 4 * latents - 3, 0), settings)
+    if name.endswith("cuDNN") and device.type == "cuda":
+        patched.model_options["transformer_options"]["optimized_attention_override"] = dense_by(
+            SDPBackend.CUDNN_ATTENTION
+        )
     if routed:
         patched = apply_moc(patched, shots, PRESETS["recommended"].with_schedule(min_tokens=1), Trace(keep="off"))
     clock, bank.Bank.end = Clock(device), ended  # type: ignore[method-assign]
@@ -114,7 +121,8 @@ def main() -> None:
         if ROWS[name][1] and device.type == "cuda":
             run(model, film, name, device)  # its kernels too
         rows.append(run(model, film, name, device))
-        alone = next((row for row in rows if row["rule"] == ("routed windows" if ROWS[name][1] else "windows")), None)
+        beside = "routed windows" if ROWS[name][1] else "windows by cuDNN"
+        alone = next((row for row in rows if row["rule"] == beside), None)
         if alone is not None:
             rows[-1]["over"] = round(rows[-1]["step_s"] / alone["step_s"], 3)
         print(rows[-1], flush=True)

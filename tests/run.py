@@ -27,9 +27,10 @@ from demo.hosting.common import HostError  # noqa: E402
 from tests.ui.browsers import find_browser, find_node, newest_front_end  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
-# without byte code, which pip does not make either, every process would compile all of torch and ComfyUI again
-OF_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
-NOT_INHERITED = (*OF_PYTHON, "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION")
+NOT_INHERITED = (
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MOC_COMFYUI_DIR", "MOC_COMFYUI_VERSION"),
+    "PYTHONDONTWRITEBYTECODE",  # pip makes none either: every process would compile all of torch and ComfyUI again
+)
 CORES = min(os.cpu_count() or 1, 8)
 # a worker a core; a file's tests stay together where they share what is slow to make
 BY_FILE = ("-n", str(CORES), "--dist", "loadfile")
@@ -88,12 +89,8 @@ class Parts:
         def run(version: str) -> None:
             self.pytest(f"workflow (ComfyUI {version})", hosts[version], {"MOC_COMFYUI_VERSION": version})
 
-        if CORES == 1:
-            run(NEWEST)
-            run(OLDEST)
-        else:  # each a server that mostly waits for its one test
-            with ThreadPoolExecutor() as both:
-                list(both.map(run, hosts))
+        with ThreadPoolExecutor(min(CORES, 2)) as both:  # each is one server and one test that waits for it
+            list(both.map(run, hosts))
 
     def js(self) -> None:
         """The scripts' pure logic, without a browser."""
