@@ -35,10 +35,9 @@ function hideOthers(/** @type {any} */ node) {
     if ([...now].join() === [...idle].join()) return
     const before = node.computeSize()[1]
     idle = now
-    for (const name of Object.keys(rules)) {
-      widget(name).options.hidden = idle.has(name) // Nodes 2.0 looks here
-      widget(name).disabled = idle.has(name) // and looks again when this changes
-    }
+    for (const name of Object.keys(rules)) widget(name).options.hidden = idle.has(name) // Nodes 2.0 looks here
+    node.widgets.push(node.widgets[0]) // and looks again when the list of widgets changes
+    node.widgets.pop()
     if (fit) node.setSize([node.size[0], node.size[1] + node.computeSize()[1] - before])
     node.graph?.setDirtyCanvas(true, true)
   }

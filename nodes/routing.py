@@ -15,6 +15,12 @@ from .widgets.sentences import choices_of, tell_choices, tell_methods, tell_pres
 
 OWN_FRAME = tuple(name for name, preset in PRESETS.items() if preset.routing.links.own == "frame")
 CUSTOM = {"schedule": "custom"}
+
+
+def _rules_of(setting: str) -> tuple[str, ...]:
+    return tuple(name for name, rule in RULES.items() if setting in rule.parameters)
+
+
 ONLY_WHEN = {
     "top_k": {"budget": "top-k"},
     "density": {"budget": "density"},
@@ -24,9 +30,9 @@ ONLY_WHEN = {
     "memory_tokens": {"memory": "first tokens"},
     "shots_kept": {"outer_loop": "best shots"},
     **dict.fromkeys(("start_percent", "end_percent", "dense_first", "dense_last", "min_tokens"), CUSTOM),
-    "top_p": {"rule": ("top-p", "top-k or top-p")},
-    "beta": {"rule": "threshold"},
-    "curve": {"rule": (PRESET, *(name for name, rule in RULES.items() if "top_k" in rule.parameters))},
+    "top_p": {"rule": _rules_of("top_p")},
+    "beta": {"rule": _rules_of("beta")},
+    "curve": {"rule": (PRESET, *_rules_of("top_k"))},
 }
 
 

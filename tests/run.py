@@ -112,7 +112,8 @@ class Parts:
         self.pytest("ui (the newest front end)", host, {"MOC_COMFYUI_VERSION": NEWEST, "MOC_FRONT_END": str(front)})
         chosen = os.environ.get("MOC_NEWEST")
         if not chosen:
-            return self.skip("newest", "MOC_NEWEST names no ComfyUI folder")
+            self.skip("newest", "MOC_NEWEST names no ComfyUI folder")
+            return
         there = existing(Path(chosen), host.python)
         settings = {"PYTHONPATH": chosen, "MOC_COMFYUI_DIR": chosen, "MOC_COMFYUI_VERSION": there.version}
         self.pytest(f"host (ComfyUI {there.version})", there, settings)

@@ -62,7 +62,7 @@ class Graph:
         node = self._node(DRAWN_ONLY, size, "Read me", NOTE) | {"pos": [-size[0] - 40, 0], "widgets_values": [text]}
         self.nodes.append(Node(node, {"output_name": []}))
 
-    def add(self, kind: str, title: str | None = None, height: int = 0, url: str = "", **values: Any) -> Node:
+    def add(self, kind: str, /, title: str | None = None, *, tall: int = 0, url: str = "", **values: Any) -> Node:
         """A node below the last. values: of widgets, or outputs of other nodes. url: where its file comes from."""
         info = self.info[kind]
         items = list(checker.inputs_of(info))
@@ -70,7 +70,7 @@ class Graph:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}")
         rows = max(sum(not item.is_widget for item in items), len(info["output"]))
         rows += sum(item.is_widget and not item.options.get("advanced") for item in items)
-        tall = height or TITLE + ROW * rows
+        tall = tall or TITLE + ROW * rows
         saved = self._node(kind, (self.width, tall), title, OURS if kind.startswith("MoC") else None)
         saved["properties"] = {
             "Node name for S&R": kind,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from moc.methods import METHODS
 from moc.shots.time_rules import FAMILIES
 from moc.trace.reasons import SHORTLY, Reason
 
@@ -84,10 +85,10 @@ def _slot(name: str, options: Mapping[str, Any]) -> Words:
 
 
 def choices(object_info: Mapping[str, Any]) -> list[str]:
-    """The choices of our combo boxes; names of models are the same in all languages."""
+    """The choices of our combo boxes; names of models and methods are the same in all languages."""
     ours = (options for info in object_info.values() if _is_ours(info) for _, options in _inputs(info))
     found = dict.fromkeys(choice for options in ours for choice in options.get("options", []))
-    return sorted(choice for choice in found if choice not in FAMILIES)
+    return sorted(choice for choice in found if choice not in FAMILIES and choice not in METHODS)
 
 
 def said() -> list[str]:

@@ -43,8 +43,8 @@ def file_of(url: str) -> str:
 
 
 def text_encoders(g: Graph, clip: Out, prompt: str | Out) -> tuple[Out, Out]:
-    positive = g.add("CLIPTextEncode", "Prompt", 160, clip=clip, text=prompt)
-    negative = g.add("CLIPTextEncode", "Negative prompt", 130, clip=clip, text=NEGATIVE)
+    positive = g.add("CLIPTextEncode", "Prompt", tall=160, clip=clip, text=prompt)
+    negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE)
     return positive.only, negative.only
 
 
@@ -78,9 +78,9 @@ def apply(
     g: Graph, models: list[Out], shots: Node | None, preset: str = "large pictures", **routing: Any
 ) -> list[Node]:
     """A MoC Apply for every model, by one MoC Routing."""
-    chosen = g.add("MoCRouting", preset=preset, height=150, **routing)
+    chosen = g.add("MoCRouting", preset=preset, tall=150, **routing)
     inputs = {"routing": chosen["routing"], **({"shots": shots["shots"]} if shots else {})}
-    return [g.add("MoCApply", model=model, height=140, **inputs) for model in models]
+    return [g.add("MoCApply", model=model, tall=140, **inputs) for model in models]
 
 
 def result(
@@ -88,12 +88,12 @@ def result(
 ) -> Node:
     """The heatmap and the film."""
     g.column("Result", 560)
-    heatmap = g.add("MoCRoutingHeatmap", height=640, trace=trace["trace"], after_sample=sampled, view=view)
-    g.add("PreviewAny", "What was routed, what ran dense and why", 150, source=heatmap["report"])
+    heatmap = g.add("MoCRoutingHeatmap", tall=640, trace=trace["trace"], after_sample=sampled, view=view)
+    g.add("PreviewAny", "What was routed, what ran dense and why", tall=150, source=heatmap["report"])
     g.column("Film", 520)
     images = g.add("VAEDecode", samples=heatmap["latent"], vae=vae).only
     film = g.add("CreateVideo", images=images, fps=fps, **({"audio": audio} if audio else {})).only
-    g.add("SaveVideo", height=480, video=film, filename_prefix=f"video/{name}")
+    g.add("SaveVideo", tall=480, video=film, filename_prefix=f"video/{name}")
     return heatmap
 
 
@@ -129,10 +129,10 @@ def wan22_t2v_multishot(g: Graph) -> None:
     g.column("Models")
     models, clip, vae = wan22_files(g, "t2v")
     g.column("The shots", 480)
-    shots = g.add("MoCShots", height=780, times="29, 57", prompt=SHOTS, length=81, family="Wan")
+    shots = g.add("MoCShots", tall=780, times="29, 57", prompt=SHOTS, length=81, family="Wan")
     g.column("The video", 440)
     captions = [g.add("MoCShotConditioning", model=model, shots=shots["shots"], clip=clip) for model in models]
-    negative = g.add("CLIPTextEncode", "Negative prompt", 130, clip=clip, text=NEGATIVE).only
+    negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE).only
     latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=1280, height=720, length=81).only
     g.column("MoC and sampling")
     applied = apply(g, [c["model"] for c in captions], shots, "recommended")
@@ -152,7 +152,7 @@ def wan22_i2v(g: Graph) -> None:
     g.column("Models")
     models, clip, vae = wan22_files(g, "i2v")
     g.column("The video", 440)
-    image = g.add("LoadImage", "Start image", 360, image="example.png")["IMAGE"]
+    image = g.add("LoadImage", "Start image", tall=360, image="example.png")["IMAGE"]
     positive, negative = text_encoders(g, clip, ONE_SHOT)
     size = {"width": 1280, "height": 720, "length": 81}
     start = g.add("WanImageToVideo", positive=positive, negative=negative, vae=vae, start_image=image, **size)
@@ -233,7 +233,7 @@ def wan_vace_references(g: Graph) -> None:
     g.column("Models")
     (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_vace_14B_fp16.safetensors", shift=8.0)
     g.column("The video", 440)
-    image = g.add("LoadImage", "Reference", 360, image="example.png")["IMAGE"]
+    image = g.add("LoadImage", "Reference", tall=360, image="example.png")["IMAGE"]
     positive, negative = text_encoders(g, clip, ONE_SHOT)
     size = {"width": 832, "height": 480, "length": 81}
     vace = g.add("WanVaceToVideo", positive=positive, negative=negative, vae=vae, reference_image=image, **size)
@@ -258,9 +258,9 @@ def wan_v2v_detected(g: Graph) -> None:
     g.column("Models")
     (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors", shift=8.0)
     g.column("The footage", 440)
-    video = g.add("LoadVideo", height=340, file="example.mp4").only
+    video = g.add("LoadVideo", tall=340, file="example.mp4").only
     frames = g.add("GetVideoComponents", video=video)
-    shots = g.add("MoCDetectShots", height=480, video=video, family="Wan")
+    shots = g.add("MoCDetectShots", tall=480, video=video, family="Wan")
     latent = g.add("VAEEncode", pixels=frames["images"], vae=vae).only
     g.column("MoC and sampling")
     positive, negative = text_encoders(g, clip, "The same scenes as a watercolour animation, soft paper texture.")
@@ -284,13 +284,13 @@ def wan22_long_windows(g: Graph) -> None:
     g.column("Models")
     models, clip, vae = wan22_files(g, "t2v")
     g.column("The shots", 480)
-    shots = g.add("MoCShots", height=780, times="41, 81, 121, 161, 201", prompt=LONG, length=241, family="Wan")
+    shots = g.add("MoCShots", tall=780, times="41, 81, 121, 161, 201", prompt=LONG, length=241, family="Wan")
     g.column("The video", 440)
     captions = [g.add("MoCShotConditioning", model=model, shots=shots["shots"], clip=clip) for model in models]
-    negative = g.add("CLIPTextEncode", "Negative prompt", 130, clip=clip, text=NEGATIVE).only
+    negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE).only
     latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=832, height=480, length=241).only
     g.column("MoC and sampling")
-    windows = [g.add("MoCWindows", height=230, model=c["model"], shots=shots["shots"], length=81) for c in captions]
+    windows = [g.add("MoCWindows", tall=230, model=c["model"], shots=shots["shots"], length=81) for c in captions]
     applied = apply(g, [w["model"] for w in windows], shots, "recommended")
     texts = [c["conditioning"] for c in captions]
     sampled = two_samplers(g, [a["model"] for a in applied], texts, negative, latent)
@@ -308,7 +308,7 @@ attention on the left. Change **MoC Routing** and run again: the left half is no
     g.column("Models")
     (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors", shift=8.0)
     g.column("The video", 480)
-    shots = g.add("MoCShots", height=780, times="29, 57", prompt=SHOTS, length=81, family="Wan")
+    shots = g.add("MoCShots", tall=780, times="29, 57", prompt=SHOTS, length=81, family="Wan")
     positive, negative = text_encoders(g, clip, shots["prompt"])
     latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=832, height=480, length=81).only
     g.column("Sampling, twice")
@@ -318,13 +318,13 @@ attention on the left. Change **MoC Routing** and run again: the left half is no
     (applied,) = apply(g, [model], shots, "recommended")
     routed = g.add("KSampler", "MoC", model=applied["model"], **inputs).only
     g.column("Result", 560)
-    heatmap = g.add("MoCRoutingHeatmap", height=640, trace=applied["trace"], after_sample=routed, view="shots")
-    g.add("PreviewAny", "What was routed, what ran dense and why", 150, source=heatmap["report"])
+    heatmap = g.add("MoCRoutingHeatmap", tall=640, trace=applied["trace"], after_sample=routed, view="shots")
+    g.add("PreviewAny", "What was routed, what ran dense and why", tall=150, source=heatmap["report"])
     g.column("Films", 520)
     left, right = (g.add("VAEDecode", samples=samples, vae=vae).only for samples in (dense, heatmap["latent"]))
     both = g.add("ImageStitch", image1=left, image2=right, direction="right", spacing_width=8).only
     film = g.add("CreateVideo", images=both, fps=16.0).only
-    g.add("SaveVideo", height=480, video=film, filename_prefix="video/moc_compare")
+    g.add("SaveVideo", tall=480, video=film, filename_prefix="video/moc_compare")
 
 
 TEMPLATES: dict[str, Callable[[Graph], None]] = {

@@ -15,7 +15,7 @@ def shown(comfy, node):
 
 def labels(comfy, node):
     """What Nodes 2.0 has on the page."""
-    return comfy.page.locator(f'[data-node-id="{node}"]').inner_text()
+    return comfy.page.locator(f'[data-node-id="{node}"]').inner_text().splitlines()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,15 @@ def test_a_template_is_what_its_description_says(name, server, object_info):
         assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == templates.written(name, object_info)
 
 
+def test_templates_make_videos_of_the_usual_sizes(server, object_info):
+    for name in templates.TEMPLATES:
+        if name in NEED_NEWER and server.host.version != NEWEST:
+            continue
+        inputs = [node["inputs"] for node in checker.to_prompt(read(WORKFLOWS / f"{name}.json"), object_info).values()]
+        sizes = {(one["width"], one["height"]) for one in inputs if "width" in one}
+        assert sizes <= {(1280, 720), (1280, 704), (832, 480)} and (sizes or name == "wan_v2v_detected"), name
+
+
 def test_every_template_loads_files_that_comfyuis_own_templates_name(server):
     """So that who has them has ours."""
     (packages,) = server.host.python.parent.parent.glob("lib/python3*/site-packages")
