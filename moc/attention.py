@@ -64,7 +64,7 @@ def moc_attention(
             return selected.backend.attend(q, k, v, table, routing, **how, lse=lse)
         in_order = None if lse is None else torch.empty_like(lse)
         out = selected.backend.attend(*(permute.sort(x, table) for x in (q, k, v)), table, routing, **how, lse=in_order)
-        if lse is not None:
+        if lse is not None and in_order is not None:
             lse.copy_(in_order.index_select(-1, table.tensors(q.device).inverse))
         return permute.unsort(out, table, q)
 

@@ -71,7 +71,8 @@ def make_tiles(plan: DeviceTable, rows: int, which: str) -> Tiles:
                 add(g.start, g.stop, plan.ranges(g))
     firsts, stops = (np.concatenate(x) if x else np.zeros(0, int) for x in (first, stop))
     spans, seen = np.array(span).reshape(-1, 2), np.array(ranges or [(0, 0)])
-    return Tiles(*(plan.on_device(x) for x in (firsts, stops, spans, seen)), len(firsts))
+    there = plan.on_device
+    return Tiles(there(firsts), there(stops), there(spans), there(seen), len(firsts))
 
 
 def cut_up(plan: DeviceTable, tiles: Tiles, size: int) -> Blocks:
