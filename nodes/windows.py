@@ -91,8 +91,8 @@ class MoCWindows(io.ComfyNode):
                     optional=True,
                     options=list(BANK),
                     default=OFF,
-                    tooltip="on: every window also looks at a few frames of all the others, so that a character stays "
-                    "the same from window to window. For windows that hold one to three shots; where they hold six or "
+                    tooltip="on: every window also looks at a few frames of the first shots (bank_shots), so that a "
+                    "character stays the same from window to window. For windows that hold one to three shots; where they hold six or "
                     "more, drawing them anew does as much. Costs memory and a little time.",
                 ),
                 advanced(

@@ -7,6 +7,7 @@ fixed k per head keeps the ranks equally busy.
 
 from __future__ import annotations
 
+from .attn_processor import AttnProcessor
 from .ulysses import GROUPS, Routed, heads_of_rank, ulysses_attention
 
-__all__ = ["GROUPS", "Routed", "heads_of_rank", "ulysses_attention"]
+__all__ = ["GROUPS", "AttnProcessor", "Routed", "heads_of_rank", "ulysses_attention"]

@@ -44,13 +44,19 @@ class Routed:
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "table"}
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: slice, record=None) -> Tensor:
-        """q, k, v [B, h, N, D]: the model's heads `heads`, all tokens -> [B, h, N, D]."""
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: slice, record=None, *, scale: float | None = None,
+        lse: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """q, k, v [B, h, N, D]: the model's heads `heads`, all tokens -> [B, h, N, D]. scale: where the settings name
+        none; lse: as of `moc_attention`."""
         routing = self.routing
         if routing.budget.head_density:
             routing.budget.check_heads(self.heads)
             routing = routing.changed(head_density=routing.budget.head_density[heads])
-        return moc_attention(q, k, v, self.table, routing, backend=self.backend, scale=self.scale, record=record)
+        scale = scale if self.scale is None else self.scale
+        how = dict(backend=self.backend, scale=scale, record=record, lse=lse)
+        return moc_attention(q, k, v, self.table, routing, **how)  # type: ignore[arg-type]
 
 
 def heads_of_rank(heads: int, rank: int, ranks: int) -> slice:

@@ -17,7 +17,7 @@ from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import PRESETS, RoutingConfig
 from moc.errors import MoCError
-from moc.parallel import Routed, heads_of_rank, ulysses_attention
+from moc.parallel import AttnProcessor, Routed, heads_of_rank, ulysses_attention
 
 LAYOUT = TokenLayout(5 + 6 * 12 + 3, (6, 3, 4), 8, (Span("text", 0, 5), Span("reference", 5, 8)))
 STARTS = (0, 2, 5)
@@ -43,6 +43,22 @@ def qkv(length):
     return [torch.randn(BATCH, length, HEADS, DIM, generator=generator) for _ in range(3)]
 
 
+def as_yunchang(rank, jobs, results):
+    """All of them inside yunchang's own exchange."""
+    from yunchang import LongContextAttention, set_seq_parallel_pg
+    from yunchang.globals import PROCESS_GROUP
+
+    set_seq_parallel_pg(RANKS[0], 1, rank, RANKS[0])
+    for name, (routed, _) in jobs.items():
+        n = -(-routed.layout.length // RANKS[0])
+        filling = (0, 0, 0, 0, 0, RANKS[0] * n - routed.layout.length)
+        own = [torch.nn.functional.pad(x, filling, value=9.0)[:, rank * n : (rank + 1) * n] for x in qkv(LAYOUT.length)]
+        processor = AttnProcessor(routed, PROCESS_GROUP.ULYSSES_PG)
+        with torch.no_grad():
+            out = LongContextAttention(attn_type=None, attn_processor=processor)(*own)
+        results.put((("yunchang", name), rank, out.numpy()))
+
+
 def run_rank(rank, file, jobs, results):
     """Every job with all ranks, then with the first two and with the first alone: starting a process costs more."""
     torch.set_num_threads(1)
@@ -58,12 +74,22 @@ def run_rank(rank, file, jobs, results):
                 own = [x[:, rank * n : (rank + 1) * n] for x in padded]
                 out = ulysses_attention(*own, routed, length=length, group=some, groups=groups)
                 results.put(((ranks, name), rank, out.numpy()))
+        as_yunchang(rank, jobs, results)
     except Exception:
         results.put((None, rank, traceback.format_exc()))
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the ranks: two threads round a product otherwise than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +101,17 @@ def together(tmp_path_factory):
     for process in started:
         process.start()
     found = {}
-    for _ in range(sum(RANKS) * len(JOBS)):
+    for _ in range((sum(RANKS) + RANKS[0]) * len(JOBS)):
         job, rank, out = results.get(timeout=300)
         assert job is not None, out
         found[job, rank] = torch.from_numpy(out)
     for process in started:
         process.join(60)
     return {
-        (ranks, name): torch.cat([found[(ranks, name), rank] for rank in range(ranks)], 1)
-        for ranks in RANKS
+        (ranks, name): torch.cat(
+            [found[(ranks, name), rank] for rank in range(RANKS[0] if ranks == "yunchang" else ranks)], 1
+        )
+        for ranks in (*RANKS, "yunchang")
         for name in JOBS
     }
 
@@ -111,6 +139,53 @@ def test_a_rule_gives_the_bits_of_one_process(together, name, ranks):
     whole = moc_attention(q, k, v, build_chunks(LAYOUT, STARTS, routed.routing), routed.routing)
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
     assert not found[:, LAYOUT.length :].any(), "filling comes back as zeros"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_inside_yunchang_a_rule_gives_the_same(together, name):
+    routed, _ = JOBS[name]
+    q, k, v = (x.transpose(1, 2) for x in qkv(LAYOUT.length))
+    alone = torch.cat([routed(*(x[:, some] for x in (q, k, v)), some) for some in groups_of(RANKS[0], 1)], 1)
+    found = together["yunchang", name]
+    assert torch.equal(found[:, : LAYOUT.length], alone.transpose(1, 2))
+    assert not found[:, LAYOUT.length :].any(), "filling comes back as zeros"
+
+
+@pytest.fixture
+def alone(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_processor_gives_the_log_sum_exp_of_what_it_read(alone):
+    routed = Routed(LAYOUT, STARTS, TAILED, HEADS)
+    q, k, v = qkv(LAYOUT.length)
+    _, lse = AttnProcessor(routed)(q, k, v, softmax_scale=0.5)
+    expected = torch.zeros(BATCH, HEADS, LAYOUT.length)
+    sides = (x.transpose(1, 2) for x in (q, k, v))
+    moc_attention(*sides, routed.table, TAILED, backend="reference", scale=0.5, lse=expected)
+    torch.testing.assert_close(lse, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"causal": True}, "no causal"),
+        ({"softcap": 30.0}, "no softcap"),
+        ({"window_size": (8, 8)}, "no window_size"),
+        ({"dropout_p": 0.1}, "no dropout_p"),
+    ],
+)
+def test_what_routing_does_not_compute_is_refused(alone, asked, told):
+    with pytest.raises(MoCError, match=told):
+        AttnProcessor(Routed(LAYOUT, STARTS, TAILED, HEADS))(*qkv(LAYOUT.length), **asked)
+
+
+def test_a_part_of_the_tokens_is_refused_as_a_ring(alone):
+    with pytest.raises(MoCError, match="set the ring degree to 1"):
+        AttnProcessor(Routed(LAYOUT, STARTS, TAILED, HEADS))(*(x[:, :40] for x in qkv(LAYOUT.length)))
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_numbers_that_do():
