@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 REPO = Path(__file__).resolve().parent.parent
 SHEETS = {"MoC Windows, bank": "long_moc_sheet.png", "ComfyUI's default windows": "long_comfyui_sheet.png"}
-WIDTH, CAPTION, COLOURS = 960, 22, 256
+WIDTH, CAPTION = 864, 22
 
 
 def figure(sheets: dict[str, Image.Image]) -> Image.Image:
-    """Sheets below each other, each under its caption, in few colours."""
+    """Sheets below each other, each under its caption."""
     small = {
         said: sheet.convert("RGB").resize((WIDTH, sheet.height * WIDTH // sheet.width), Image.Resampling.LANCZOS)
         for said, sheet in sheets.items()
@@ -27,7 +27,7 @@ def figure(sheets: dict[str, Image.Image]) -> Image.Image:
         ImageDraw.Draw(out).text((4, y + 4), said, "black", ImageFont.load_default(14))
         out.paste(sheet, (0, y + CAPTION))
         y += CAPTION + sheet.height
-    return out.quantize(COLOURS)
+    return out
 
 
 def main() -> None:
