@@ -48,11 +48,7 @@ def film(shots: int, clip: int) -> Film:
         raise ValueError(f"the demo model knows shots by sixes, and {shots} is no multiple of six")
     seed = clips.EVALUATION_SEEDS + clip
     parts = [clips.stack([clips.recipe(seed + 1_000_000 * part)]) for part in range(sixes)]
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (sb.LATENT_MEAN, sb.LATENT_STD))
-    control = torch.cat([sb.control_latent(part["box"]) for part in parts], 2) * std + mean
-    # the first latent frame of a film holds one frame, that of a later six four: the box stands still in it
-    boxes = [part["box"][0] for part in parts]
-    box = torch.cat([boxes[0], *(part for b in boxes[1:] for part in (b[:1].expand(3, -1), b))])
+    box, control = sb.joined([part["box"][0] for part in parts])
     return Film(shots, seed, box, control, [clips.contexts(part["words"]) for part in parts], parts)
 
 

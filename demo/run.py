@@ -1,6 +1,7 @@
 """The whole pack in one command: a multi-shot video from a real ComfyUI, without and with MoC, and its heatmap.
 
     python demo/run.py [--comfyui PATH] [--prompt TEXT] [--seed N] [--steps N] [--only-moc]
+    python demo/run.py --shots 24    # a film four times as long, in windows: MoC Windows, and ComfyUI's own
 
 Makes a private environment on the first run (a few minutes, once), starts ComfyUI in it without a window, posts
 workflows/demo_multishot.json, and leaves the video, the heatmap and a report in demo/output/.
@@ -22,6 +23,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from demo.film import DEFAULTS, KNOWN, MOC, prompt_of  # noqa: E402
 from demo.host import existing, prepare  # noqa: E402
 from demo.hosting.common import HostError  # noqa: E402
 from demo.server import Progress, Run, Server  # noqa: E402
@@ -130,7 +132,7 @@ def keep(result: Result, name: str) -> list[Path]:
     for paths in result.run.files.values():
         for path in paths:
             if path.parent.name != "temp" and path.suffix in (".mp4", ".webp", ".webm", ".png") and path.is_file():
-                what = "heatmap" if path.suffix == ".png" else name
+                what = name if path.suffix != ".png" else "heatmap" if name in ("dense", "moc") else f"{name}_sheet"
                 kept.append(Path(shutil.copy2(path, OUTPUT / f"{what}{path.suffix}")))
     return kept
 
@@ -160,11 +162,14 @@ def main() -> int:
     parser.add_argument("--prompt", help="another storyboard; shots are separated by [shot cut]")
     parser.add_argument("--seed", type=int, help="another character")
     parser.add_argument("--steps", type=int, help="sampling steps")
-    parser.add_argument("--only-moc", action="store_true", help="leave out the dense run it is compared with")
+    parser.add_argument("--only-moc", action="store_true", help="leave out the run it is compared with")
+    parser.add_argument("--shots", type=int, default=KNOWN, help="more than six, a multiple of six: a film in windows")
     parser.add_argument("--open", action="store_true", help="start ComfyUI with the demo's graph in it, to look at")
     options = parser.parse_args()
     try:
-        return show(options) if options.open else demo(options)
+        if options.shots < KNOWN or options.shots % KNOWN:
+            raise HostError(f"The demo model knows shots by sixes: {options.shots} is no multiple of {KNOWN}.")
+        return show(options) if options.open else long_film(options) if options.shots > KNOWN else demo(options)
     except HostError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -184,14 +189,38 @@ def show(options: argparse.Namespace) -> int:
         return server.process.wait() if server.process else 1
 
 
+def changed(prompt: Prompt, options: argparse.Namespace) -> Prompt:
+    """With the sampler's seed and steps that were asked for."""
+    for key in nodes_of(prompt, "KSampler"):
+        prompt[key]["inputs"] |= {"seed": options.seed} if options.seed is not None else {}
+        prompt[key]["inputs"] |= {"steps": options.steps} if options.steps else {}
+    return prompt
+
+
+def long_film(options: argparse.Namespace) -> int:
+    """More shots than the model knows, in windows of two."""
+    host = existing(options.comfyui, options.python) if options.comfyui else prepare()
+    OUTPUT.mkdir(exist_ok=True)
+    print(f"Starting ComfyUI {host.version} ...", flush=True)
+    lines = [f"{options.shots} shots, 1 is the same character, 0 an unrelated one."]
+    with Server(host, nodes=NODES, models=MODELS, args=["--use-pytorch-cross-attention"]) as server:
+        for name, windows in [("long_moc", MOC)] + ([] if options.only_moc else [("long_comfyui", DEFAULTS)]):
+            found = sample(server, name, changed(prompt_of(windows, options.shots, options.prompt or "", 1), options))
+            files = ", ".join(path.name for path in keep(found, name))
+            alike = f"alike {found.likeness['between']:.3f} between shots, {found.likeness['within']:.3f} within"
+            lines.append(f"{windows}: {alike}; sampled in {found.seconds:.0f} s; {files}")
+    text = "\n".join(lines)
+    (OUTPUT / "long_report.txt").write_text(text + "\n", "utf-8")
+    print(f"\n{text}\n\nIn {OUTPUT}.")
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     started = time.monotonic()
     prompt: Prompt = json.loads(WORKFLOW.read_text("utf-8"))
     for key in nodes_of(prompt, "MoCDemoStoryboard"):
         prompt[key]["inputs"] |= {"prompt": options.prompt} if options.prompt is not None else {}
-    for key in nodes_of(prompt, "KSampler"):
-        prompt[key]["inputs"] |= {"seed": options.seed} if options.seed is not None else {}
-        prompt[key]["inputs"] |= {"steps": options.steps} if options.steps else {}
+    changed(prompt, options)
     host = existing(options.comfyui, options.python) if options.comfyui else prepare()
     OUTPUT.mkdir(exist_ok=True)
     print(f"Starting ComfyUI {host.version} ...", flush=True)

@@ -74,9 +74,7 @@ class Storyboard(io.ComfyNode):
     @classmethod
     def execute(cls, prompt, seed):
         shots, unknown = sb.parse(prompt, seed)
-        box = sb.boxes(shots)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (sb.LATENT_MEAN, sb.LATENT_STD))
-        control = sb.control_latent(box[None]) * std + mean
+        box, control = sb.joined([sb.boxes(shots)])
         side = sb.SIZE // 8
         conditioning = [[sb.context(shots), {"concat_latent_image": control}]]
         latent = {"samples": torch.zeros(1, 16, sb.LATENT_FRAMES, side, side)}
@@ -103,6 +101,59 @@ class Storyboard(io.ComfyNode):
         )
 
 
+class Film(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MoCDemoFilm",
+            display_name="MoC Demo Film",
+            category="MoC/demo",
+            description="A film of any multiple of six shots for the demo model, which tells six apart: their numbers "
+            "begin again after every six, and every six need their own words (MoC Shot Conditioning).",
+            inputs=[
+                io.String.Input("prompt", multiline=True, tooltip="As in MoC Demo Storyboard, with more shots."),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Draws what the prompt leaves open."),
+                io.Int.Input("shots", default=24, min=sb.SHOTS, max=96, step=sb.SHOTS),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="One of every six shots, with the whole control.",
+                ),
+                io.Latent.Output(display_name="latent"),
+                io.String.Output(display_name="storyboard"),
+                io.String.Output(
+                    display_name="cuts", tooltip="First frame of every shot but the first, for MoC Shots."
+                ),
+                io.String.Output(display_name="cuts_of_sixes", tooltip="The same of every six shots."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prompt, seed, shots):
+        texts, sixes = sb.SHOT_CUT.split(prompt), range(0, shots, sb.SHOTS)
+        if shots % sb.SHOTS or len(texts) > shots:
+            raise ValueError(
+                f"shots is {shots}: use a multiple of {sb.SHOTS}, not less than the {len(texts)} of the prompt."
+            )
+        boards = [sb.parse("[shot cut]".join(texts[i : i + sb.SHOTS]), seed + i)[0] for i in sixes]
+        box, control = sb.joined([sb.boxes(board) for board in boards])
+        side, cuts = sb.SIZE // 8, sb.first_frames(shots)
+        board = {
+            "boxes": box.tolist(),
+            "shot_of_frame": [sum(frame >= cut for cut in cuts) for frame in range(len(box))],
+            "tokens": control.shape[2] * (side // 2) ** 2,
+        }
+        return io.NodeOutput(
+            [[[sb.context(board), {"concat_latent_image": control}]] for board in boards],
+            {"samples": torch.zeros(1, 16, control.shape[2], side, side)},
+            json.dumps(board),
+            ", ".join(map(str, cuts)),
+            ", ".join(map(str, sb.first_frames(shots, sb.SHOTS))),
+        )
+
+
 class Similarity(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -120,6 +171,7 @@ class Similarity(io.ComfyNode):
                 io.Image.Output(display_name="video"),
                 io.Float.Output(display_name="between"),
                 io.Float.Output(display_name="within"),
+                io.Image.Output(display_name="sheet", tooltip="The middle frame of every shot, twelve in a row."),
             ],
         )
 
@@ -128,12 +180,13 @@ class Similarity(io.ComfyNode):
         board = json.loads(storyboard)
         found = sb.similarity(frames, board["boxes"], board["shot_of_frame"])
         found["tokens"] = board["tokens"]
-        return io.NodeOutput(frames, found["between"], found["within"], ui=ui.PreviewText(json.dumps(found)))
+        sheet = sb.sheet(frames, board["shot_of_frame"])
+        return io.NodeOutput(frames, found["between"], found["within"], sheet, ui=ui.PreviewText(json.dumps(found)))
 
 
 class Extension(ComfyExtension):
     async def get_node_list(self):
-        return [Storyboard, Similarity]
+        return [Storyboard, Film, Similarity]
 
 
 async def comfy_entrypoint():

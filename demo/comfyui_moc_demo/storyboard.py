@@ -172,6 +172,21 @@ def control_latent(box):
     return torch.stack(channels, 1)
 
 
+def joined(parts):
+    """Several times six shots as one film: boxes (FRAMES, 3) of each -> boxes of all frames, and the control LATENT.
+
+    The first latent frame of a film holds one video frame, that of a later six four: the box stands still in it.
+    """
+    box = torch.cat([parts[0], *(part for b in parts[1:] for part in (b[:1].expand(3, -1), b))])
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (LATENT_MEAN, LATENT_STD))
+    return box, torch.cat([control_latent(part[None]) for part in parts], 2) * std + mean
+
+
+def first_frames(shots, every=1):
+    """First video frame of every shot of a film but the first; or of every second, third ... shot."""
+    return [4 * LATENTS_PER_SHOT * i - 3 for i in range(every, shots, every)]
+
+
 def word_vector(word):
     """A fixed vector of 4,096 signs for a word, the same on every machine."""
     digest = hashlib.shake_256(word.encode()).digest(512)
@@ -269,3 +284,13 @@ def similarity(frames, box, shot_of_frame=None):
         "within": cosine[same & other].mean().item(),
         "matrix": [[round(v, 4) for v in row] for row in matrix.tolist()],
     }
+
+
+def sheet(frames, shot_of_frame, across=12):
+    """Middle frame of every shot at half size: (F, H, W, 3) -> (1, rows * H / 2, across * W / 2, 3), the rest white."""
+    shot = torch.tensor(shot_of_frame)
+    middle = [(found[0] + found[-1]).item() // 2 for i in shot.unique() for found in [(shot == i).nonzero()[:, 0]]]
+    small = torch.nn.functional.avg_pool2d(frames[middle].movedim(-1, 1).float(), 2)
+    across = min(across, len(middle))
+    small = torch.cat([small, small.new_ones(-len(middle) % across, *small.shape[1:])])
+    return small.unflatten(0, (-1, across)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[None]

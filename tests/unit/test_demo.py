@@ -1,12 +1,15 @@
-"""The demo's dense run is its MoC run without MoC, and nothing else."""
+"""The demo's runs differ in what is compared, and in nothing else."""
 
 import json
 
 import pytest
+import torch
 
+from demo.clips import sb
+from demo.film import MOC, WINDOWS, prompt_of
 from demo.hosting.common import HostError
 from demo.hosting.installer import Installer
-from demo.run import GRAPH, WORKFLOW, Clock, is_link, prefixed, without_moc
+from demo.run import GRAPH, WORKFLOW, Clock, is_link, main, prefixed, without_moc
 from demo.server import Progress
 
 PROMPT = {
@@ -65,3 +68,44 @@ def test_the_graph_to_open_is_the_prompt_that_runs():
     inputs = [(node["class_type"], name, value) for node in prompt.values() for name, value in node["inputs"].items()]
     assert wired == {(prompt[v[0]]["class_type"], v[1], kind, name) for kind, name, v in inputs if is_link(v)}
     assert [(kind, name) for kind, name, v in inputs if not is_link(v) and v not in saved[kind]] == []
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("shots", [6, 24])
+def test_the_long_film_is_a_whole_graph_that_differs_in_its_windows_alone(windows, shots):
+    prompt = prompt_of(windows, shots, "", 1)
+    links = [v for node in prompt.values() for v in node["inputs"].values() if is_link(v)]
+    assert {key for key, _ in links} | {"cuts", "save", "sheet"} == set(prompt), "ComfyUI's windows know no cuts"
+    others = [{k: v for k, v in p.items() if k != "windows"} for p in (prompt, prompt_of(MOC, shots, "", 1))]
+    assert others[0] == others[1]
+    assert prompt["windows"]["class_type"] == WINDOWS[windows][0]
+    assert prompt["film"]["inputs"]["shots"] == shots
+
+
+def test_a_film_of_three_times_six_has_a_box_for_every_frame_and_changes_shots_where_it_says():
+    parts = [sb.boxes(sb.parse("", seed)[0]) for seed in range(3)]
+    box, control = sb.joined(parts)
+    cuts = sb.first_frames(18)
+    assert len(box) == 4 * control.shape[2] - 3 == 12 * 18 - 3
+    assert sb.first_frames(6) == sb.CUTS and sb.first_frames(18, 6) == [69, 141] == cuts[5::6]
+    for part, start in zip(parts[1:], (69, 141), strict=True):
+        assert torch.equal(box[start + 3 : start + 72], part) and torch.equal(
+            box[start : start + 3], part[:1].expand(3, -1)
+        )
+    latents = control[0, :, 18:36], sb.joined(parts[1:2])[1][0]
+    assert torch.equal(*latents), "every six are told where they stand as a film of their own"
+
+
+def test_the_sheet_shows_the_middle_of_every_shot_and_fills_its_last_row():
+    frames = torch.arange(9.0).view(9, 1, 1, 1).expand(9, 4, 4, 3) / 10
+    sheet = sb.sheet(frames, [0, 0, 0, 1, 1, 1, 2, 2, 2], across=2)
+    assert sheet.shape == (1, 4, 4, 3)
+    assert torch.allclose(sheet[0, ::2, ::2, 0], torch.tensor([[0.1, 0.4], [0.7, 1.0]]))
+
+
+@pytest.mark.parametrize("shots", ["7", "0", "-6"])
+def test_a_film_that_is_no_multiple_of_six_is_refused_before_anything_starts(shots, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "--shots", shots])
+    monkeypatch.setattr("demo.run.prepare", lambda: pytest.fail("started"))
+    assert main() == 1
+    assert "multiple of 6" in capsys.readouterr().err

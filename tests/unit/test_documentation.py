@@ -1,7 +1,9 @@
 """What the documentation points at is there."""
 
 import fnmatch
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,21 @@ def test_a_gain_that_is_promised_was_measured_and_its_results_are_named(page):
     assert len(set(results)) >= 6
     assert [file for file in results if not (REPO / "benchmarks" / "results" / file).exists()] == []
     assert [gain for gain in re.findall(r"\d+\.\d+x", text) if gain not in measured] == []
+
+
+FILMS = [(2, "dense"), (2, "ComfyUI's defaults"), (6, "drawn anew"), (2, "bank")]  # shots in a window, rule
+
+
+@pytest.mark.parametrize("page", [REPO / "README.md", REPO / "README.zh.md"], ids=name)
+def test_what_a_page_says_of_films_longer_than_a_window_was_measured(page):
+    table = re.search(r"^\| 24 .*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text("utf-8"), re.MULTILINE)
+    assert table
+    said = [[float(cell.strip(" *")) for cell in line.split("|")[2:-1]] for line in table[1].splitlines()]
+    rows = json.loads((REPO / "benchmarks" / "results" / "windows_h200.json").read_text("utf-8"))["rows"]
+    for (together, rule), (likeness, contrast, off) in zip(FILMS, said, strict=True):
+        some = [row for row in rows if (row["shots"], row["together"], row["rule"]) == (24, together, rule)]
+        across, spread, pixels = (statistics.mean(row[key] for row in some) for key in ("across", "contrast", "off"))
+        assert (likeness, contrast, off) == (round(across, 3), round(spread, 2), round(pixels, 2)), rule
 
 
 def test_the_changelog_begins_with_the_version_of_the_pack():

@@ -8,6 +8,7 @@ from pathlib import Path
 import checker
 import pytest
 
+from demo.film import WINDOWS, prompt_of
 from demo.host import NEWEST
 from demo.server import PromptRefused
 from tests.tools import templates
@@ -35,6 +36,15 @@ def test_a_workflow_of_an_older_version_still_loads(path, object_info):
         ours = [node for node in read(path).values() if node["class_type"] in object_info]
         known = {n["class_type"]: {i.name for i in checker.inputs_of(object_info[n["class_type"]])} for n in ours}
         assert ours and all(set(node["inputs"]) <= known[node["class_type"]] for node in ours)
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_the_long_film_of_the_demo_gives_the_nodes_all_that_they_require(windows, object_info):
+    """The demo's own nodes aside, which this server has not."""
+    for node in prompt_of(windows, 24, "", 1).values():
+        if not node["class_type"].startswith("MoCDemo"):
+            wanted = {i.name for i in checker.inputs_of(object_info[node["class_type"]]) if i.required}
+            assert wanted <= set(node["inputs"]), node["class_type"]
 
 
 @pytest.fixture
