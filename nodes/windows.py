@@ -92,8 +92,8 @@ class MoCWindows(io.ComfyNode):
                     options=list(BANK),
                     default=OFF,
                     tooltip="on: every window also looks at a few frames of the first shots (bank_shots), so that a "
-                    "character stays the same from window to window. For windows that hold one to three shots; where they hold six or "
-                    "more, drawing them anew does as much. Costs memory and a little time.",
+                    "character stays the same from window to window. For windows that hold one to three shots; where "
+                    "they hold six or more, drawing them anew does as much. Costs memory and a little time.",
                 ),
                 advanced(
                     io.Int.Input(

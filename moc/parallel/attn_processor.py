@@ -46,7 +46,7 @@ class AttnProcessor:
             raise MoCError(f"routed attention has no {', '.join(wanted)}: leave it off.")
         lse = torch.zeros(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
         out = torch.zeros_like(q)
-        tokens = (x[:, :length].transpose(1, 2) for x in (q, k, v))
-        routed = self.routed(*tokens, own, scale=softmax_scale, lse=lse[..., :length])
+        q, k, v = (x[:, :length].transpose(1, 2) for x in (q, k, v))
+        routed = self.routed(q, k, v, own, scale=softmax_scale, lse=lse[..., :length])
         out[:, :length] = routed.transpose(1, 2)
         return out, lse
