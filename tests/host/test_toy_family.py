@@ -131,7 +131,7 @@ def test_without_its_file_the_model_runs_unchanged_and_says_so(model):
 def test_with_its_file_every_self_attention_is_routed_and_every_chunk_gives_the_dense_result(model, family):
     dense = tiny.sample(model, T2V)
     patched, trace = routed(model, everything(), SHOTS)
-    assert apart(tiny.sample(patched, T2V), dense) < 1e-5
+    assert apart(tiny.sample(patched, T2V), dense) < 1e-4  # two steps of an untrained model: 1.7e-5 on some processors
     assert tuple(trace.blocks_seen) == (0, 1, 2) * 2 and not trace.dense
     layout = trace.calls[0][2]
     assert (layout.grid, layout.video_start, layout.length) == ((5, 4, 4), 1, 81)
