@@ -101,7 +101,7 @@ def _route(
 ) -> tuple[Tensor, Counts | None]:
     """(what the host wants back, what was counted)."""
     trace, routing, reader = forward.run.patch.trace, call.routing, host_call.options.get(READER)
-    if reader is not None and (not reader.serves(host_call.options) or reader.cannot(host_call)):
+    if reader is not None and reader.layout_of(host_call) is None:
         reader = None
     split = host_call.q, host_call.k, host_call.v
     q, k, v = split if call.unpadded is None else map(call.unpadded.take, split)

@@ -13,13 +13,21 @@ from ..backends.eager.softmax import merge, softmax_part
 
 Pair = tuple[Tensor, Tensor]
 Part = tuple[float, Callable[[slice], Pair]]  # weight, heads -> keys and values [1, heads, J, D]
-Own = Callable[[slice], Pair]  # heads -> output [1, heads, N, D] and log-sum-exp [1, heads, N] over a window's own keys
+Own = Callable[[slice], Pair]  # heads -> output [1, heads, R, D] and log-sum-exp [1, heads, R] over a window's own keys
+OwnOf = Callable[[int, slice], Own]  # of one prompt of a batch, and some rows
 AT_ONCE = 2**25  # channels of q that are worked on at a time: what is made on the way is in 32 bits
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Own:
-    """q, k, v [1, H, N, D] of a window that sees all of itself."""
-    return lambda heads: _part(q[:, heads], k[:, heads], v[:, heads], scale)
+def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> OwnOf:
+    """q, k, v [B, H, N, D] of windows that see all of themselves."""
+    return lambda i, rows: (
+        lambda heads: _part(q[i : i + 1, heads, rows], k[i : i + 1, heads], v[i : i + 1, heads], scale)
+    )
+
+
+def routed(out: Tensor, lse: Tensor) -> OwnOf:
+    """out [B, H, N, D] and lse [B, H, N] of windows that see of themselves what they chose."""
+    return lambda i, rows: lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
 
 
 def attend(q: Tensor, own: Own, bank: Sequence[Part], scale: float) -> tuple[Tensor, Tensor]:

@@ -199,6 +199,23 @@ def test_moc_apply_before_or_after(order):
     assert not trace.dense and set(trace.blocks_seen) == set(range(BLOCKS))
 
 
+@pytest.mark.parametrize("with_apply", [True, False])
+def test_a_call_of_unknown_tokens_sees_its_own_window_and_the_log_says_so(with_apply, monkeypatch, caplog):
+    model, made = windows(tiny.load()), room._reader
+    if with_apply:
+        model, _ = routed(model, everything(), FIVE)
+
+    def one_prompt_too_many(*args):
+        reader = made(*args)
+        reader.prompts = [*reader.prompts, "another"]
+        return reader
+
+    monkeypatch.setattr(room, "_reader", one_prompt_too_many)
+    got, alone = tiny.sample(model, shape=TEN), tiny.sample(windows(tiny.load(), bank="off"), shape=TEN)
+    assert apart(got, alone) < 1e-5
+    assert f"{2 * 3 * BLOCKS} calls saw their own window alone and not the bank: {room.UNKNOWN}" in caplog.text
+
+
 def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
     """With few chunks chosen: the choice of a window's own chunks does not hang on the bank."""
     merged = []

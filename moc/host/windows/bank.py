@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...chunks.layout import TokenLayout
 from ...errors import MoCError
-from ...windows.attend import Own, attend, dense
+from ...windows.attend import OwnOf, attend, dense, routed
 from ...windows.bank import STORAGE, BankSettings, alike
 from ...windows.memory import kept_tokens
 from ...windows.store import Place, Store
@@ -140,11 +140,10 @@ class Reader:
         return found if any(found) else []
 
     def attend(
-        self, options: dict, layout: TokenLayout, frames: list[set[int]], q: Tensor, own: Callable[[int, slice], Own],
-        scale: float | None,
-    ) -> Tensor:  # fmt: skip
-        """q [B, H, N, D] of this layout, frames to read for every prompt, (prompt, rows) -> what they see of their own
-        window: [B, H, N, D]."""
+        self, options: dict, layout: TokenLayout, frames: list[set[int]], q: Tensor, own: OwnOf, scale: float | None
+    ) -> Tensor:
+        """q [B, H, N, D] of this layout, frames to read for every prompt, what rows see of their own window ->
+        [B, H, N, D]."""
         bank, outs = self.bank, []
         bank.read += 1
         scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -175,20 +174,21 @@ class Reader:
     def beside_routed(self, call: HostCall, layout: TokenLayout, q: Tensor, out: Tensor, lse: Tensor) -> Tensor:
         """q, out [B, H, N, D] and lse [B, H, N] of a routed call over the window's own keys, of this layout: with what
         it reads of the bank [B, H, N, D]. Keeps the window's keys and values."""
-        frames = self.frames(call.options)
-        if frames:
-
-            def own(i: int, rows: slice) -> Own:
-                return lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
-
-            with_bank = self.attend(call.options, layout, frames, q, own, call.scale)
+        if frames := self.frames(call.options):
+            out = self.attend(call.options, layout, frames, q, routed(out, lse), call.scale)
         self.keep(call.options, call.k, call.v)
-        return with_bank if frames else out
+        return out
 
-    def cannot(self, call: HostCall) -> str | None:
-        """Why a call reads nothing and is not kept, but for what a mask does."""
+    def layout_of(self, call: HostCall) -> TokenLayout | None:
+        """Of a call that reads the bank and is kept in it; None for others. Where its tokens are not known to be the
+        window's, the log will say so."""
+        if not self.serves(call.options):
+            return None
         known = call.q.shape == call.k.shape and call.q.shape[0] == len(self.prompts)
-        return None if known and self.video.layout(call.k.shape[-2]) is not None else UNKNOWN
+        layout = self.video.layout(call.k.shape[-2]) if known else None
+        if layout is None:
+            self.bank.unread[UNKNOWN] += 1
+        return layout
 
     def keep(self, options: dict, k: Tensor, v: Tensor) -> None:
         """k, v [B, H, N, D] of this window. The anchor frame in front of it belongs to another one."""
@@ -278,26 +278,22 @@ def _reader(bank: Bank, model: object, args, kwargs: dict, options: dict) -> Rea
 
 @override(READER)
 def attention(reader: Reader, call: HostCall) -> Tensor:
-    if not reader.serves(call.options):
+    layout, unpadded = reader.layout_of(call), None
+    if layout is None:
         return call.dense()
-    why, unpadded, layout = reader.cannot(call), None, reader.video.layout(call.k.shape[-2])
-    if layout is not None and call.mask is not None:
+    if call.mask is not None:
         unpadded = reader.video.without_padding(call.mask, layout)
-        why = why or (None if unpadded else MASKED)
-    if layout is None or why:
-        reader.bank.unread[why or UNKNOWN] += 1
-        return call.dense()
+        if unpadded is None:
+            reader.bank.unread[MASKED] += 1
+            return call.dense()
+        layout = unpadded.layout
     with outside_malloc_graph():
         frames, out = reader.frames(call.options), None
         if frames:
             seen = (call.q, call.k, call.v)
             q, k, v = seen if unpadded is None else (unpadded.take(x) for x in seen)
             scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
-
-            def own(i: int, rows: slice) -> Own:
-                return dense(q[i : i + 1, :, rows], k[i : i + 1], v[i : i + 1], scale)
-
-            out = reader.attend(call.options, layout if unpadded is None else unpadded.layout, frames, q, own, scale)
+            out = reader.attend(call.options, layout, frames, q, dense(q, k, v, scale), scale)
             out = out if unpadded is None else unpadded.put(out, call.q.shape)
         reader.keep(call.options, call.k, call.v)
     return call.dense() if out is None else call.handed_back(out)

@@ -97,7 +97,7 @@ def test_a_weight_is_as_if_the_key_stood_there_so_many_times():
     banks = [(3, random(1, 2, 4, 16, seed=5), random(1, 2, 4, 16, seed=6))]
     banks += [(2, random(1, 2, 3, 16, seed=7), random(1, 2, 3, 16, seed=8))]
     parts = [(w, lambda some, x=(x, y): tuple(z[:, some] for z in x)) for w, x, y in banks]
-    got, share = attend(q, dense(q, k, v, 16**-0.5), parts, 16**-0.5)
+    got, share = attend(q, dense(q, k, v, 16**-0.5)(0, slice(None)), parts, 16**-0.5)
     keys = torch.cat([k, *(x for w, x, _ in banks for _ in range(w))], -2)
     values = torch.cat([v, *(y for w, _, y in banks for _ in range(w))], -2)
     assert torch.allclose(got, softmax(q, keys, values), atol=1e-6)
@@ -108,9 +108,9 @@ def test_a_weight_is_as_if_the_key_stood_there_so_many_times():
 def test_heads_worked_on_apart_come_out_the_same(monkeypatch):
     q, k, v = (random(1, 5, 7, 16, seed=i) for i in range(3))
     parts = [(2.0, lambda some: (k[:, some, :3], v[:, some, :3]))]
-    whole, share = attend(q, dense(q, k, v, 0.25), parts, 0.25)
+    whole, share = attend(q, dense(q, k, v, 0.25)(0, slice(None)), parts, 0.25)
     monkeypatch.setattr("moc.windows.attend.AT_ONCE", 2 * 7 * 16)
-    apart, same = attend(q, dense(q, k, v, 0.25), parts, 0.25)
+    apart, same = attend(q, dense(q, k, v, 0.25)(0, slice(None)), parts, 0.25)
     assert torch.allclose(apart, whole, atol=1e-6) and torch.allclose(same, share)
 
 
@@ -121,7 +121,7 @@ def test_a_library_that_fails_is_asked_once_and_the_bank_is_read_without_it(monk
     monkeypatch.setattr(library, "_attention", lambda *_: asked.append(1) or 1 / 0)
     q, k, v = (random(1, 2, 7, 16, seed=i) for i in range(3))
     bank = [(1.0, lambda some: (k[:, some, :3], v[:, some, :3]))]
-    got, _ = attend(q, dense(q, k, v, 16**-0.5), bank, 16**-0.5)
+    got, _ = attend(q, dense(q, k, v, 16**-0.5)(0, slice(None)), bank, 16**-0.5)
     assert asked == [1]
     assert torch.allclose(got, softmax(q, torch.cat([k, k[:, :, :3]], -2), torch.cat([v, v[:, :, :3]], -2)), atol=1e-6)
 
