@@ -8,10 +8,8 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import Recall, apply_recall
 from ..moc.windows import AS_MODEL, CHARACTER, CLIP, KINDS, READ, BankSettings, Memory, WindowSettings
-from .types import MocMemory, MocShots, advanced, bank_inputs, decides, with_numbers
+from .types import MOST_FRAMES, MocMemory, MocShots, advanced, bank_inputs, decides, level_input, with_numbers
 from .widgets.routing import read_blocks
-
-MOST_FRAMES = 1_000_000
 
 
 class MoCMemory(io.ComfyNode):
@@ -158,17 +156,7 @@ class MoCRecall(io.ComfyNode):
                         "was made for.",
                     )
                 ),
-                advanced(
-                    io.Float.Input(
-                        "level",
-                        optional=True,
-                        default=0.36,
-                        min=0.01,
-                        max=0.99,
-                        step=0.01,
-                        tooltip="How much noise memories have when the model looks at them, 0 to 1.",
-                    )
-                ),
+                level_input("memories"),
                 *bank_inputs("Only these of the model's transformer blocks remember"),
             ],
             outputs=[io.Model.Output("patched_model", display_name="model", tooltip="The model that remembers.")],

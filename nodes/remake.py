@@ -7,10 +7,9 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import remake_shot
 from ..moc.windows import AS_MODEL, DO, KEPT, SEES, BankSettings, WindowSettings
-from .types import MocShots, advanced, bank_inputs, decides, with_numbers
+from .types import MOST_FRAMES, MocShots, advanced, bank_inputs, decides, level_input, with_numbers
 from .widgets.routing import read_blocks
 
-MOST_FRAMES = 1_000_000
 OF_KEPT = ("frames", "level", "storage", "blocks", "budget")
 ONLY_WHEN = {"shot": {"do": DO[:2]}, "length": {"do": DO[1:]}, **dict.fromkeys(OF_KEPT, {"sees": KEPT})}
 
@@ -83,17 +82,7 @@ class MoCRemake(io.ComfyNode):
                         "for the whole shot. 0: all.",
                     )
                 ),
-                advanced(
-                    io.Float.Input(
-                        "level",
-                        optional=True,
-                        default=0.36,
-                        min=0.01,
-                        max=0.99,
-                        step=0.01,
-                        tooltip="How much noise the kept frames have when the model looks at them, 0 to 1.",
-                    )
-                ),
+                level_input("the kept frames"),
                 advanced(
                     io.Int.Input(
                         "window",

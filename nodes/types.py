@@ -18,6 +18,8 @@ MocTrace = io.Custom("MOC_TRACE")
 MocProbe = io.Custom("MOC_PROBE")
 MocMemory = io.Custom("MOC_MEMORY")
 
+MOST_FRAMES = 1_000_000  # that an input takes
+
 W = TypeVar("W", bound=io.WidgetInput)
 
 
@@ -39,6 +41,21 @@ def decides(widget: W, only_when: Mapping[str, Any]) -> W:
     }
     widget.extra_dict["only_when"] = told
     return widget
+
+
+def level_input(what: str) -> io.WidgetInput:
+    """Of a look at finished frames: what has so much noise, for the tooltip."""
+    return advanced(
+        io.Float.Input(
+            "level",
+            optional=True,
+            default=0.36,
+            min=0.01,
+            max=0.99,
+            step=0.01,
+            tooltip=f"How much noise {what} have when the model looks at them, 0 to 1.",
+        )
+    )
 
 
 def bank_inputs(blocks: str) -> list[io.WidgetInput]:

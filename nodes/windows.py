@@ -7,10 +7,9 @@ from comfy_api.latest import io
 from ..moc.errors import MoCError
 from ..moc.host.windows import apply_windows
 from ..moc.windows import AS_MODEL, BANK, FOLLOW, FUSE, OFF, STORAGE, BankSettings, WindowSettings
-from .types import MocShots, advanced, decides
+from .types import MOST_FRAMES, MocShots, advanced, decides
 from .widgets.routing import read_blocks, read_numbers
 
-MOST_FRAMES = 1_000_000
 FIRST_SHOTS = "1-4"  # over 24 shots the likeness of all, at twice the contrast and a tenth of the error in place
 OF_BANK = ("bank_frames", "bank_storage", "bank_blocks", "bank_from", "bank_budget", "bank_shots")
 ONLY_WHEN = {"draw_seed": {"windows": FOLLOW[0]}, **dict.fromkeys(OF_BANK, {"bank": "on"})}
