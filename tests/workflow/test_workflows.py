@@ -119,7 +119,7 @@ VARIANTS = {"hunyuan15": "HunyuanVideo 1.5 t2v", "ltx2": "LTX-2 t2v", "minimax":
 
 def small(prompt: dict, variant: str) -> dict:
     """The prompt with tiny stand-ins for everything that is loaded, few steps, and small pictures."""
-    side = 128 if variant.startswith("LTX") else 64  # four tokens wide
+    side = 256 if variant.startswith("LTX") else 64  # its tokens are the largest
     numbers = {"width": side, "height": side, "steps": 2, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32"}
     halfway = {"end_at_step": 1, "start_at_step": 1}
     trained = any(node["class_type"] == "TrainLoraNode" for node in prompt.values())
