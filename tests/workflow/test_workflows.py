@@ -11,7 +11,7 @@ import pytest
 from demo.film import WINDOWS, prompt_of
 from demo.host import NEWEST
 from demo.server import PromptRefused
-from tests.tools import templates
+from tests.tools import blueprints, templates
 
 WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
 FILES = sorted(WORKFLOWS.glob("*.json"))
@@ -179,6 +179,13 @@ def test_a_template_runs_to_its_film_on_a_tiny_model(name, server, object_info):
     assert report.startswith("MoC on: ") and len(dense) == asked
     assert not dense or "dense_above" in dense[0]
     assert run.files[of["SaveVideo"]]
+
+
+@pytest.mark.parametrize("name", blueprints.BLUEPRINTS)
+def test_a_blueprint_is_what_its_description_says(name, server, object_info):
+    """`python -m tests.tools.blueprints` writes them anew; the browser tests run them."""
+    if server.host.version == NEWEST:
+        assert (blueprints.FOLDER / f"{name}.json").read_text("utf-8") == blueprints.written(name, object_info)
 
 
 def test_comfyui_lists_the_workflows_as_templates(server):
