@@ -7,7 +7,7 @@ from ..routing.rules import RULES
 from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
 from .routing import LISTS, PART_OF, TAILS, RoutingConfig
 from .schedule import BREAK_EVEN, CURVES, Schedule
-from .settings import NAMED, PRESETS, MoCSettings, Preset
+from .settings import NAMED, PRESETS, QUALITIES, MoCSettings, Preset
 
 __all__ = [
     "AUTO",
@@ -19,6 +19,7 @@ __all__ = [
     "OWN",
     "PART_OF",
     "PRESETS",
+    "QUALITIES",
     "REFERENCES",
     "RULES",
     "STATIC",
