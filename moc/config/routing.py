@@ -19,10 +19,9 @@ LISTS = {
 }
 EIGHT_BITS = "8 bits"
 PRECISIONS = {
-    "auto": "16 bits, until 8 bits have been measured on consumer cards",
+    "auto": "16 bits, until 8 bits are measured",
     "16 bits": "as exact as full attention",
-    EIGHT_BITS: "queries and keys meet as 8-bit whole numbers: meant for RTX 30, 40 and 50, where that is not measured "
-    "yet. What is chosen stays the same to the bit",
+    EIGHT_BITS: "queries and keys are 8-bit whole numbers, for RTX 30, 40 and 50; not measured yet on consumer cards",
 }
 
 

@@ -81,13 +81,16 @@ def moc_attend_gather(
     b_e = tl.load(entry + o_e, mask=m_e, other=0)
     b_row = (b_e // K).to(tl.int64)
     p_q = q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :]
-    o_j = tl.arange(0, BN)
     if q8 is None:
         b_q = tl.load(p_q, mask=m_e[:, None] & m_d, other=0.0)
-        p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
     else:
         o_bh = i_bh.to(tl.int64) * N
         b_q = tl.load(q8 + (o_bh + b_row)[:, None] * D + o_d[None, :], mask=m_e[:, None] & m_d, other=0)
+
+    o_j = tl.arange(0, BN)
+    if q8 is None:
+        p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    else:
         p_k = k8 + (o_bh + b_start + o_j)[:, None] * D + o_d[None, :]
         k_scale += i_bh * tl.cdiv(N, 64)
         sk_n = D
