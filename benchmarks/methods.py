@@ -119,9 +119,9 @@ def kept_share(call: Call, settings: MoCSettings) -> float:
     routing = settings.routing_of(call.block)
     table = table_of(call, routing)
     t, rows = table.tensors("cpu"), sample(call, table, ROWS)
-    q, k = (x.index_select(-2, t.order) for x in (call.q, call.k))
+    q, k, v = (x.index_select(-2, t.order) for x in (call.q, call.k, call.v))
     read = candidates(table, routing, rows, q.device)[0]
-    read = read | Selection(q, k, table, routing, q.shape[-1] ** -0.5).of(rows).chosen
+    read = read | Selection(q, k, table, routing, q.shape[-1] ** -0.5, v=v).of(rows).chosen
     return float((read * t.lengths).sum(-1).double().mean()) / table.length
 
 

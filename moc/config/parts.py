@@ -265,6 +265,8 @@ class Budget:
             "best of head": f"the best chunks that hold {self.top_p:.0%} of all tokens' interest",
             "threshold": f"all chunks {self.beta:g} standard deviations above the mean",
             "top-k or top-p": f"{best} or {share}, whichever is more",
+            "error per cost": f"{best} and, up to as much as holds {self.top_p:.0%} of its interest, those that one "
+            "pooled term stands for worst",
         }
         return told.get(self.rule) or RULES[self.rule].sentence
 

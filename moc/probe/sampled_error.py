@@ -104,7 +104,7 @@ def sampled_error(
         mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
         shots = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
         selections = [
-            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor])
+            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor], v)
             for r in routings
         ]
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each

@@ -66,10 +66,10 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
         for h in range(q.shape[1]):
             keep_shots = _outer(q[b, h], k[b, h], label, routing)
             open_to = [_open_to(mine, members, routing, keep_shots) for mine in label]
-            asked = [q[b, h, mates].mean(0) for mates in groups]
+            asked = [q[b, h, mates] for mates in groups]
             unlike = _unlike(k[b, h] - k[b, h].mean(0), members, routing)
             value = [
-                {n: _score(x, k[b, h][members[n]], routing) for n in names if n not in unlike}
+                {n: _score(x, k[b, h][members[n]], routing, scale) for n in names if n not in unlike}
                 for x, names in zip(asked, open_to, strict=True)
             ]
             budget = routing.budget
@@ -77,7 +77,8 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 chosen = _best_of_head(value, budget.top_p)
             else:
                 k_best = counts[h] if counts else budget.top_k
-                chosen = [_choose(mine, members, budget, scale, k_best) for mine in value]
+                errs = [_errs(x, k[b, h], v[b, h], names, members, scale) for x, names in zip(asked, value, strict=True)]
+                chosen = [_choose(*mine, members, budget, scale, k_best) for mine in zip(value, errs, strict=True)]
             for i, mine in enumerate(label):
                 visible = set(_visible(mine, members, routing))
                 if routing.links.own == routing.links.near == "none" and value[i]:
@@ -112,14 +113,38 @@ def _open_to(mine, members, routing, keep_shots):
     return [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
 
 
-def _score(query, block, routing):
+def _score(queries, block, routing, scale):
+    """queries: of a row, or of all that choose together."""
+    if routing.score.descriptor == "sub-means":
+        pairs = [np.exp(scale * (a @ b)) for a in _parts(queries) for b in _parts(block)]
+        return np.log(np.mean(pairs)) / scale
+    if routing.score.descriptor == "both mean+max+min":
+        kinds = [[x.mean(0), x.max(0), x.min(0)] for x in (queries, block)]
+        return np.mean([a @ b for a, b in zip(*kinds, strict=True)])
+    query = queries.mean(0)
     mean = query @ block.mean(0)
     bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
     return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.score.descriptor]
 
 
-def _choose(value, members, budget, scale, k):
-    """value: of every chunk that may be chosen."""
+def _parts(x):
+    """The means of four parts; a token on an edge is in both."""
+    n = len(x)
+    return [np.mean([x[i] for i in range(n) if 4 * i < (p + 1) * n and 4 * (i + 1) > p * n], 0) for p in range(4)]
+
+
+def _errs(queries, keys, values, names, members, scale):
+    """Of every chunk: how far its tokens are from what its means would give."""
+    query, found = queries.mean(0), {}
+    for name in names:
+        block = members[name]
+        pooled = np.exp(scale * (query @ keys[block].mean(0))) * values[block].mean(0)
+        found[name] = sum(((np.exp(scale * (query @ keys[j])) * values[j] - pooled) ** 2).sum() for j in block)
+    return found
+
+
+def _choose(value, errs, members, budget, scale, k):
+    """value, errs: of every chunk that may be chosen."""
     best = sorted(value, key=value.get, reverse=True)[:k]
     weight = {name: len(members[name]) * np.exp(value[name] * scale) for name in value}
     share, fewest = 0.0, []
@@ -128,6 +153,19 @@ def _choose(value, members, budget, scale, k):
             break
         fewest.append(name)
         share += weight[name]
+    if budget.rule == "error per cost":
+        if budget.top_p >= 1:
+            return set(value)
+        by_mass = sorted(value, key=weight.get, reverse=True)
+        free = sum(len(members[n]) for n in by_mass[: max(len(fewest), 2 * k)])
+        sure = by_mass[:k]
+        free -= sum(len(members[n]) for n in sure)
+        for name in sorted(by_mass[k:], key=lambda n: errs[n] / len(members[n]), reverse=True):
+            if free <= 0:
+                break
+            sure.append(name)
+            free -= len(members[name])
+        return set(sure)
     limit = np.mean([*value.values()]) + budget.beta * np.std([*value.values()]) if value else 0.0
     high = [name for name in value if value[name] > limit]
     return set({"top-k": best, "top-p": fewest, "threshold": high, "top-k or top-p": best + fewest}[budget.rule])

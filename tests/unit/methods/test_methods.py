@@ -49,7 +49,8 @@ def test_a_method_is_the_same_on_every_backend(backend, routing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is_and_whose(method):
     said = METHODS[method]
-    assert "arXiv" in said.source and not said.sees.endswith(".") and "|" not in said.sees + said.differs
+    assert ("arXiv" in said.source or "pull request" in said.source)
+    assert not said.sees.endswith(".") and "|" not in said.sees + said.differs
 
 
 def read(routing: RoutingConfig, q: Tensor, k: Tensor, layout: TokenLayout = ONE_SHOT) -> tuple[Tensor, Tensor]:
@@ -189,6 +190,32 @@ def test_radial_thins_out_with_the_distance_of_frames(decay):
         want[i, :, j] = (column > 1 / 3).sum(-1) / ((column > 0).sum(-1) + 1e-9) > 0.6
     assert torch.equal(got[0], want.flatten(0, 1).flatten(1))
     assert 0.1 < want.float().mean() < 0.9
+
+
+def test_subblock_keeps_the_blocks_whose_parts_would_weigh_most():
+    routing = METHODS["SubBlock"].settings.routing.changed(chunk_tokens=16, density=None, top_k=3)
+    q, k = inputs()
+    got, chunk = read(routing, q * 3, k)
+    assert torch.equal(chunk, torch.arange(256) // 16)
+    parts_q, parts_k = (x[0].view(3, 16, 4, 4, 16).mean(3) for x in (q * 3, k))
+    pairs = torch.einsum("hiad,hjbd->hijab", parts_q, parts_k) / 4.0
+    best = pairs.exp().sum((-1, -2)).log().topk(3, -1).indices
+    want = torch.zeros_like(got).scatter(-1, best, True)
+    assert torch.equal(got, want)
+    assert not torch.equal(want, torch.zeros_like(got).scatter(-1, softmax_map(q, k, chunk).topk(3, -1).indices, True))
+
+
+def test_veda_looks_at_extremes_of_queries_and_keys():
+    routing = METHODS["Veda"].settings.routing.changed(tile=(2, 4, 4), density=None, top_k=2)
+    q, k = inputs()
+    got, chunk = read(routing, q, k)
+
+    def features(x):
+        blocks = torch.stack(by_block(x, chunk), 1)  # [H, C, L, D]
+        return torch.cat((blocks.mean(2), blocks.amax(2), blocks.amin(2)), -1)
+
+    best = (features(q) @ features(k).mT).topk(2, -1).indices
+    assert torch.equal(got, torch.zeros_like(got).scatter(-1, best, True))
 
 
 def test_holocine_remembers_the_first_frame_of_every_shot_and_chooses_nothing():
