@@ -65,6 +65,18 @@ class SampledError:
 
         return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
+    def spread(self, heads: list[int], count: int) -> SampledError:
+        """As that of some heads of so many; the others' sums are zero."""
+
+        def wider(name: str) -> Tensor:
+            part = getattr(self, name)
+            return part.new_zeros(*part.shape[:-1], count).index_copy(-1, torch.tensor(heads, device=part.device), part)
+
+        return SampledError(*map(wider, ("error", "size", "kept", "mass", "across", "abroad")), self.rows)
+
+    def with_rows(self, rows: int) -> SampledError:
+        return replace(self, rows=rows)
+
     def cpu(self) -> SampledError:
         return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).cpu().double()), rows=self.rows)
 

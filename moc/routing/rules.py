@@ -49,7 +49,9 @@ def choose(
     rule, arguments = RULES[routing.budget.rule], (score, candidate, table, routing, scale)
     chosen = rule.choose(*arguments, error) if rule.by_error else rule.choose(*arguments)
     chosen = chosen & candidate
-    return chosen | select(score, candidate, 1) if routing.links.nothing_sure else chosen
+    if not routing.links.nothing_sure:
+        return chosen
+    return chosen | (select(score, candidate, 1) & ~chosen.any(-1, keepdim=True))
 
 
 def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -79,6 +81,25 @@ def top_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingC
     return torch.zeros_like(candidate.expand(score.shape)).scatter(-1, order, before < routing.budget.top_p) & candidate
 
 
+def top_p_from(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """As top-p, and at least the top_k that hold most: a chunk's length counts for both (SVG 2, arXiv 2505.18875)."""
+    one = candidate.expand(score.shape)
+    if routing.budget.top_p >= 1.0:
+        return one
+    kept, order = _holding_most(score, one, table, scale, routing.budget.top_p, table.top_k(routing))
+    return torch.zeros_like(one).scatter(-1, order, kept) & one
+
+
+def _holding_most(
+    score: Tensor, one: Tensor, table: ChunkTable, scale: float, share: float, least: int
+) -> tuple[Tensor, Tensor]:
+    """(kept, chunk) [B, H, R, C], those that hold most of the softmax first: what holds the share, and so many."""
+    logits = score * scale + table.tensors(score.device).lengths.to(score.dtype).log()
+    best, order = logits.masked_fill(~one, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    held = best.softmax(-1).nan_to_num(0.0)  # a row may have no candidate
+    return (held.cumsum(-1) - held < share) | (torch.arange(score.shape[-1], device=score.device) < least), order
+
+
 def error_per_cost(
     score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, error: Tensor
 ) -> Tensor:
@@ -88,11 +109,8 @@ def error_per_cost(
     if routing.budget.top_p >= 1.0:
         return one
     tokens = table.tensors(score.device).lengths.to(score.dtype).expand(score.shape)
-    logits = (score * scale + tokens.log()).masked_fill(~one, -torch.inf)
-    best, order = logits.sort(dim=-1, descending=True, stable=True)
-    share = best.softmax(-1).nan_to_num(0.0)  # a row may have no candidate
     k, rank = table.top_k(routing), torch.arange(score.shape[-1], device=score.device)
-    kept = (share.cumsum(-1) - share < routing.budget.top_p) | (rank < 2 * k)
+    kept, order = _holding_most(score, one, table, scale, routing.budget.top_p, 2 * k)
     sure = torch.zeros_like(one).scatter(-1, order, (rank < k).expand(score.shape)) & one
     free = (tokens.gather(-1, order) * (kept & one.gather(-1, order))).sum(-1, keepdim=True)
     free = free - (tokens * sure).sum(-1, keepdim=True)
@@ -177,6 +195,9 @@ RULES: dict[str, Rule] = {
         "the best (token, chunk) pairs of a head, until they hold the share top_p of all scores: one budget for all",
         "VMoBA (arXiv 2506.23858)",
         whole=True,
+    ),
+    "top-p from top-k on": Rule(
+        top_p_from, ("top_k", "density", "top_p"), "as top-p, and at least the top_k that hold most", "SVG 2 (2025)"
     ),
     "error per cost": Rule(
         error_per_cost,

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from .candidates import candidates, kept_shots, narrow
+from .clusters import clusters
 from .descriptors import wide
 from .rules import RULES, choose
 from .scores import Descriptors, chunk_means, describe, in_buckets, scores, summary_errors
@@ -53,7 +54,7 @@ class Selection:
             centred = wide(k) - wide(k).mean(-2, keepdim=True)
             self.like_keys = likeness(chunk_means(normalize(centred, dim=-1), table)) > guard
         if shared:
-            groups = shared_rows(table, shared, q.device)
+            groups = alike_rows(q, table, routing) if table.labelled else shared_rows(table, shared, q.device)
             if guard:
                 like_rows = likeness(groups.means(normalize(wide(q), dim=-1))) > guard
             self.place = groups.place
@@ -155,6 +156,19 @@ def shared_rows(table: ChunkTable, shared: int, device: torch.device) -> RowGrou
     within = (np.arange(len(starts)) - np.searchsorted(alike, alike)) // shared
     new = np.diff(alike * len(starts) + within, prepend=-1) != 0
     return RowGroups.of((new.cumsum() - 1).repeat(lengths), device)
+
+
+def alike_rows(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> RowGroups:
+    """Of q [1, 1, N, D]: alike queries among those that always see the same, as SVG 2 shares a choice."""
+    size = routing.score.shared * (routing.partition.chunk_tokens or 1)
+    place, groups = np.empty(table.length, int), 0
+    for group in table.groups:
+        label = np.zeros(group.stop - group.start, int)
+        if group.routed:
+            label = clusters(q[0, 0, group.start : group.stop], -(-len(label) // size)).cpu().numpy()
+        place[group.start : group.stop] = groups + np.unique(label, return_inverse=True)[1]
+        groups = int(place[group.start : group.stop].max()) + 1
+    return RowGroups.of(place, q.device)
 
 
 def likeness(means: Tensor) -> Tensor:
