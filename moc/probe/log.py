@@ -201,7 +201,8 @@ def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bo
     mine = shape.changed(top_k=table.top_k(shape), density=None)
     plain = mine.changed(rule="top-k", head_density=())
     found = [mine] if asked else []
-    for descriptor in (name for name, kind in DESCRIPTORS.items() if kind.probed or all_rules):
+    usual = {name: kind for name, kind in DESCRIPTORS.items() if kind.several is None}
+    for descriptor in (name for name, kind in usual.items() if kind.probed or all_rules):
         for k in sorted({*TOP_K, mine.budget.top_k}):
             option = plain.changed(top_k=k, descriptor=descriptor)
             if option not in found and table.density(k, shape.candidates.causal) <= DENSE_ENOUGH:

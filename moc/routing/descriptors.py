@@ -125,14 +125,14 @@ DESCRIPTORS: dict[str, Descriptor] = {
     "sub-means": Descriptor(
         mean,
         False,
-        "the softmax that the means of its four parts would get; chosen by torch, which takes longer",
+        "what the means of its four parts would weigh in the softmax; slower to choose by",
         "SubBlock (sglang, pull request 34148), there between parts of both blocks",
         several=Several(parts, parts, mass, PARTS),
     ),
     "both mean+max+min": Descriptor(
         mean,
         False,
-        "its mean, largest and smallest keys, met by those of queries that choose together; chosen by torch",
+        "as mean+max+min, and queries that choose together are described so, too; slower to choose by",
         "Veda (arXiv 2605.30325) trains a network that weighs them; here all weigh the same",
         several=Several(mean_max_min, mean_max_min, like_with_like, 3),
     ),

@@ -202,8 +202,7 @@ RULES: dict[str, Rule] = {
     "error per cost": Rule(
         error_per_cost,
         ("top_k", "density", "top_p"),
-        "the top_k best, and up to what top-p would read the chunks that one pooled term stands for worst: for a tail "
-        "that pools",
+        "the top_k that hold most and, up to what top-p would read, those that a pooled tail would get most wrong",
         "SVG-EAR (arXiv 2603.08982)",
         by_error=True,
     ),
