@@ -115,6 +115,6 @@ NEAR: dict[str, tuple[Callable[[Places, Links], np.ndarray] | None, str]] = {
     "none": (None, "nothing"),
     "box": (box, "a box of tiles around its own"),
     "touching": (touching, "the chunks that touch its own in space and time"),
-    "band": (band, "a band of neighbours in the order of its tokens, and the first of them"),
     "radial": (radial, "less and less of frames further away"),
+    "band": (band, "a band of neighbours in the order of its tokens, and the first of them"),
 }
