@@ -91,6 +91,9 @@ KNOBS = {
     "SVG-EAR": SHARE,
     "SubBlock": COUNT,
     "Veda": COUNT,
+    "VSA by error": SHARE,
+    "VSA by sub-means": COUNT,
+    "fast by sub-means": COUNT,
 } | dict.fromkeys(PRESET_NAMES, COUNT)
 
 
@@ -99,8 +102,14 @@ def all_settings() -> dict[str, MoCSettings]:
 
 
 def with_tail() -> dict[str, MoCSettings]:
-    """What a pooled tail, which their authors do not have, would give to methods that choose."""
-    return {name + TAIL: METHODS[name].settings.with_routing(tail="pooled") for name in POOLED}
+    """What a pooled tail, which their authors do not have, would give to methods that choose; and with the same chunks
+    and tail what another choice would."""
+    found = {name + TAIL: METHODS[name].settings.with_routing(tail="pooled") for name in POOLED}
+    by_error = {"rule": "error per cost", "density": None, "top_k": 0}
+    found["VSA by error" + TAIL] = METHODS["VSA"].settings.with_routing(tail="pooled", **by_error)
+    for name, settings in (("VSA", found["VSA" + TAIL]), ("fast", PRESETS["fast"])):
+        found[f"{name} by sub-means" + TAIL] = settings.with_routing(descriptor="sub-means")
+    return found
 
 
 def scaled(name: str, settings: MoCSettings) -> MoCSettings:

@@ -40,8 +40,8 @@ def parts(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingCo
     """q, k, v [B, H, N, D] in the model's order; table: of the layout, with any chunks."""
     find = _alike if routing.partition.order == ALIKE else _frames_or_columns
     for sample in range(q.shape[0]):
-        one = (x[sample : sample + 1] for x in (q, k, v))
-        for heads, own, its in find(*one, table, routing, scale):
+        one = slice(sample, sample + 1)
+        for heads, own, its in find(q[one], k[one], v[one], table, routing, scale):
             yield Part(sample, heads, own, its)
 
 
@@ -71,7 +71,8 @@ def sampled(
         return _on(q, k, v, table, routing, tokens, scale)
     total: SampledError | None = None
     for part in parts(q, k, v, table, routing, scale):
-        found = _on(*map(part.of, (q, k, v)), part.table, part.routing, tokens, scale).spread(part.heads, q.shape[1])
+        mine = part.of(q), part.of(k), part.of(v)
+        found = _on(*mine, part.table, part.routing, tokens, scale).spread(part.heads, q.shape[1])
         total = found if total is None else total + found
     assert total is not None
     return total.with_rows(len(tokens) * len(q))

@@ -275,7 +275,7 @@ class Budget:
             "threshold": f"all chunks {self.beta:g} standard deviations above the mean",
             "top-k or top-p": f"{best} or {share}, whichever is more",
             "top-p from top-k on": f"{share}, {self.top_k} at least",
-            "error per cost": f"{best} and, up to as much as holds {self.top_p:.0%} of its interest, those that a pooled "
+            "error per cost": f"{best} and, up to what holds {self.top_p:.0%} of its interest, those that a pooled "
             "tail would get most wrong",
         }
         return told.get(self.rule) or RULES[self.rule].sentence

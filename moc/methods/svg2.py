@@ -17,6 +17,6 @@ METHOD = Method(
         "HunyuanVideo": MoCSettings(ROUTING, Schedule(start_percent=0.1, dense_first=1)),
         "queries by themselves": MoCSettings(ROUTING.changed(shared=0), Schedule(start_percent=0.2, dense_first=1)),
     },
-    differs="clusters have a mean size and not a fixed number, 1,000 and 333 at 720p instead of 1,000 and 300; they end "
-    "at cuts; ten rounds of k-means in every call from tokens spread evenly, not fifty in the first and two in others",
+    differs="clusters have a mean size and not a fixed number, at 720p 1,000 and 333 instead of 1,000 and 300; they "
+    "end at cuts; ten rounds of k-means from tokens spread evenly in every call, not fifty in the first and two later",
 )

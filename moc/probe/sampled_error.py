@@ -69,10 +69,12 @@ class SampledError:
         """As that of some heads of so many; the others' sums are zero."""
 
         def wider(name: str) -> Tensor:
-            part = getattr(self, name)
+            part = torch.as_tensor(getattr(self, name))
+            if not part.dim():
+                return part
             return part.new_zeros(*part.shape[:-1], count).index_copy(-1, torch.tensor(heads, device=part.device), part)
 
-        return SampledError(*map(wider, ("error", "size", "kept", "mass", "across", "abroad")), self.rows)
+        return replace(self._each(wider), rows=self.rows)
 
     def with_rows(self, rows: int) -> SampledError:
         return replace(self, rows=rows)

@@ -44,7 +44,8 @@ def describe(k: Tensor, table: ChunkTable, descriptor: str) -> Descriptors:
     if not kind.signed:
         return Descriptors(per_chunk(k, table, lambda keys: kind.ends(keys)[0]))
     both = per_chunk(k, table, lambda keys: torch.cat(kind.ends(keys), -1))
-    return Descriptors(*wide(both.to(k.dtype)).chunk(2, -1))
+    high, low = wide(both.to(k.dtype)).chunk(2, -1)
+    return Descriptors(high, low)
 
 
 def scores(q: Tensor, chunks: Descriptors, scale: float = 1.0) -> Tensor:
@@ -70,7 +71,7 @@ def per_chunk(x: Tensor, table: ChunkTable, reduce: Callable[[Tensor], Tensor], 
 def in_buckets(
     x: Tensor, buckets: Sequence[Tensor], place: Tensor, reduce: Callable[[Tensor], Tensor], axis: int = -2
 ) -> Tensor:
-    """As `per_chunk`, of any sets of tokens. buckets: of one length each, tokens [sets, L]; place: of every set there."""
+    """As `per_chunk`, of any sets of tokens. buckets: of one length each, tokens [sets, L]; place: of a set there."""
     parts = [reduce(x.index_select(-2, b.flatten()).unflatten(-2, b.shape)) for b in buckets]
     return torch.cat(parts, axis).index_select(axis, place)
 

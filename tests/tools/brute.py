@@ -82,7 +82,8 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 chosen = _best_of_head(value, budget.top_p)
             else:
                 k_best = counts[h] if counts else budget.top_k
-                errs = [_errs(x, k[b, h], v[b, h], names, members, scale) for x, names in zip(asked, value, strict=True)]
+                keys_values = k[b, h], v[b, h]
+                errs = [_errs(x, *keys_values, names, members, scale) for x, names in zip(asked, value, strict=True)]
                 chosen = [_choose(*mine, members, budget, scale, k_best) for mine in zip(value, errs, strict=True)]
             for i, mine in enumerate(label):
                 visible = set(_visible(mine, members, routing))
@@ -249,7 +250,7 @@ def _together(label, members, routing, queries, layout):
         same = frozenset(n for n in members if _mandatory(name, n, routing)) if name[0] == "video" else name
         seen.setdefault((same, _shot(name)), []).append(name)
     if routing.partition.order == "alike":
-        return _alike_queries(seen, members, routing, queries, label)
+        return _alike_queries(seen.values(), members, routing, queries, label)
     mates = {}
     for names in seen.values():
         for low in range(0, len(names), routing.score.shared):
@@ -261,7 +262,7 @@ def _together(label, members, routing, queries, layout):
 def _alike_queries(seen, members, routing, queries, label):
     """Clusters of the queries that always see the same, in the order of their keys' clusters."""
     found = {}
-    for (same, _), names in seen.items():
+    for names in seen:
         its = [t for n in sorted(names, key=lambda n: n[3] if n[0] == "video" else 0) for t in members[n]]
         cluster = [0] * len(its)
         if names[0][0] == "video":
