@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
 from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
 
@@ -99,9 +100,11 @@ class RoutingConfig:
 
     @property
     def by_row(self) -> bool:
-        """Whether every row chooses for itself and reads nothing beside its own, what is linked and what it chose."""
+        """Whether every row chooses for itself, by products with what describes a chunk, and reads nothing beside its
+        own, what is linked and what it chose."""
         score, links = self.score, self.links
-        return not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+        plain = DESCRIPTORS[score.descriptor].several is None and not RULES[self.budget.rule].by_error
+        return plain and not (score.shared or score.guard) and links.near == "none" and links.own != "none"
 
     @property
     def same_k(self) -> bool:

@@ -83,7 +83,7 @@ def tell_methods() -> str:
 
 def tell_probed() -> str:
     """A tooltip: what the probe compares besides top-k by the usual descriptors."""
-    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed]
+    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed and kind.several is None]
     rules = [name for name, rule in RULES.items() if rule.probed]
     return f"{_and(descriptors)} as descriptor and {_and(rules)} as rule"
 
