@@ -10,6 +10,22 @@ from ..moc.trace.trace import KEEP, Trace
 from .types import MocRouting, MocShots, MocTrace, advanced, with_numbers
 
 
+def trace_input() -> io.WidgetInput:
+    return advanced(
+        io.Combo.Input(
+            "record",  # older hosts want no input and output of the same id
+            display_name="trace",
+            options=list(KEEP),
+            default=KEEP[0],
+            optional=True,
+            tooltip="What to record for MoC Routing Heatmap. routing: what was chosen. routing and "
+            "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
+            "off: nothing. Takes at most half a gigabyte of RAM: a very long run shows the mean of all "
+            "heads after that, and in the end only its first steps.",
+        )
+    )
+
+
 class MoCApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,19 +41,7 @@ class MoCApply(io.ComfyNode):
                 MocRouting.Input(
                     "routing", optional=True, tooltip="How to route. Not connected: the recommended preset."
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "record",  # older hosts want no input and output of the same id
-                        display_name="trace",
-                        options=list(KEEP),
-                        default=KEEP[0],
-                        optional=True,
-                        tooltip="What to record for MoC Routing Heatmap. routing: what was chosen. routing and "
-                        "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
-                        "off: nothing. Takes at most half a gigabyte of RAM: a very long run shows the mean of all "
-                        "heads after that, and in the end only its first steps.",
-                    )
-                ),
+                trace_input(),
             ],
             hidden=[io.Hidden.unique_id],
             not_idempotent=True,  # two nodes with the same inputs keep two traces

@@ -51,6 +51,7 @@ class Trace:
     keep           one of KEEP
     first          latent frame that the film begins with, behind reference frames
     node           id of the MoC Apply node in the graph, where there is one
+    share          how many processes trace a part of the run each, and so use a part of the memory
     fetch          fills it, where the run happened in other processes: called before it is shown
     id             a name that nobody guesses: with it a browser asks for this trace
     """
@@ -65,6 +66,7 @@ class Trace:
     keep: str = KEEP[0]
     node: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    share: int = 1
     fetch: Callable[[], None] | None = field(default=None, repr=False)
     routed_blocks: set[int] = field(default_factory=set, repr=False)
     _queue: DeviceQueue = field(default_factory=DeviceQueue, repr=False)
@@ -114,12 +116,12 @@ class Trace:
             self.routed_blocks.add(block)
             if counts is None:
                 return
-            if self._bytes > 2 * MOST_BYTES:
+            if self._bytes > 2 * MOST_BYTES // self.share:
                 note = "the trace is full: the heatmap shows only the calls up to step {step}"
                 self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
                 return
             values, routed = counts.result()
-            if self._bytes + values.numel() * 2 > MOST_BYTES:
+            if self._bytes + values.numel() * 2 > MOST_BYTES // self.share:
                 values = values.mean(1, keepdim=True)  # heads together once the budget is used up
             self._bytes += values.numel() * 2
             self._queue.add(Counted(step, block, counts.geometry, values.half(), routed))

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import comfyui_version
 import pytest
 import tiny
 import torch
@@ -19,11 +20,16 @@ from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host.raylight.actors import apply_to_actors
 from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.trace.trace import Trace
+from packaging.version import Version
 from raylight_engine import facts, ray, stand_in
 from raylight_engine.worker import REAL
 from spies import TWO_SHOTS, apart, everything, little, routed
+from variants.wan import ROWS
 
+HOST = Version(comfyui_version.__version__)
 RANKS = 2
+VARIANTS = [v.name for v in ROWS if Version(v.since) <= HOST]
+STAND_INS = ["phantom", "fun control, reference", "i2v"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,10 +46,15 @@ def installed(tmp_path_factory) -> Iterator[None]:
 
 
 class Engine:
-    def __init__(self, variant: str, folder: Path) -> None:
-        self.variant = tiny.variant_of(variant)
-        actors = [ray.Actor(rank, RANKS, str(folder / "meet"), variant) for rank in range(RANKS)]
-        self.ray_actors = {"workers": actors}
+    def __init__(self, folder: Path) -> None:
+        self.ray_actors = {"workers": [ray.Actor(rank, RANKS, str(folder / "meet")) for rank in range(RANKS)]}
+        self.variant = None
+
+    def load(self, variant: str) -> Engine:
+        if self.variant is None or self.variant.name != variant:
+            self.variant = tiny.variant_of(variant)
+            ray.get([actor.load.remote(variant) for actor in self.ray_actors["workers"]])
+        return self
 
     def tell(self, ray_actors: dict, steps: int = 2) -> list:
         """As raylight's sampler node: every worker is told."""
@@ -76,10 +87,15 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> Iterator[Engine]:
-    made = Engine("t2v", tmp_path_factory.mktemp("t2v"))
+def workers(tmp_path_factory) -> Iterator[Engine]:
+    made = Engine(tmp_path_factory.mktemp("workers"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def engine(workers) -> Engine:
+    return workers.load("t2v")
 
 
 def applied(engine: Engine, settings: MoCSettings, shots: Shots | None = TWO_SHOTS, keep: str = "routing") -> tuple:
@@ -124,6 +140,20 @@ def test_what_chooses_everything_loses_nothing(engine):
     assert apart(engine.sample(actors), dense) < 1e-4
     trace.fetch()
     assert trace.routed == 6 and not trace.dense
+
+
+@pytest.mark.parametrize("variant", VARIANTS if REAL else STAND_INS)
+def test_a_wan_model_keeps_its_order_of_tokens(workers, variant):
+    engine = workers.load(variant)
+    dense = engine.sample(engine.ray_actors)
+    assert apart(engine.sample(applied(engine, everything())[0]), dense) < 1e-4
+    expected, single = engine.alone(little())
+    actors, trace = applied(engine, little())
+    assert apart(engine.sample(actors), expected) < 1e-4
+    trace.fetch()
+    assert trace.routed == single.routed > 0 and trace.dense == single.dense
+    for ours, theirs in zip(trace.records, single.records, strict=True):
+        assert torch.equal(ours.chosen, theirs.chosen)
 
 
 def test_nothing_stays_in_the_workers_behind_a_sampling(engine):

@@ -46,7 +46,7 @@ def apply_to_actors(ray_actors: Any, shots: Shots | None, settings: MoCSettings,
         log.warning("MoC: %s.", note)
     film = _Film(ray, trace, sorted(notes))
     trace.fetch = film.fetch
-    routed = [_Worker(actor, film, (shots, settings, trace.keep)) for actor in workers]
+    routed = [_Worker(actor, film, (shots, settings, trace.keep, len(workers))) for actor in workers]
     return {**ray_actors, "workers": routed}
 
 
@@ -87,7 +87,9 @@ def _entering() -> Callable:
         import types
 
         if not os.path.isdir(folder):
-            raise RuntimeError(f"Mixture of Contexts is not on this worker's machine: install it there too, in {folder}")
+            raise RuntimeError(
+                f"Mixture of Contexts is not on this worker's machine: install it there too, in {folder}"
+            )
         if pack not in sys.modules:
             package = types.ModuleType(pack)
             package.__path__ = [folder]

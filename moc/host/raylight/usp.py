@@ -156,5 +156,3 @@ def _length(video: VideoPass, n: int, ranks: int) -> int | None:
         return None
     fitting = [x for x in range(ranks * n - ranks + 1, ranks * n + 1) if video.layout(x) is not None]
     return fitting[0] if len(fitting) == 1 else None
-
-

@@ -39,8 +39,8 @@ def check(model: ModelPatcher) -> str:
     return "" if found in XFUSER else f"xfuser {found} is not one that MoC was tested with ({', '.join(XFUSER)})"
 
 
-def begin(model: ModelPatcher, shots: Shots | None, settings: MoCSettings, keep: str) -> ModelPatcher:
-    trace, routing = Trace(keep=keep), Routing()
+def begin(model: ModelPatcher, shots: Shots | None, settings: MoCSettings, keep: str, workers: int) -> ModelPatcher:
+    trace, routing = Trace(keep=keep, share=workers), Routing()
     if settings.schedule.break_even == "measured":  # by every worker for itself: they would not go the same way
         settings = replace(settings, schedule=replace(settings.schedule, break_even="estimated"))
     put_on(model, Patch(shots, settings, trace, backend="auto"), routing.around_pass)

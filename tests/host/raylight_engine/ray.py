@@ -11,10 +11,10 @@ from . import worker
 
 
 class Actor:
-    def __init__(self, rank: int, ranks: int, meet: str, variant: str) -> None:
+    def __init__(self, rank: int, ranks: int, meet: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, rank, ranks, meet, variant), daemon=True)
+        self.process = context.Process(target=worker.main, args=(theirs, rank, ranks, meet), daemon=True)
         self.process.start()
         theirs.close()
         self._answers: list[Any] = []

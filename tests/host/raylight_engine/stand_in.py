@@ -36,7 +36,7 @@ def make_xfuser_attention(attn_type, sync_ulysses):
 
 
 class RayWorker:
-    def __init__(self, parallel_dict: dict, model) -> None:
+    def __init__(self, parallel_dict: dict) -> None:
         yunchang.set_seq_parallel_pg(parallel_dict["ulysses_degree"], 1, dist.get_rank(), dist.get_world_size())
         module = types.ModuleType("raylight.distributed_modules.attention")
         module.xFuserLongContextAttention = xFuserLongContextAttention
@@ -46,8 +46,10 @@ class RayWorker:
         known = importlib.metadata.version
         importlib.metadata.version = lambda name: "0.4.5" if name == "xfuser" else known(name)
         sys.modules |= {"raylight": types.ModuleType("raylight"), modules.__name__: modules, module.__name__: module}
-        self.parallel_dict, self.model = parallel_dict, model.clone()
-        _spread(model.model.diffusion_model, make_xfuser_attention("TORCH_MATH", False))
+        self.parallel_dict, self.model = parallel_dict, None
+
+    def patch_usp(self):
+        _spread(self.model.model.diffusion_model, make_xfuser_attention("TORCH_MATH", False))
 
     def model_function_runner(self, fn, *args, **kwargs):
         self.model = fn(self.model, *args, **kwargs)

@@ -1,40 +1,44 @@
-"""One worker process: a tiny model of ComfyUI, sharded over the workers by raylight's own code or by what stands in."""
+"""One worker process: tiny models of ComfyUI, spread over the workers by raylight's own code or by what stands in."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 REAL = os.environ.get("MOC_RAYLIGHT_DIR")
 
 
-def main(pipe: Any, rank: int, ranks: int, meet: str, variant: str) -> None:
-    worker = _worker(rank, ranks, meet, variant)
+def main(pipe: Any, rank: int, ranks: int, meet: str) -> None:
+    load = _start(rank, ranks, meet)
     import cloudpickle
 
+    worker = None
     while True:
         try:
             name, args, kwargs = cloudpickle.loads(pipe.recv_bytes())
+            if name == "load":
+                worker = load(*args)
+                told = None, None
+            else:
+                told = getattr(worker, name)(*args, **kwargs), None
         except EOFError:
             return
-        except Exception as error:  # the worker does not know what it was sent
-            pipe.send_bytes(cloudpickle.dumps((None, error)))
-            continue
-        try:
-            told = getattr(worker, name)(*args, **kwargs), None
         except Exception as error:
             told = None, RuntimeError(f"{type(error).__name__}: {error}")  # Ray wraps it likewise
         pipe.send_bytes(cloudpickle.dumps(told))
 
 
-def _worker(rank: int, ranks: int, meet: str, variant: str) -> Any:
+def _start(rank: int, ranks: int, meet: str) -> Callable[[str], Any]:
+    """The name of a tiny model -> a worker of raylight with that model."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import start_comfyui
 
-    start_comfyui()  # and not the pack: a worker does not know it
-    sys.modules.pop("mixture_of_contexts", None)
+    sys.modules.pop("mixture_of_contexts", None)  # a worker does not know the pack
+    start_comfyui()
     import torch
     import torch.distributed as dist
 
@@ -45,23 +49,27 @@ def _worker(rank: int, ranks: int, meet: str, variant: str) -> Any:
     import tiny
 
     if REAL:
-        return _real(rank, ranks, degrees, tiny.load(variant))
-    from raylight_engine import stand_in
+        worker = _real(rank, ranks, degrees)
+    else:
+        from raylight_engine.stand_in import RayWorker
 
-    return stand_in.RayWorker(degrees, tiny.load(variant))
+        worker = RayWorker(degrees)
+
+    def load(variant: str) -> Any:
+        worker.model = tiny.load(variant).clone()
+        worker.patch_usp()
+        return worker
+
+    return load
 
 
-def _real(rank: int, ranks: int, degrees: dict, model: Any) -> Any:
+def _real(rank: int, ranks: int, degrees: dict) -> Any:
     """raylight's own worker, without the lines of its __init__ that need Ray and CUDA."""
-    import types
-
     import torch
 
     sys.path.insert(0, str(REAL))
-    ray, exceptions = types.ModuleType("ray"), types.ModuleType("ray.exceptions")
-    exceptions.RayActorError = RuntimeError  # type: ignore[attr-defined]
-    ray.exceptions = exceptions  # type: ignore[attr-defined]
-    sys.modules |= {"ray": ray, "ray.exceptions": exceptions}
+    for name in ("ray", "ray.exceptions", "ray.experimental", "ray.experimental.tqdm_ray"):
+        sys.modules[name] = MagicMock()
     kept, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # xfuser has no classes without CUDA
     try:
         import raylight  # noqa: F401
@@ -71,7 +79,6 @@ def _real(rank: int, ranks: int, degrees: dict, model: Any) -> Any:
     from raylight.distributed_worker.ray_worker import RayWorker
 
     worker = object.__new__(RayWorker)
-    vars(worker).update(model=model.clone(), parallel_dict=degrees, local_rank=rank, cached_controlnet=None)
-    vars(worker).update(vae_model=None, xfuser_parallel=initialize_xfuser_parallel(rank, ranks, degrees))
-    worker.patch_usp()
+    vars(worker).update(parallel_dict=degrees, local_rank=rank, cached_controlnet=None, vae_model=None)
+    worker.xfuser_parallel = initialize_xfuser_parallel(rank, ranks, degrees)
     return worker
