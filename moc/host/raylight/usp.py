@@ -26,7 +26,6 @@ from ..host_call import HostCall
 from ..override import call_of
 from ..session import VideoPass
 from ..state import Call, Forward
-from . import FAMILIES
 
 CLIP = 257  # tokens of a picture that Wan reads by cross-attention
 PLAIN = {"dropout_p": 0.0, "causal": False, "window_size": (-1, -1), "joint_strategy": "none"}  # of forward

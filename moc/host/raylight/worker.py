@@ -1,4 +1,4 @@
-"""Inside a worker of raylight: called by `actors.py` with the worker's model, by raylight's own `model_function_runner`.
+"""Inside a worker of raylight: called by `actors.py` with its model, by raylight's own `model_function_runner`.
 
 The model itself is patched and not a clone: with FSDP a clone would lose what the worker keeps on its patcher.
 """

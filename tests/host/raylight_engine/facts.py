@@ -1,4 +1,4 @@
-"""The seam of raylight 1.5.1 (commit c049571) and xfuser 0.4.5, as their source has it: file -> function -> arguments."""
+"""The seam of raylight 1.5.1 (commit c049571) and xfuser 0.4.5 as in their source: file -> function -> arguments."""
 
 XFUSER = "xfuser/core/long_ctx_attention/hybrid/attn_layer.py"
 SIGNATURES = {

@@ -116,7 +116,7 @@ def _spread(model, attention) -> None:
 
 
 def _self_attention(attention):
-    def forward(self, x, freqs, transformer_options={}, **others):
+    def forward(self, x, freqs, **others):
         q, k = (
             apply_rope1(norm(project(x)).unflatten(-1, (self.num_heads, self.head_dim)), freqs).flatten(2)
             for project, norm in ((self.q, self.norm_q), (self.k, self.norm_k))

@@ -66,10 +66,13 @@ def _start(rank: int, ranks: int, meet: str) -> Callable[[str], Any]:
 def _real(rank: int, ranks: int, degrees: dict) -> Any:
     """raylight's own worker, without the lines of its __init__ that need Ray and CUDA."""
     import torch
+    import tqdm.auto
 
     sys.path.insert(0, str(REAL))
-    for name in ("ray", "ray.exceptions", "ray.experimental", "ray.experimental.tqdm_ray"):
-        sys.modules[name] = MagicMock()
+    ray, sys.modules["ray.exceptions"] = MagicMock(), MagicMock()
+    ray.experimental.tqdm_ray.tqdm = tqdm.auto.tqdm
+    sys.modules |= {"ray": ray, "ray.experimental": ray.experimental}
+    sys.modules["ray.experimental.tqdm_ray"] = ray.experimental.tqdm_ray
     kept, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # xfuser has no classes without CUDA
     try:
         import raylight  # noqa: F401
