@@ -19,6 +19,7 @@ from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.host.raylight.actors import apply_to_actors
 from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.reasons import Reason
 from mixture_of_contexts.moc.trace.trace import Trace
 from packaging.version import Version
 from raylight_engine import facts, ray
@@ -152,6 +153,9 @@ def test_a_wan_model_keeps_its_order_of_tokens(workers, variant):
     film = engine.sample(actors)
     trace.fetch()
     assert min(apart(whole, dense), apart(whole, plain)) < 1e-4
+    if variant == "s2v":  # motion frames of unknown number: with filling behind them nobody knows where they end
+        assert torch.equal(film, dense) and trace.dense == {Reason.LENGTH: single.routed}
+        return
     assert apart(film, whole) > 1e-3
     assert trace.routed == single.routed > 0 and trace.dense == single.dense
     if apart(whole, plain) < 1e-4:

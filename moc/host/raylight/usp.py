@@ -73,8 +73,9 @@ class Routing:
         @wraps(plain)
         def routed(usp: torch.nn.Module, attn, query: Tensor, key: Tensor, value: Tensor, **how) -> Tensor:
             dense = partial(plain, usp, attn, query, key, value, **how)
-            if query.shape != key.shape or key.shape != value.shape:
-                return dense()  # reads something else than itself: text
+            tokens = query.shape[1] * dist.get_world_size(usp.ulysses_pg)
+            if query.shape != key.shape or key.shape != value.shape or tokens < forward.video.sequence.video_tokens:
+                return dense()  # reads something else than itself, or is not the video: text, music
             out = self._attend(forward, options, usp, (query, key, value), how, dense)
             if isinstance(out, Reason):
                 forward.ran_dense(out)
