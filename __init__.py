@@ -9,7 +9,19 @@ async def comfy_entrypoint():
     from server import PromptServer
 
     from .moc.host.web.http import add_routes
-    from .nodes import apply, detect, heatmap, memory, probe, raylight, remake, routing, shot_conditioning, shots, windows
+    from .nodes import (
+        apply,
+        detect,
+        heatmap,
+        memory,
+        probe,
+        raylight,
+        remake,
+        routing,
+        shot_conditioning,
+        shots,
+        windows,
+    )
 
     class MoCExtension(ComfyExtension):
         async def get_node_list(self):

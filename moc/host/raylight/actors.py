@@ -29,12 +29,12 @@ def apply_to_actors(ray_actors: Any, shots: Shots | None, settings: MoCSettings,
     """raylight's RAY_ACTORS whose samplings are routed; those that came in stay as they are. The trace is filled when
     it is asked for. Raises MoCError where something is missing, or not as MoC knows it."""
     ray = _ray()
-    workers = ray_actors.get("workers") if isinstance(ray_actors, dict) else None
-    missing = [name for name in NEEDED if not all(hasattr(actor, name) for actor in workers or [None])]
+    workers: list[Any] = list(ray_actors.get("workers") or [None]) if isinstance(ray_actors, dict) else [None]
+    missing = [name for name in NEEDED if not all(hasattr(actor, name) for actor in workers)]
     if missing:
         raise MoCError(f"these are not raylight's workers as MoC knows them ({', '.join(RAYLIGHT)}): no {missing[0]}.")
-    _check_degrees(ray.get(workers[0].get_parallel_dict.remote()))
     asked = [actor.model_function_runner_get_values for actor in workers]
+    _check_degrees(ray.get(workers[0].get_parallel_dict.remote()))
     ray.get([ask.remote(_entering(), PACK, FOLDER) for ask in asked])
     notes = {note for note in ray.get([ask.remote(worker.check) for ask in asked]) if note}
     found = _version()

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ from ..override import call_of
 from ..session import VideoPass
 from ..state import Call, Forward
 
+Qkv = tuple[Tensor, Tensor, Tensor]
 CLIP = 257  # tokens of a picture that Wan reads by cross-attention
 PLAIN = {"dropout_p": 0.0, "causal": False, "window_size": (-1, -1), "joint_strategy": "none"}  # of forward
 
@@ -71,7 +73,7 @@ class Routing:
 
         @torch.compiler.disable
         @wraps(plain)
-        def routed(usp: torch.nn.Module, attn, query: Tensor, key: Tensor, value: Tensor, **how) -> Tensor:
+        def routed(usp, attn, query: Tensor, key: Tensor, value: Tensor, **how) -> Tensor:
             dense = partial(plain, usp, attn, query, key, value, **how)
             tokens = query.shape[1] * dist.get_world_size(usp.ulysses_pg)
             if query.shape != key.shape or key.shape != value.shape or tokens < forward.video.sequence.video_tokens:
@@ -91,7 +93,7 @@ class Routing:
             self._together.agree()
 
     def _attend(
-        self, forward: Forward, options: dict, usp: torch.nn.Module, qkv: tuple[Tensor, Tensor, Tensor], how: dict,
+        self, forward: Forward, options: dict, usp: Any, qkv: Qkv, how: dict,
         dense: Callable[[], Tensor],
     ) -> Tensor | Reason:  # fmt: skip
         group, (b, n, heads, d) = self._meet(usp, qkv[0].device), qkv[0].shape
@@ -117,7 +119,7 @@ class Routing:
             return choice.dense or Reason.SHORT
         return self._routed(forward, call, choice.backend, qkv, length, group)
 
-    def _routed(self, forward: Forward, call: Call, backend, qkv: tuple, length: int, group) -> Tensor:
+    def _routed(self, forward: Forward, call: Call, backend, qkv: Qkv, length: int, group) -> Tensor:
         trace, heads, counted = forward.run.patch.trace, qkv[0].shape[2], []
 
         def attend(q: Tensor, k: Tensor, v: Tensor, some: slice) -> Tensor:
@@ -129,13 +131,14 @@ class Routing:
             return out
 
         assert self._together is not None
-        out = ulysses_attention(*qkv, self._together.guarded(attend), length=length, group=group)
+        q, k, v = qkv
+        out = ulysses_attention(q, k, v, self._together.guarded(attend), length=length, group=group)
         parts = [counts for counts in counted if counts is not None]
         if forward.recording:
             trace.ran_routed(forward.step, call.block, Counts.together(parts) if parts else None)
         return out
 
-    def _meet(self, usp: torch.nn.Module, device: torch.device) -> dist.ProcessGroup:
+    def _meet(self, usp: Any, device: torch.device) -> dist.ProcessGroup:
         group, ring = usp.ulysses_pg, usp.ring_pg
         if dist.get_world_size(ring) > 1:
             raise MoCError(

@@ -49,7 +49,10 @@ class RayWorker:
         self.parallel_dict, self.model = parallel_dict, None
 
     def patch_usp(self):
-        _spread(self.model.model.diffusion_model, make_xfuser_attention("TORCH_MATH", False))
+        model = self.model.model.diffusion_model
+        if not hasattr(model, "spread"):
+            model.spread = True
+            _spread(model, make_xfuser_attention("TORCH_MATH", False))
 
     def model_function_runner(self, fn, *args, **kwargs):
         self.model = fn(self.model, *args, **kwargs)
