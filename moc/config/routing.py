@@ -7,7 +7,7 @@ from typing import Any
 
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Repair, Score, check, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -29,6 +29,7 @@ class RoutingConfig:
     lists   "token": every query reads exactly what it chose; "union": the rows of a query tile
             (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
     noise   in training only
+    repair  of the result, afterwards
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -39,6 +40,7 @@ class RoutingConfig:
     tail: str = "none"
     lists: str = "token"
     noise: Noise = field(default_factory=Noise)
+    repair: Repair = field(default_factory=Repair)
 
     def __post_init__(self) -> None:
         static = self.links.static == "first frame" or self.links.own == "frame"
@@ -120,7 +122,7 @@ class RoutingConfig:
         told = [f"{self.links.sentence} and {more}", self.candidates.sentence]
         told += ["the rest pooled"] * (self.tail == "pooled")
         told += ["one list for neighbouring tokens"] * (self.lists == "union")
-        return ", ".join(filter(None, (*told, self.noise.sentence)))
+        return ", ".join(filter(None, (*told, self.noise.sentence, self.repair.sentence)))
 
 
 def part_of(whole: type = RoutingConfig) -> dict[str, str]:
