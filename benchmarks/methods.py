@@ -54,6 +54,7 @@ SCALED = {
     "VMoBA": ({"tile": (3, ALL, ALL)}, {"tile": (ALL, 2, 3)}, {"tile": (3, 4, 6)}),
     "SVG 2": ({"top_k": 6},),  # a tenth of the clusters
     "SVG-EAR": ({"top_k": 6},),
+    "SparsePR": ({},),
 }
 POOLED, TAIL = ("MoC", "VSA", "SpargeAttn", "VMoBA", "SVG 2", "SubBlock", "Veda"), ", rest pooled"
 BOXES = sorted(product((1, 3), (1, 3), (1, 3)), key=lambda box: (box[0] * box[1] * box[2], box))
@@ -91,9 +92,12 @@ KNOBS = {
     "SVG-EAR": SHARE,
     "SubBlock": COUNT,
     "Veda": COUNT,
+    "SparsePR": Knob(lambda x, _: {"density": None, "top_k": 0, "top_p": x}, 0.001, 1.0),
     "VSA by error": SHARE,
     "VSA by sub-means": COUNT,
     "fast by sub-means": COUNT,
+    "VSA corrected": COUNT,
+    "fast corrected": COUNT,
 } | dict.fromkeys(PRESET_NAMES, COUNT)
 
 
@@ -109,6 +113,7 @@ def with_tail() -> dict[str, MoCSettings]:
     found["VSA by error" + TAIL] = METHODS["VSA"].settings.with_routing(tail="pooled", **by_error)
     for name, settings in (("VSA", found["VSA" + TAIL]), ("fast", PRESETS["fast"])):
         found[f"{name} by sub-means" + TAIL] = settings.with_routing(descriptor="sub-means")
+        found[f"{name} corrected" + TAIL] = settings.with_routing(repair_rows=64)
     return found
 
 
@@ -127,7 +132,13 @@ def sample(call: Call) -> Tensor:
 
 def look(call: Call, settings: MoCSettings) -> SampledError:
     routing = settings.routing_of(call.block)
-    return by_head.sampled(call.q, call.k, call.v, table_of(call, routing), routing, sample(call)).cpu()
+    table, tokens = table_of(call, routing), sample(call)
+    found = by_head.sampled(call.q, call.k, call.v, table, routing, tokens).cpu()
+    if not routing.repair.repair_rows:
+        return found
+    full = torch.nn.functional.scaled_dot_product_attention(call.q[:, :, tokens], call.k, call.v)
+    apart = moc_attention(call.q, call.k, call.v, table, routing)[:, :, tokens] - full
+    return replace(found, error=apart.double().square().sum((0, 2, 3))[None])
 
 
 def kept_share(call: Call, settings: MoCSettings) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import by_head
+from . import by_head, repair
 from .autocast import as_one
 from .backends import head_split, permute
 from .backends.registry import Call, Selected, first_of, select, wants_gradients
@@ -55,6 +55,15 @@ def moc_attention(
     if not q.dtype == k.dtype == v.dtype:
         raise MoCError(f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: give all three one precision.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if routing.repair.repair_rows:
+        if lse is not None:
+            raise MoCError(
+                "a result that is corrected by exact rows cannot be merged with other keys: leave it as it is."
+            )
+        bare = routing.changed(repair_rows=0)
+        how = dict(backend=backend, scale=scale, training=training, record=record, note=note)
+        out = moc_attention(q, k, v, table, bare, **how)  # type: ignore[arg-type]
+        return repair.repaired(out, q, k, v, table, routing, scale)
     if routing.partition.by_head and not table.labelled:
 
         def one(*inputs, **seen) -> Tensor:

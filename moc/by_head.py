@@ -15,7 +15,7 @@ from .chunks.build import build_chunks
 from .chunks.orders import ALIKE
 from .chunks.table import ChunkTable
 from .config import RoutingConfig
-from .probe.sampled_error import SampledError, sample_rows, sampled_error
+from .probe.sampled_error import SampledError, sampled_error, spread
 from .routing.clusters import clusters
 
 ROWS = 64  # queries that SVG compares both orders on
@@ -91,7 +91,8 @@ def _frames_or_columns(
 ) -> Iterator[tuple[list[int], ChunkTable, RoutingConfig]]:
     """SVG (arXiv 2502.01776, section 4.2): whichever order's mask is nearer to full attention on a few rows."""
     tables, error = [], []
-    tokens = torch.from_numpy(table.order)[sample_rows(table, ROWS)]
+    layout = table.layout
+    tokens = layout.video_start + spread(layout.video_stop - layout.video_start, ROWS)
     for order in ("raster", "columns"):
         its = routing.changed(order=order)
         if (0, order) not in table.plans:

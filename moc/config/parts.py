@@ -282,6 +282,26 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """How the result is corrected afterwards (`moc/repair.py`).
+
+    repair_rows   by so many rows for which full attention is computed; 0: not at all
+    repair_rank   directions in which it is corrected, at most
+    """
+
+    repair_rows: int = 0
+    repair_rank: int = 16
+
+    def __post_init__(self) -> None:
+        check(self.repair_rows >= 0, f"repair_rows is {self.repair_rows}; it counts rows, so use 0 or more.")
+        check(self.repair_rank >= 1, f"repair_rank is {self.repair_rank}; use 1 or more.")
+
+    @property
+    def sentence(self) -> str:
+        return f"corrected as on {self.repair_rows} rows that see all" if self.repair_rows else ""
+
+
+@dataclass(frozen=True)
 class Noise:
     """What is changed at random in training.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Repair, Score, check, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -37,6 +37,7 @@ class RoutingConfig:
     noise      in training only
     precision  a name of PRECISIONS: in which q . k is computed for what rows see exactly, text and reference rows
                excepted (`backends/eight_bits.py`); the choice and the tail never are in 8 bits, nor is training
+    repair     of the result, afterwards
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -48,6 +49,7 @@ class RoutingConfig:
     lists: str = "token"
     noise: Noise = field(default_factory=Noise)
     precision: str = "auto"
+    repair: Repair = field(default_factory=Repair)
 
     def __post_init__(self) -> None:
         static = self.links.static == "first frame" or self.links.own == "frame"
@@ -131,7 +133,7 @@ class RoutingConfig:
         told += ["the rest pooled"] * (self.tail == "pooled")
         told += ["one list for neighbouring tokens"] * (self.lists == "union")
         told += ["in 8 bits"] * (self.precision == EIGHT_BITS)
-        return ", ".join(filter(None, (*told, self.noise.sentence)))
+        return ", ".join(filter(None, (*told, self.noise.sentence, self.repair.sentence)))
 
 
 def part_of(whole: type = RoutingConfig) -> dict[str, str]:

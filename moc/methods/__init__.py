@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from . import holocine, jenga, lct, moc, radial, sol_attn, sparge, sta, subblock, svg, svg2, svg_ear, veda, vmoba, vsa
+from . import (
+    holocine,
+    jenga,
+    lct,
+    moc,
+    radial,
+    sol_attn,
+    sparge,
+    sparsepr,
+    sta,
+    subblock,
+    svg,
+    svg2,
+    svg_ear,
+    veda,
+    vmoba,
+    vsa,
+)
 from .method import Method
 
 METHODS: dict[str, Method] = {
@@ -21,4 +38,5 @@ METHODS: dict[str, Method] = {
     "SVG-EAR": svg_ear.METHOD,
     "SubBlock": subblock.METHOD,
     "Veda": veda.METHOD,
+    "SparsePR": sparsepr.METHOD,
 }

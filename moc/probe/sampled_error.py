@@ -89,10 +89,15 @@ class SampledError:
 def sample_rows(table: ChunkTable, count: int) -> Tensor:
     """[R]: sorted positions of at most `count` video queries, spread evenly, none twice, always the same ones."""
     video = (table.tensors("cpu").row_frame >= 0).nonzero().flatten()
-    count = min(count, len(video))
-    edge = torch.arange(count + 1) * len(video) // max(count, 1)
+    return video[spread(len(video), count)]
+
+
+def spread(total: int, count: int) -> Tensor:
+    """At most `count` of the numbers below `total`, as `sample_rows` spreads them."""
+    count = min(count, total)
+    edge = torch.arange(count + 1) * total // max(count, 1)
     jitter = (torch.arange(count, dtype=torch.float64) * GOLDEN) % 1.0  # not always in the same column of the picture
-    return video[edge[:-1] + (jitter * edge.diff()).long()]
+    return edge[:-1] + (jitter * edge.diff()).long()
 
 
 @torch.no_grad()
@@ -108,7 +113,7 @@ def sampled_error(
 ) -> SampledError:
     """q, k, v [B, H, N, D]; routings: settings that cut the sequence into the same chunks; rows [R]: `sample_rows`.
 
-    Lists that a tile shares and training noise are left out: every row reads exactly what it chose.
+    Lists that a tile shares, training noise and repairs are left out: every row reads exactly what it chose.
     """
     routings = [r.changed(lists="token") for r in routings]
     scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -23,6 +23,7 @@ EVERYTHING = {
     "SVG-EAR": {"top_p": 1.0},
     "SubBlock": ALL,
     "Veda": ALL,
+    "SparsePR": {"top_p": 1.0},
 }
 
 

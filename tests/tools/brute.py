@@ -38,10 +38,9 @@ def labels(layout, starts, routing):
                 if routing.partition.order != "tiles":  # runs of a shot's tokens, its first tokens aside
                     piece = 0
                     through = raster * sum(shot_of[u] == shot_of[t] for u in range(t_count)) + place
-                    number = (
-                        (through if routing.partition.order == "columns" else place * height * width + raster)
-                        - (routing.links.static == "first tokens") * min(routing.links.static_tokens, height * width)
-                    )
+                    number = (through if routing.partition.order == "columns" else place * height * width + raster) - (
+                        routing.links.static == "first tokens"
+                    ) * min(routing.links.static_tokens, height * width)
                     cell = ("anchor",) if anchor else (number // routing.partition.chunk_tokens,)
                 result[layout.video_start + t * height * width + raster] = (
                     "video", shot_of[t], piece, *cell, "static" if static else "",
@@ -57,6 +56,9 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
     lse: [B, H, N], filled with the log-sum-exp of what every query saw
     order: tokens in the order of the chunks, of which 64 share a scale, where routing.precision is "8 bits"
     """
+    if routing.repair.repair_rows:
+        found = attend(q, k, v, layout, starts, routing.changed(repair_rows=0), scale, tiles, counts, lse)
+        return _repaired(found[0], q, k, v, layout, routing.repair, scale), found[1]
     if routing.partition.order == "frames or columns":
         return _better_order(q, k, v, layout, starts, routing, scale)
     out, chosen_by = np.zeros_like(q), {}
@@ -196,14 +198,40 @@ def _best_of_head(value, share):
     return chosen
 
 
-def _better_order(q, k, v, layout, starts, routing, scale):
-    """Per head the order whose result is nearer to full attention, on 64 tokens spread over the video."""
-    out, chosen_by = np.zeros_like(q), {}
+def _spread(layout, count):
+    """Tokens spread over the video, one in every equal stretch."""
     video = layout.grid[0] * layout.grid[1] * layout.grid[2]
-    count = min(64, video)
+    count = min(count, video)
     edges = [i * video // count for i in range(count + 1)]
     places = [e + int(i * 0.6180339887498949 % 1.0 * (f - e)) for i, (e, f) in enumerate(zip(edges, edges[1:]))]
-    rows = [layout.video_start + place for place in places]
+    return [layout.video_start + place for place in places]
+
+
+def _repaired(out, q, k, v, layout, repair, scale):
+    """Every channel of what is missing on some rows as a ridge regression, of all channels at once in row space."""
+    result, rows = out.copy(), _spread(layout, repair.repair_rows)
+    video = range(layout.video_start, layout.video_start + layout.grid[0] * layout.grid[1] * layout.grid[2])
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            weight = np.exp(scale * q[b, h, rows] @ k[b, h].T)
+            exact = weight @ v[b, h] / weight.sum(1, keepdims=True)
+            mine = out[b, h, rows]
+            missing = exact - mine
+            x = (mine - mine.mean(0)) / np.maximum(mine.std(0), 1e-5)
+            y = missing - missing.mean(0)
+            directions = np.linalg.svd(y)[2][: repair.repair_rank]
+            dual = np.linalg.solve(x @ x.T + 0.1 * np.eye(len(rows)), y)
+            for i in video:
+                asked = (out[b, h, i] - mine.mean(0)) / np.maximum(mine.std(0), 1e-5)
+                fitted = (asked @ x.T) @ dual
+                result[b, h, i] = out[b, h, i] + missing.mean(0) + sum((fitted @ d) * d for d in directions)
+            result[b, h, rows] = exact
+    return result
+
+
+def _better_order(q, k, v, layout, starts, routing, scale):
+    """Per head the order whose result is nearer to full attention, on 64 tokens spread over the video."""
+    out, chosen_by, rows = np.zeros_like(q), {}, _spread(layout, 64)
     both = [routing.changed(order=order) for order in ("raster", "columns")]
     found = [attend(q, k, v, layout, starts, one, scale) for one in both]
     for b in range(q.shape[0]):

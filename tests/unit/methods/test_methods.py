@@ -18,6 +18,7 @@ from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.chunks.orders import ORDERS
 from moc.config import MoCSettings, RoutingConfig
+from moc.errors import MoCError
 from moc.methods import METHODS
 from moc.routing.candidates import candidates
 from moc.routing.selection import Selection
@@ -50,7 +51,7 @@ def test_a_method_is_the_same_on_every_backend(backend, routing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is_and_whose(method):
     said = METHODS[method]
-    assert ("arXiv" in said.source or "pull request" in said.source)
+    assert "arXiv" in said.source or "pull request" in said.source
     assert not said.sees.endswith(".") and "|" not in said.sees + said.differs
 
 
@@ -293,6 +294,35 @@ def test_svg_ear_reads_what_centroids_get_wrong_and_takes_centroids_for_the_rest
         rest = (mine[0] @ mean_k.T / 4.0 + sizes.log()).masked_fill(seen, -torch.inf)
         want = torch.cat((tokens, rest), -1).softmax(-1) @ torch.cat((mine[2], mean_v))
         torch.testing.assert_close(out[0, head], want)
+
+
+def test_sparsepr_corrects_what_it_reads_as_on_a_few_exact_rows():
+    """Ridge regression as ordinary least squares with a row more for every channel."""
+    routing = METHODS["SparsePR"].settings.routing.changed(chunk_tokens=12, repair_rows=40, repair_rank=5)
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=2, dim=16)
+    table = build_chunks(ONE_SHOT, (0,), routing)
+    sparse = moc_attention(q, k, v, table, routing.changed(repair_rows=0))[0]
+    full = torch.nn.functional.scaled_dot_product_attention(q, k, v)[0]
+    out = moc_attention(q, k, v, table, routing)[0]
+    rows = torch.isclose(out, full, rtol=0, atol=1e-12).all(-1).all(0).nonzero().flatten()
+    assert len(rows) == 40 and rows.diff().max() < 14
+    for head in range(2):
+        x, y = sparse[head, rows], full[head, rows] - sparse[head, rows]
+        middle, spread, centre = x.mean(0), x.std(0, correction=0), y.mean(0)
+        ridge = torch.cat(((x - middle) / spread, 0.1**0.5 * torch.eye(16, dtype=x.dtype)))
+        fit = torch.linalg.lstsq(ridge, torch.cat((y - centre, torch.zeros(16, 16, dtype=x.dtype)))).solution
+        most = torch.linalg.svd(y - centre).Vh[:5]
+        want = sparse[head] + (sparse[head] - middle) / spread @ fit @ most.T @ most + centre
+        want[rows] = full[head, rows]
+        torch.testing.assert_close(out[head], want)
+    assert (out - full).norm() < (sparse - full).norm()
+
+
+def test_a_corrected_result_is_not_merged_with_other_keys():
+    routing = METHODS["SparsePR"].settings.routing
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=1)
+    with pytest.raises(MoCError, match="cannot be merged with other keys"):
+        moc_attention(q, k, v, build_chunks(ONE_SHOT, (0,), routing), routing, lse=torch.zeros(1, 1, 256))
 
 
 def test_subblock_keeps_the_blocks_whose_parts_would_weigh_most():

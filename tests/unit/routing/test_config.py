@@ -52,7 +52,7 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"near": "far"}, "choose one of: none, box, touching, radial"),
         ({"box": (3, 0, 3)}, "three sizes in tiles"),
         ({"band": 0.0}, "band is 0.0; it is a share"),
-    ({"decay": 0.0}, "more than 0 and at most 1"),
+        ({"decay": 0.0}, "more than 0 and at most 1"),
         ({"shared": -1}, "it counts chunks"),
         ({"guard": 1.0}, "it is a cosine"),
         ({"rule": "best of head", "shared": 1}, "leave shared at 0"),

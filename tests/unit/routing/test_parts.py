@@ -53,6 +53,8 @@ CASES = {
     "alike, error per cost": dict(
         order="alike", chunk_tokens=7, own="none", shared=2, rule="error per cost", top_k=1, top_p=0.4, tail="pooled"
     ),
+    "repaired": dict(TILES, top_k=1, repair_rows=20, repair_rank=3),
+    "alike, repaired": dict(order="alike", chunk_tokens=7, own="none", top_k=2, repair_rows=30, tail="pooled"),
     "shared and union": dict(TILES, shared=1, top_k=1, lists="union"),
 }
 
