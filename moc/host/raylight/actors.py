@@ -138,6 +138,8 @@ class _Worker:
         self._actor, self._film, self._asked = actor, film, asked
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_actor":  # a copy under way
+            raise AttributeError(name)
         method = getattr(self._actor, name)
         return _Sampling(self, method) if name in SAMPLES else method
 
