@@ -242,7 +242,7 @@ def changes_it_back(model):
 def test_an_attention_that_has_changed_is_named_before_anything_is_sampled(engine):
     told_in(engine, changes_the_call)
     try:
-        with pytest.raises(RuntimeError, match="raylight's attention has changed: it takes self, query, key, value"):
+        with pytest.raises(MoCError, match="raylight's attention has changed: it takes self, query, key, value"):
             applied(engine, little())
     finally:
         told_in(engine, changes_it_back)
