@@ -14,6 +14,22 @@ from .widgets.sentences import tell_qualities
 QUALITY = next(iter(QUALITIES))
 
 
+def trace_input() -> io.WidgetInput:
+    return advanced(
+        io.Combo.Input(
+            "record",  # older hosts want no input and output of the same id
+            display_name="trace",
+            options=list(KEEP),
+            default=KEEP[0],
+            optional=True,
+            tooltip="What to record for MoC Routing Heatmap. routing: what was chosen. routing and "
+            "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
+            "off: nothing. Takes at most half a gigabyte of RAM: a very long run shows the mean of all "
+            "heads after that, and in the end only its first steps.",
+        )
+    )
+
+
 class MoCApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,19 +43,7 @@ class MoCApply(io.ComfyNode):
                 io.Model.Input("model", tooltip="A video model. What MoC cannot route runs dense, as before."),
                 MocShots.Input("shots", optional=True, tooltip="Where the video cuts. Not connected: a single shot."),
                 MocRouting.Input("routing", optional=True, tooltip="How to route. Not connected: as quality says."),
-                advanced(
-                    io.Combo.Input(
-                        "record",  # older hosts want no input and output of the same id
-                        display_name="trace",
-                        options=list(KEEP),
-                        default=KEEP[0],
-                        optional=True,
-                        tooltip="What to record for MoC Routing Heatmap. routing: what was chosen. routing and "
-                        "attention: also where full attention would look, measured on 8 tokens of every frame; slower. "
-                        "off: nothing. Takes at most half a gigabyte of RAM: a very long run shows the mean of all "
-                        "heads after that, and in the end only its first steps.",
-                    )
-                ),
+                trace_input(),
                 decides(
                     io.Combo.Input(
                         "quality", options=list(QUALITIES), default=QUALITY, optional=True, tooltip=tell_qualities()

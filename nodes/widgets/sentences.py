@@ -13,6 +13,7 @@ from ...moc.config import (
     NAMED,
     OWN,
     QUALITIES,
+    PRECISIONS,
     REFERENCES,
     RULES,
     STATIC,
@@ -30,12 +31,14 @@ ABOUT = {
     "lists": "Which chunks neighbouring tokens read.",
     "break_even": "How a GPU knows whether routing is faster than full attention.",
     "curve": "How much of the budget is spent as the noise falls from 1 to 0. Late steps lose least.",
+    "precision": "In how many bits tokens are compared with those that they read.",
 }
 MORE = {
     "own": "With frame, window adds neighbouring frames.",
     "memory": "memory_tokens says how many tokens are the first.",
     "break_even": "Counts where min_tokens is 0. The report tells the times.",
     "curve": "Counts for budgets of top-k and density, not for top_p and beta.",
+    "precision": "What is chosen stays the same. Training runs in 16 bits. The report tells which ran, and why not 8.",
     "rule": "With all but top-k choosing takes longer; MoC Probe can say whether they pay.",
 }
 
@@ -49,7 +52,7 @@ def choices_of(name: str) -> Mapping[str, str]:
     if name == "curve":
         return {curve: entry.sentence for curve, entry in CURVES.items()}
     plain = {"own": OWN, "tail": TAILS, "memory": STATIC, "references": REFERENCES, "lists": LISTS}
-    plain["break_even"] = BREAK_EVEN
+    plain |= {"break_even": BREAK_EVEN, "precision": PRECISIONS}
     return plain[name]
 
 
@@ -80,7 +83,7 @@ def tell_methods() -> str:
 
 def tell_probed() -> str:
     """A tooltip: what the probe compares besides top-k by the usual descriptors."""
-    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed]
+    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed and kind.several is None]
     rules = [name for name, rule in RULES.items() if rule.probed]
     return f"{_and(descriptors)} as descriptor and {_and(rules)} as rule"
 
