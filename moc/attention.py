@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -71,6 +72,11 @@ def moc_attention(
         return by_head.attend(q, k, v, table, routing, scale, one, record, lse)
     call = Call(q, table, routing, scale, training, wants_gradients(q, k, v))
     selected = backend if isinstance(backend, Selected) else select(backend, call)
+    if selected.precision != routing.precision:
+        routing = routing.changed(precision=selected.precision)
+        call = replace(call, routing=routing)
+    if selected.told is not None and note is not None:
+        note(selected.told)
     free = backend == "auto" or isinstance(backend, Selected)
     apart = free and q.device.type == "cuda" and not call.gradients
     apart = apart and head_split.allowed(q, routing, training, record)

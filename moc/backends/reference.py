@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..chunks.table import ChunkTable
-from ..config import RoutingConfig
+from ..config import EIGHT_BITS, RoutingConfig
 from ..routing.candidates import candidates, kept_shots, narrow
 from ..routing.descriptors import DESCRIPTORS, wide
 from ..routing.noise import disturb
 from ..routing.rules import choose
 from ..routing.selection import Selection
-from .allowed import Allowed
+from .allowed import ANYWHERE, Allowed
+from .eight_bits import in_eight_bits
 from .registry import Backend
 
 
@@ -62,6 +63,9 @@ def attend(
 
     # One softmax over the tokens of all kept chunks (eq. 1), and over one summary of every chunk that was left out
     logits = (wide(q) @ wide(k).mT) * scale
+    if routing.precision == EIGHT_BITS:  # of rows that choose
+        eight, routed = in_eight_bits(q, k), t.group_routed[t.row_group]
+        logits = torch.where(routed[:, None], (eight.q @ eight.k.mT + eight.offset[..., None]) * scale, logits)
     logits = logits.masked_fill(~(mandatory | chosen)[..., t.chunk_of], -torch.inf)
     values = wide(v)
     if routing.tail == "pooled":
@@ -74,4 +78,6 @@ def attend(
     return (logits.softmax(-1) @ values).to(q.dtype)
 
 
-BACKEND = Backend("reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")))
+BACKEND = Backend(
+    "reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE)
+)

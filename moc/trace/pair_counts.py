@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,15 @@ class Counts:
         self._pairs = torch.zeros(heads, table.layout.grid[0], len(self.geometry.tokens), device=device)
         self._batch = batch
         self._mass: Tensor | None = None  # [H, F, K]
+
+    @staticmethod
+    def together(parts: Sequence[Counts]) -> Counts:
+        """Of one call whose heads, in this order, were counted apart."""
+        whole = copy.copy(parts[0])
+        whole._pairs = torch.cat([part._pairs for part in parts])
+        masses = [part._mass for part in parts if part._mass is not None]
+        whole._mass = torch.cat(masses) if masses else None
+        return whole
 
     def of(self, heads: slice) -> Counts:
         """For a call with some of the heads: what it counts is counted here too."""

@@ -48,12 +48,13 @@ def labels(layout, starts, routing):
     return result
 
 
-def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=None):
+def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=None, order=None):
     """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels}).
 
     tiles: the queries that share a list, where routing.lists is "union"
     counts: top-k of every head; routing.budget.top_k by default
     lse: [B, H, N], filled with the log-sum-exp of what every query saw
+    order: tokens in the order of the chunks, of which 64 share a scale, where routing.precision is "8 bits"
     """
     if routing.repair.repair_rows:
         found = attend(q, k, v, layout, starts, routing.changed(repair_rows=0), scale, tiles, counts, lse)
@@ -101,8 +102,10 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 for tile, shared in zip(tiles, lists, strict=True):
                     for i in tile:
                         chosen[i] = shared & set(open_to[i])
+            eight = _eight_bits(q[b, h], k[b, h], order) if routing.precision == "8 bits" else None
             for i, mine in enumerate(label):
-                row = _one(q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
+                exact = q[b, h, i] @ k[b, h].T if eight is None or mine[0] != "video" else eight[i]
+                row = _one(exact, q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
                 out[b, h, i] = row[0]
                 if lse is not None:
                     lse[b, h, i] = row[1]
@@ -379,9 +382,27 @@ def count_of_head(table, routing, head):
     return gaps.index(min(gaps))
 
 
-def _one(query, keys, values, mine, chosen, members, routing, scale):
+def _eight_bits(q, k, order):
+    """Every q . k as 8-bit numbers give it."""
+    digits, exponent = np.frexp(k.mean(0))
+    mean = np.ldexp(np.rint(digits * 256) / 256, exponent)  # bfloat16 has eight binary digits
+    out = np.zeros((len(q), len(q)))
+    for low in range(0, len(order), 64):
+        some = order[low : low + 64]
+        step = np.abs(k[some] - mean).max() / 127
+        keys = np.floor((k[some] - mean) / step + 0.5) if step else 0 * k[some]
+        for i, query in enumerate(q):
+            own = np.abs(query).max() / 127
+            whole = np.floor(query / own + 0.5) if own else 0 * query
+            assert max(np.abs(keys).max(), np.abs(whole).max()) <= 127
+            out[i, some] = own * step * (keys @ whole) + query @ mean
+    return out
+
+
+def _one(exact, query, keys, values, mine, chosen, members, routing, scale):
+    """exact: the query with every key."""
     mandatory = {name for name in members if _mandatory(mine, name, routing)}
-    terms = [(query @ keys[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
+    terms = [(exact[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
     if routing.tail == "pooled":
         for name in set(_visible(mine, members, routing)) - chosen:
             block = members[name]

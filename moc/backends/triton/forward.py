@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...chunks.table import ChunkTable
-from ...config import DESCRIPTORS, RoutingConfig
+from ...config import DESCRIPTORS, EIGHT_BITS, RoutingConfig
 from . import chunk_major, query_major, rule_of
 from .arch import arch_of
+from .attend.block import LOG2E
 from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
 from .device_table import DeviceTable
@@ -24,6 +25,7 @@ from .lib.head_ranges import WORKSPACE, split_heads
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
+from .lib.quantise import quantised
 from .lists.csr import SelectionIndices, histogram, new_indices
 from .lists.csr_from_bits import SelectionMask
 from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
@@ -81,9 +83,10 @@ def run(
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
+    eight = quantised(q, k, scale * LOG2E) if routing.precision == EIGHT_BITS else None
     job = Job(
         q, k, v, out, plan, flow, routing.candidates.causal, union, scale, precision, block_sizes_of(q), summary,
-        None if keep is None else keep.lse,
+        None if keep is None else keep.lse, eight,
     )  # fmt: skip
     how: dict[str, Any] = dict(
         signs=DESCRIPTORS[routing.score.descriptor].signed, causal=routing.candidates.causal,
