@@ -224,7 +224,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     begin = time.perf_counter()
     dist.init_process_group("gloo" if args.dry else "nccl", device_id=None if args.dry else device)
-    shape = Shape(heads=4, dim=16, hidden=64, text=8, blocks=2) if args.dry else Shape(blocks=args.blocks)
+    shape = Shape(heads=8, dim=16, hidden=64, text=8, blocks=2) if args.dry else Shape(blocks=args.blocks)
     dtype = torch.float32 if args.dry else torch.bfloat16
     films = {name: (DRY if args.dry else FILMS)[name] for name in args.films.split(",")}
     rules = args.rules.split(",")
@@ -235,7 +235,7 @@ def main() -> None:
     sizes = [int(n) for n in args.ranks.split(",") if n] or [n for n in (1, 2, 4, 8, 16) if all_ranks % n == 0]
     for ranks in sorted(sizes, reverse=True):
         group = dist.new_group(list(range(ranks)))
-        if YUNCHANG:
+        if YUNCHANG and ranks > 1:
             from yunchang import set_seq_parallel_pg
 
             set_seq_parallel_pg(ranks, 1, rank, all_ranks)

@@ -17,7 +17,10 @@ import tiny
 import torch
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig
 from mixture_of_contexts.moc.errors import MoCError
+from mixture_of_contexts.moc.host.adapters import Sequence
 from mixture_of_contexts.moc.host.raylight.actors import apply_to_actors
+from mixture_of_contexts.moc.host.raylight.usp import length_of
+from mixture_of_contexts.moc.host.session import VideoPass
 from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.moc.trace.reasons import Reason
 from mixture_of_contexts.moc.trace.trace import Trace
@@ -242,7 +245,7 @@ def changes_it_back(model):
 def test_an_attention_that_has_changed_is_named_before_anything_is_sampled(engine):
     told_in(engine, changes_the_call)
     try:
-        with pytest.raises(RuntimeError, match="raylight's attention has changed: it takes self, query, key, value"):
+        with pytest.raises(MoCError, match="raylight's attention has changed: it takes self, query, key, value"):
             applied(engine, little())
     finally:
         told_in(engine, changes_it_back)
@@ -331,3 +334,19 @@ def test_what_stands_in_for_raylight_is_called_as_raylight_is(file, name):
     folder = Path(REAL) if REAL else None
     source = (folder / file if folder else Path(ray.__file__).with_name("stand_in.py")).read_text("utf-8")
     assert arguments(source, name) == facts.SIGNATURES[file][name]
+
+
+@pytest.mark.parametrize(
+    ("after", "cross", "part", "found"),
+    [
+        ((), (7,), 40, 80),
+        ((("reference", 3),), (7,), 42, 83),  # one token of filling
+        ((("reference", 3),), (7,), 43, None),
+        ((("reference", None),), (7,), 42, None),  # 83 or 84
+        ((), (40,), 40, None),  # text is as long as a part
+        ((), (), 257, None),
+    ],
+)
+def test_a_part_of_the_tokens_tells_the_whole_where_only_one_fits(after, cross, part, found):
+    video = VideoPass(Sequence((5, 4, 4), (), after=after, cross=cross), None)
+    assert length_of(video, part, ranks=2) == found

@@ -203,6 +203,19 @@ def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_st
     assert all(word in said for word in (*measured, "MoC over fa3", "stages, in a row"))
 
 
+def test_8_bits_stand_beside_16_and_peers_that_have_them(monkeypatch):
+    sage = SimpleNamespace(sageattn=torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setitem(sys.modules, "sageattention", sage)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", SimpleNamespace())
+    time_a_few_calls(monkeypatch)
+    found = attention.run(PAPER, device="cpu", eight_bits=True)
+    assert found["moc_8_ratio"] == pytest.approx(found["dense_ms"] / found["moc_8_ms"], abs=0.01)
+    assert found["moc_8_ratio_to_16_bits"] == pytest.approx(found["moc_ms"] / found["moc_8_ms"], abs=0.01)
+    assert 1e-4 < found["error_to_16_bits"] < 0.03 and found["moc_8_stages_ms"] and found["sage_ratio"] > 0
+    said = "\n".join(attention.lines(found))
+    assert "of 16 bits" in said and "kitchen: this comfy_kitchen has no int8_attention" in said
+
+
 def test_a_case_says_which_peers_are_not_installed_or_cannot_run(monkeypatch):
     for name in ("comfy_kitchen", *peers.FA3_MODULES):
         monkeypatch.setitem(sys.modules, name, None)

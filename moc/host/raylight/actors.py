@@ -34,9 +34,14 @@ def apply_to_actors(ray_actors: Any, shots: Shots | None, settings: MoCSettings,
     if missing:
         raise MoCError(f"these are not raylight's workers as MoC knows them ({', '.join(RAYLIGHT)}): no {missing[0]}.")
     asked = [actor.model_function_runner_get_values for actor in workers]
-    _check_degrees(ray.get(workers[0].get_parallel_dict.remote()))
-    ray.get([ask.remote(_entering(), PACK, FOLDER) for ask in asked])
-    notes = {note for note in ray.get([ask.remote(worker.check) for ask in asked]) if note}
+    try:
+        _check_degrees(ray.get(workers[0].get_parallel_dict.remote()))
+        ray.get([ask.remote(_entering(), PACK, FOLDER) for ask in asked])
+        notes = {note for note in ray.get([ask.remote(worker.check) for ask in asked]) if note}
+    except MoCError:
+        raise
+    except Exception as error:  # Ray's, around what a worker raised
+        raise MoCError(str(getattr(error, "cause", None) or error)) from error
     found = _version()
     if found not in RAYLIGHT:
         notes.add(f"raylight {found} is not one that MoC was tested with ({', '.join(RAYLIGHT)})")
@@ -138,6 +143,8 @@ class _Worker:
         self._actor, self._film, self._asked = actor, film, asked
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_actor":  # a copy under way
+            raise AttributeError(name)
         method = getattr(self._actor, name)
         return _Sampling(self, method) if name in SAMPLES else method
 

@@ -101,7 +101,7 @@ class Routing:
         if any(value is not None and value is not False and value != PLAIN.get(name) for name, value in how.items()
                if name != "softmax_scale"):  # fmt: skip
             return Reason.MASK
-        length = _length(forward.video, n, self.ranks)
+        length = length_of(forward.video, n, self.ranks)
         if length is None:
             return Reason.LENGTH
         # what there is to know of a call of this rank's heads with all tokens, before anything is exchanged
@@ -152,7 +152,7 @@ class Routing:
         return group
 
 
-def _length(video: VideoPass, n: int, ranks: int) -> int | None:
+def length_of(video: VideoPass, n: int, ranks: int) -> int | None:
     """Tokens of the sequence of which this rank holds n, filling included; None where that is not the video's, or not
     certain: text that is as long as a rank's tokens looks like them."""
     if n in video.sequence.cross or (n == CLIP and video.sequence.cross):

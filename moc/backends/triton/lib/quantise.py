@@ -54,15 +54,16 @@ def moc_quantise(
         b_x = tl.where(m_x, b_x - b_mean, 0.0)
     b_most = tl.max(tl.abs(b_x), 1)  # [BR]
     if KEY:
-        most = tl.max(b_most, 0)
-        b_most = b_most * 0.0 + most
-        tl.store(x_scale + i_bh * tl.num_programs(0) + tl.program_id(0), tl.div_rn(most, most * 0.0 + 127.0))
+        b_most = tl.zeros([BR], tl.float32) + tl.max(b_most, 0)
+    b_most = tl.where(b_most > 0.0, b_most, 1.0)  # no scale is 0: masked scores, -inf, are multiplied with it
+    b_127 = tl.full([BR], 127.0, tl.float32)
+    if KEY:
+        p_scale = x_scale + i_bh * tl.num_programs(0) + tl.program_id(0) + o_n * 0
+        tl.store(p_scale, tl.div_rn(b_most, b_127), mask=o_n == tl.program_id(0) * BR)
     else:
-        tl.store(x_scale + i_bh * N + o_n, tl.div_rn(b_most, b_most * 0.0 + 127.0), mask=o_n < N)
+        tl.store(x_scale + i_bh * N + o_n, tl.div_rn(b_most, b_127), mask=o_n < N)
         tl.store(offset + i_bh * N + o_n, tl.sum(b_x * b_mean, 1) * scale, mask=o_n < N)
-    b_some = tl.where(b_most > 0.0, b_most, 1.0)
-    b_units = tl.where(b_most > 0.0, tl.div_rn(b_most * 0.0 + 127.0, b_some), 0.0)
-    b_x = tl.floor(b_x * b_units[:, None] + 0.5)
+    b_x = tl.floor(b_x * tl.div_rn(b_127, b_most)[:, None] + 0.5)
     tl.store(x8 + (i_bh * N + o_n)[:, None] * D + o_d[None, :], b_x.to(tl.int8), mask=m_x)
 
 
