@@ -82,3 +82,5 @@ def forget(record, heads: int) -> None:
     """What a call that broke off has counted."""
     if hasattr(record, "frame_pairs"):
         record.frame_pairs(heads)[0].zero_()
+    elif hasattr(record, "forget"):
+        record.forget()
