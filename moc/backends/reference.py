@@ -78,6 +78,4 @@ def attend(
     return (logits.softmax(-1) @ values).to(q.dtype)
 
 
-BACKEND = Backend(
-    "reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE)
-)
+BACKEND = Backend("reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE))
