@@ -33,7 +33,7 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    descriptor = DESCRIPTORS[routing.score.descriptor]
+    descriptor = DESCRIPTORS[routing.score.descriptor]  # several vectors: `selection.py`
     ends = [descriptor.ends(k[..., a:b, :]) for a, b in pieces]
     high, low = (torch.stack(end, -2) for end in zip(*ends, strict=True))
     score = wide(q) @ high.mT
@@ -45,7 +45,7 @@ def attend(
     # choose together, and what is read because of where it stands: `selection.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
     if not routing.by_row:
-        chosen = Selection(q, k, table, routing, scale).of(rows).chosen
+        chosen = Selection(q, k, table, routing, scale, v=v).of(rows).chosen
     elif routing.budget.rule == "top-k" and not routing.budget.head_density:
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to

@@ -7,7 +7,7 @@ from ..routing.rules import RULES
 from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
 from .routing import EIGHT_BITS, LISTS, PART_OF, PRECISIONS, TAILS, RoutingConfig
 from .schedule import BREAK_EVEN, CURVES, Schedule
-from .settings import NAMED, PRESETS, MoCSettings, Preset
+from .settings import NAMED, PRESETS, QUALITIES, MoCSettings, Preset
 
 __all__ = [
     "AUTO",
@@ -21,6 +21,7 @@ __all__ = [
     "PART_OF",
     "PRECISIONS",
     "PRESETS",
+    "QUALITIES",
     "REFERENCES",
     "RULES",
     "STATIC",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Repair, Score, check, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -36,6 +37,7 @@ class RoutingConfig:
     noise      in training only
     precision  a name of PRECISIONS: in which q . k is computed for what rows see exactly, text and reference rows
                excepted (`backends/eight_bits.py`); the choice and the tail never are in 8 bits, nor is training
+    repair     of the result, afterwards
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -47,6 +49,7 @@ class RoutingConfig:
     lists: str = "token"
     noise: Noise = field(default_factory=Noise)
     precision: str = "auto"
+    repair: Repair = field(default_factory=Repair)
 
     def __post_init__(self) -> None:
         static = self.links.static == "first frame" or self.links.own == "frame"
@@ -99,9 +102,11 @@ class RoutingConfig:
 
     @property
     def by_row(self) -> bool:
-        """Whether every row chooses for itself and reads nothing beside its own, what is linked and what it chose."""
+        """Whether every row chooses for itself, by products with what describes a chunk, and reads nothing beside its
+        own, what is linked and what it chose."""
         score, links = self.score, self.links
-        return not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+        plain = DESCRIPTORS[score.descriptor].several is None and not RULES[self.budget.rule].by_error
+        return plain and not (score.shared or score.guard) and links.near == "none" and links.own != "none"
 
     @property
     def same_k(self) -> bool:
@@ -128,7 +133,7 @@ class RoutingConfig:
         told += ["the rest pooled"] * (self.tail == "pooled")
         told += ["one list for neighbouring tokens"] * (self.lists == "union")
         told += ["in 8 bits"] * (self.precision == EIGHT_BITS)
-        return ", ".join(filter(None, (*told, self.noise.sentence)))
+        return ", ".join(filter(None, (*told, self.noise.sentence, self.repair.sentence)))
 
 
 def part_of(whole: type = RoutingConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ...moc.config import (
     LISTS,
     NAMED,
     OWN,
+    QUALITIES,
     PRECISIONS,
     REFERENCES,
     RULES,
@@ -67,6 +68,13 @@ def tell_presets() -> str:
     return " ".join(("What every token sees.", *told))
 
 
+def tell_qualities() -> str:
+    """A tooltip."""
+    told = (f"{name}: {quality.sentence}." for name, quality in QUALITIES.items())
+    where = "Measured at 720p on an H200, attention alone."
+    return " ".join(("All settings in one, where no routing is connected.", *told, where))
+
+
 def tell_methods() -> str:
     """A tooltip."""
     told = (f"{name}: {method.sees}." for name, method in METHODS.items())
@@ -75,7 +83,7 @@ def tell_methods() -> str:
 
 def tell_probed() -> str:
     """A tooltip: what the probe compares besides top-k by the usual descriptors."""
-    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed]
+    descriptors = [name for name, kind in DESCRIPTORS.items() if not kind.probed and kind.several is None]
     rules = [name for name, rule in RULES.items() if rule.probed]
     return f"{_and(descriptors)} as descriptor and {_and(rules)} as rule"
 

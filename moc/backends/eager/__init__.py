@@ -46,7 +46,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
     lse: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record)
+    blocks: Iterable[Block] = _route(q, k, v, table, routing, scale, training, record)
     # else one block after the other: their masks take up much
     if wants_gradients(q, k, v) or torch.compiler.is_compiling():
         with torch.no_grad():
@@ -69,9 +69,9 @@ def _attend(
 
 
 def _route(
-    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Iterator[Block]:
-    selection = Selection(q, k, table, routing, scale)
+    selection = Selection(q, k, table, routing, scale, v=v)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):

@@ -78,7 +78,8 @@ def run(
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    means = pool(k, plan, desc=routing.score.descriptor)
+    rule = rule_of(routing)
+    means = pool(k, plan, desc=None if rule is None else routing.score.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
@@ -93,7 +94,6 @@ def run(
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
-    rule = rule_of(routing)
     whole = noise or rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
@@ -112,7 +112,7 @@ def run(
             by: dict[str, Any] = dict(by=flow.selection, arch=arch)
             plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
-            plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
+            plan = chosen(q, k, v, shots, sel, plan, routing, scale=scale)
         if noise:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan
