@@ -1,6 +1,6 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--out benchmarks/results/NAME.json] [--tiny]
+python -m benchmarks.attention [--cases paper,720p] [--reuse] [--card sm_86] [--out benchmarks/results/NAME.json] [--tiny]
 
 `ms` is a call that is waited for, `row_ms` one of many in a row with a single wait at the end, as inside a model, where
 launching costs nothing; stages are taken from calls in a row too. `error` is relative to dense attention in float32
@@ -9,7 +9,8 @@ routing can know nothing, it is taken on "trained" inputs instead (`cases.py`). 
 FlashAttention 3 in bf16 and in float8 where it is installed (PyPI: fa3-fwd). sol_attn keeps the same share of pairs,
 and text as it always keeps conditioning, once in the order of the sequence and once `tiled` (`peers.py`): the same
 share is not the same error. --card runs the kernels of other cards; `flash` is then FlashAttention 2, the dense
-attention that these have, and the other peers are left out. --tiny is a dry run on any device.
+attention that these have, and the other peers are left out. --reuse also times a step that takes the choice of the
+step before (`again`), beside one that chooses and keeps its choice (`keeping`). --tiny is a dry run on any device.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.cases import CASES, Case, asked_for
 from benchmarks.peers import dense, fa3, flash, sol
 from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
+from moc.backends.kept import KeptChoice
 from moc.chunks.table import ChunkTable
 from moc.trace.pair_counts import Counts
 from tests.gpu import cards
@@ -57,7 +59,7 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, Any]:
+def run(case: Case, card: str | None = None, device: str = "cuda", reuse: bool = False) -> dict[str, Any]:
     table = case.table()
     inputs = partial(case.inputs, device, torch.bfloat16 if device == "cuda" else torch.float32)
     q, k, v = inputs()
@@ -88,9 +90,11 @@ def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, 
                 raise
             result[name] = f"{type(failure).__name__}: {failure}"[:300]  # a peer that cannot run here is left out
             del calls[name]
-    result |= gains(result)
     result["stages_ms"] = stages(lambda: moc(q, k, v))
     result["stages_sum_ms"] = round(sum(result["stages_ms"].values()), 3)
+    if reuse:
+        result |= used_again(moc, q, k, v, table, case)
+    result |= gains(result)
     if case.routing.lists == "token":
         result |= own_error(moc(q, k, v), q, k, v, table, case)
     if not case.coherent:
@@ -98,6 +102,26 @@ def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, 
         q, k, v = inputs(coherent="trained")
     result["error"] = errors(calls, q, k, v, table)
     return result
+
+
+def used_again(
+    moc: Attention, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case
+) -> dict[str, Any]:
+    """Of a step that takes a kept choice: time, stages, bytes of the choice, and whether its output has moc's bits."""
+    kept = KeptChoice()
+
+    def again(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return moc_attention(q, k, v, table, case.routing, backend=backend(q), kept=kept)
+
+    def keeping(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kept.clear()
+        return again(q, k, v)
+
+    result: dict[str, Any] = {f"keeping_{what}": value for what, value in cost(keeping, q, k, v).items()}
+    result |= {f"again_{what}": value for what, value in cost(again, q, k, v).items()}
+    result["again_stages_ms"] = stages(lambda: again(q, k, v))
+    result["again_same_bits"] = kept.taken and torch.equal(again(q, k, v), moc(q, k, v))
+    return result | {"kept_bytes": kept.bytes}
 
 
 def backend(q: Tensor) -> str:
@@ -109,7 +133,7 @@ def gains(result: dict[str, Any]) -> dict[str, float]:
     pairs = {
         "ratio": ("dense", "moc"), "ratio_to_flash": ("flash", "moc"), "ratio_to_fa3": ("fa3", "moc"),
         "ratio_to_fa3_e4m3": ("fa3_e4m3", "moc"), "sol_attn_ratio": ("dense", "sol_attn"),
-        "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"),
+        "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"), "again_ratio": ("moc", "again"),
     }  # fmt: skip
     return {
         name if what == "ms" else f"{name}_in_a_row": round(result[f"{slow}_{what}"] / result[f"{fast}_{what}"], 2)
@@ -164,6 +188,7 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--reuse", action="store_true", help="also a step that takes the choice of the step before")
     parser.add_argument("--tiny", action="store_true", help="very short films on any device: a dry run")
     cards.add_argument(parser)
     args = parser.parse_args()
@@ -209,6 +234,11 @@ def lines(r: dict[str, Any]) -> list[str]:
         memory = "" if extra is None else f"extra memory {extra:.2f}, "
         gain = f"{r['dense_ms'] / ms:6.2f}x {ms:8.2f} ms, in a row {r['dense_row_ms'] / row:6.2f}x {row:8.2f} ms"
         out.append(f"{name:>32s} {gain}, {memory}error {error:.4f}")
+    if "again_ms" in r:
+        keeps = f"keeping takes {r['keeping_row_ms'] - r['moc_row_ms']:+.2f} ms and {r['kept_bytes'] / 2**20:.1f} MiB"
+        same = "the same bits" if r["again_same_bits"] else "OTHER BITS"
+        gain = f"{r['again_ratio']:6.2f}x {r['again_ms']:8.2f} ms, in a row {r['again_ratio_in_a_row']:6.2f}x"
+        out.append(f"{'again, over moc':>32s} {gain} {r['again_row_ms']:8.2f} ms, {same}; {keeps}")
     over = [f"{name.removeprefix('ratio_to_')} {r[name]:.2f}x" for name in r if name.startswith("ratio_to_")]
     left_out = [f"{name}: {r[name]}" for name in PEERS if name in r]
     stage_sum = f"stages, in a row: {r['stages_sum_ms']:.2f} ms of {r['moc_row_ms']:.2f}"
@@ -220,7 +250,7 @@ def main() -> None:
     args = arguments(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = [tiny(case) for case in CASES] if args.tiny else CASES
-    for r in collect(args, "attention", partial(run, card=args.card, device=device), cases):
+    for r in collect(args, "attention", partial(run, card=args.card, device=device, reuse=args.reuse), cases):
         if "failed" not in r:
             print(*lines(r), sep="\n")
 

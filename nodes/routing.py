@@ -323,6 +323,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "these are. 1: none.",
         ),
         choice("method", METHODS, tell_methods()),
+        named("choosing"),
     ]
 
 

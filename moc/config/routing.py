@@ -47,6 +47,9 @@ class RoutingConfig:
             not (self.score.shared and RULES[self.budget.rule].whole),
             f"rule {self.budget.rule} weighs every token of a head: leave shared at 0.",
         )
+        by_count = self.budget.rule == "top-k" and not self.budget.head_density
+        check(not self.score.exact or by_count, "exact scores are for rule top-k, without head_density.")
+        check(not self.budget.ladder or self.score.exact, "ladder needs exact scores.")
         check_choice("tail", self.tail, TAILS)
         check_choice("lists", self.lists, LISTS)
 
@@ -91,7 +94,7 @@ class RoutingConfig:
     def by_row(self) -> bool:
         """Whether every row chooses for itself and reads nothing beside its own, what is linked and what it chose."""
         score, links = self.score, self.links
-        return not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+        return not (score.shared or score.guard or score.exact) and links.near == "none" and links.own != "none"
 
     @property
     def same_k(self) -> bool:

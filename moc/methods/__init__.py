@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import holocine, jenga, lct, moc, radial, sol_attn, sparge, sta, vmoba, vsa
+from . import adaspa, holocine, jenga, lct, moc, radial, sol_attn, sparge, sta, vmoba, vsa
 from .method import Method
 
 METHODS: dict[str, Method] = {
@@ -16,4 +16,5 @@ METHODS: dict[str, Method] = {
     "VMoBA": vmoba.METHOD,
     "STA": sta.METHOD,
     "Radial": radial.METHOD,
+    "AdaSpa": adaspa.METHOD,
 }

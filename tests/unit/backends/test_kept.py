@@ -167,3 +167,20 @@ def test_a_call_that_runs_out_of_memory_gives_up_what_is_kept_first(monkeypatch)
         moc_attention(q, k, v, table, routing, kept=kept)
     head_split.start()
     assert tried == [(2, True, 0), (1, False, 1), (1, False, 1)] and kept.refused
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(triton._triton_missing() is not None, reason="Triton is not installed")
+def test_chunks_that_a_kernel_writes_down_slot_by_slot_are_kept_as_they_are(monkeypatch):
+    from moc.backends.triton.dataflow import Wants
+    from moc.backends.triton.forward import run
+
+    routing = RoutingConfig.of(**CASES["large tiles"]).changed(top_k=2)
+    layout = TokenLayout(96, (4, 4, 6))
+    table = build_chunks(layout, STARTS, routing)
+    q, k, v = (x.float() for x in qkv(layout, batch=1, dim=16))
+    kept, how = KeptChoice(), dict(wants=Wants(selection="topk_stream"))
+    want = run(q, k, v, table, routing, 0.25, kept=kept, **how)
+    assert kept.bytes == 2 * 96 * 2 * (2 + 1), "of every row and head two chunks, and how many they are"
+    selects_nothing(monkeypatch, "triton")
+    assert torch.equal(run(q, k, v, table, routing, 0.25, kept=kept, **how), want) and kept.taken

@@ -39,6 +39,8 @@ CASES = {
     "best of head, pooled": dict(TILES, rule="best of head", top_p=0.2, tail="pooled", shots_kept=1),
     "all of a head": dict(TILES, rule="best of head", top_p=1.0),
     "runs": dict(RUNS, own="chunk", top_k=3, static="first tokens", static_tokens=5),
+    "true attention": dict(RUNS, own="none", shared=1, exact=True, top_k=2),
+    "true attention, pooled": dict(TILES, shared=2, exact=True, top_k=3, tail="pooled", causal=True),
     "shared and union": dict(TILES, shared=1, top_k=1, lists="union"),
 }
 
