@@ -27,7 +27,7 @@ def attention_override(forward: Forward, call: HostCall) -> Tensor:
     if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
         forward.ran_dense(Reason.MASK)
         return call.dense()
-    routed = _call(forward, call)
+    routed = call_of(forward, call)
     if isinstance(routed, Call):
         if forward.run.patch.probe is not None:
             return look_at(forward, routed, call)
@@ -56,7 +56,7 @@ def _faster_of(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
     return out
 
 
-def _call(forward: Forward, call: HostCall) -> Call | Reason:
+def call_of(forward: Forward, call: HostCall) -> Call | Reason:
     """What there is to know before a call is routed, or why it has to run dense."""
     run, (block, place) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
     schedule = run.patch.settings.schedule
@@ -83,9 +83,11 @@ def _call(forward: Forward, call: HostCall) -> Call | Reason:
 
 def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected) -> Tensor | Reason:
     """`_route`, in the trace; or why this call has to run dense."""
-    run, training = forward.run, is_training(host_call.q)
-    training = training or registry.wants_gradients(host_call.q, host_call.k, host_call.v)
-    kept = None if training else run.reuse.of(_site(forward, call, host_call))
+    run, q = forward.run, host_call.q
+    anew = Anew.HEADS if call.routing.partition.by_head else None
+    if is_training(q) or registry.wants_gradients(q, host_call.k, host_call.v):
+        anew = Anew.TRAINING
+    kept = None if anew else run.reuse.of(_site(forward, call, host_call))
     try:
         out, counts = _route(forward, call, host_call, backend, record=forward.recording, kept=kept)
     except Exception as error:
@@ -94,7 +96,7 @@ def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | r
         forward.reason = run.failed(error)
         return forward.reason
     if forward.recording:
-        run.reuse.ended(kept, Anew.TRAINING if training else None)
+        run.reuse.ended(kept, anew)
         run.patch.trace.ran_routed(forward.step, call.block, counts)
         forward.routed += 1
         if forward.routed == AHEAD:

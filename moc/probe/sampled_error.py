@@ -65,6 +65,20 @@ class SampledError:
 
         return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
+    def spread(self, heads: list[int], count: int) -> SampledError:
+        """As that of some heads of so many; the others' sums are zero."""
+
+        def wider(name: str) -> Tensor:
+            part = torch.as_tensor(getattr(self, name))
+            if not part.dim():
+                return part
+            return part.new_zeros(*part.shape[:-1], count).index_copy(-1, torch.tensor(heads, device=part.device), part)
+
+        return replace(self._each(wider), rows=self.rows)
+
+    def with_rows(self, rows: int) -> SampledError:
+        return replace(self, rows=rows)
+
     def cpu(self) -> SampledError:
         return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).cpu().double()), rows=self.rows)
 
@@ -104,7 +118,7 @@ def sampled_error(
         mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
         shots = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
         selections = [
-            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor])
+            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor], v)
             for r in routings
         ]
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each

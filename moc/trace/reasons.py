@@ -31,6 +31,7 @@ class Anew(Enum):
     CHANGED = "tokens, batch or prompts were not those of the step before"
     MEMORY = "too little memory to keep choices in"
     TRAINING = "in training every step chooses"
+    HEADS = "every head cuts the video for itself here, in every step"
 
 
 SHORTLY = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,8 @@ class Trace:
     keep           one of KEEP
     first          latent frame that the film begins with, behind reference frames
     node           id of the MoC Apply node in the graph, where there is one
+    share          how many processes trace a part of the run each, and so use a part of the memory
+    fetch          fills it, where the run happened in other processes: called before it is shown
     id             a name that nobody guesses: with it a browser asks for this trace
     again          routed calls that took the choices of an earlier step; anew: those that were to, and chose instead
     kept           most bytes of choices kept at a time
@@ -68,7 +71,9 @@ class Trace:
     again: int = 0
     anew: Counter[Anew] = field(default_factory=Counter)
     kept: int = 0
-    _routed_blocks: set[int] = field(default_factory=set, repr=False)
+    share: int = 1
+    fetch: Callable[[], None] | None = field(default=None, repr=False)
+    routed_blocks: set[int] = field(default_factory=set, repr=False)
     _queue: DeviceQueue = field(default_factory=DeviceQueue, repr=False)
     _geometry: OrderedDict[tuple[int, bool, torch.device], Geometry] = field(default_factory=OrderedDict, repr=False)
     _bytes: int = 0
@@ -81,7 +86,7 @@ class Trace:
     def start(self, steps: int = 0) -> None:
         """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.dense, self.anew, self.notes, self._routed_blocks, self._geometry):
+            for part in (self.records, self.dense, self.anew, self.notes, self.routed_blocks, self._geometry):
                 part.clear()
             self._queue.clear()
             self.again = self.kept = 0
@@ -126,15 +131,15 @@ class Trace:
         with self._lock:
             self.routed += 1
             self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
-            self._routed_blocks.add(block)
+            self.routed_blocks.add(block)
             if counts is None:
                 return
-            if self._bytes > 2 * MOST_BYTES:
+            if self._bytes > 2 * MOST_BYTES // self.share:
                 note = "the trace is full: the heatmap shows only the calls up to step {step}"
                 self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
                 return
             values, routed = counts.result()
-            if self._bytes + values.numel() * 2 > MOST_BYTES:
+            if self._bytes + values.numel() * 2 > MOST_BYTES // self.share:
                 values = values.mean(1, keepdim=True)  # heads together once the budget is used up
             self._bytes += values.numel() * 2
             self._queue.add(Counted(step, block, counts.geometry, values.half(), routed))
@@ -182,7 +187,7 @@ class Trace:
         """How it goes, short enough to stand on a node."""
         if not self.routed and not self.dense:
             return "MoC: nothing sampled yet."
-        line = f"MoC on: {len(self._routed_blocks)} of {self.blocks} blocks routed"
+        line = f"MoC on: {len(self.routed_blocks)} of {self.blocks} blocks routed"
         line += f", {self.density:.1%} of pairs kept." if self.records else "."
         if not self.routed:
             line = "MoC: everything ran dense."
@@ -214,7 +219,7 @@ class Trace:
             "report": self.report(),
             "steps": self.steps,
             "blocks": self.blocks,
-            "routed_blocks": sorted(self._routed_blocks),
+            "routed_blocks": sorted(self.routed_blocks),
             "routed_calls": self.routed,
             "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
             "choices_used_again": self.again,

@@ -1,16 +1,18 @@
 """What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
 
+import json
 import os
 import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import attention, mine, peers, timing
+from benchmarks import attention, mine, peers, scale, timing
 from benchmarks.capture import Call
 from benchmarks.cases import Case
 from benchmarks.coherence import RULES as RULES_OF_CAPTURES
@@ -279,3 +281,30 @@ def test_what_does_not_fit_into_memory_is_measured_on_fewer_heads():
         return 2.0 * heads
 
     assert mine.in_memory(call, 40) == (80.0, "5 of 40 heads at a time")
+
+
+def test_the_gain_of_several_gpus_is_over_the_same_film_and_rule_on_one():
+    rows = [
+        {"film": film, "rule": rule, "ranks": ranks, "step_s": seconds}
+        for film, rule, ranks, seconds in [
+            ("a", "x", 4, 2.0),
+            ("a", "x", 1, 7.0),
+            ("a", "y", 4, 1.0),
+            ("b", "x", 1, 9.0),
+        ]
+    ]
+    assert scale.gains(rows) == [{"film": "a", "rule": "x", "ranks": 4, "gain": 3.5}]
+
+
+def test_the_one_call_for_several_gpus_writes_every_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["scale", "--dry", "--films", "720p,8shots", "--rules", "dense,paper", "--runs", "1", "--blocks", "1"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "out.json")])
+    scale.main()
+    told = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert [(row["film"], row["rule"]) for row in told["results"]] == list(
+        product(("720p", "8shots"), ("dense", "paper"))
+    )
+    assert all(row["step_s"] > 0 and row["attention_ms"].keys() == {"1"} for row in told["results"])

@@ -16,13 +16,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, QueryGroup
-from ...config import RoutingConfig
+from ...config import EIGHT_BITS, RoutingConfig
 from ...routing.bits import pack, unpack
 from ...routing.candidates import candidates, union
 from ...routing.noise import disturb
 from ...routing.scores import chunk_means
 from ...routing.selection import Selection
-from ..allowed import Allowed
+from ..allowed import ANYWHERE, Allowed
+from ..eight_bits import in_eight_bits
 from ..kept import KeptChoice, nothing_kept
 from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
@@ -52,7 +53,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
     lse: Tensor | None, kept: KeptChoice,
 ) -> Tensor:  # fmt: skip
-    blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record, kept)
+    blocks: Iterable[Block] = _route(q, k, v, table, routing, scale, training, record, kept)
     # else one block after the other: their masks take up much
     if wants_gradients(q, k, v) or torch.compiler.is_compiling():
         with torch.no_grad():
@@ -60,7 +61,10 @@ def _attend(
     mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)
-    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, table.mean_chunk >= LARGE_CHUNK, lse)
+    large, eight = table.mean_chunk >= LARGE_CHUNK, None
+    if routing.precision == EIGHT_BITS:
+        eight = in_eight_bits(q, k)
+    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, large, lse, eight)
     for group in table.groups:  # text and references see everything
         if not group.routed:
             rows = slice(group.start, group.stop)
@@ -72,10 +76,10 @@ def _attend(
 
 
 def _route(
-    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
     kept: KeptChoice,
 ) -> Iterator[Block]:  # fmt: skip
-    selection = None if kept.taken else Selection(q, k, table, routing, scale)
+    selection = None if kept.taken else Selection(q, k, table, routing, scale, v=v)
     order, heads = table.tensors(q.device).order, q.shape[:2]
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
@@ -109,5 +113,9 @@ def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[sl
 
 
 BACKEND = Backend(
-    "eager", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")), devices=(ANY,), title="plain torch"
+    "eager",
+    attend,
+    Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE),
+    devices=(ANY,),
+    title="plain torch",
 )

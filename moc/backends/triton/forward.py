@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ...chunks.table import ChunkTable
-from ...config import DESCRIPTORS, RoutingConfig
+from ...config import DESCRIPTORS, EIGHT_BITS, RoutingConfig
 from ...routing.bits import unpack
 from ..kept import KeptChoice, nothing_kept
 from . import chunk_major, query_major, rule_of
 from .arch import arch_of
+from .attend.block import LOG2E
 from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
 from .device_table import DeviceTable
@@ -27,6 +28,7 @@ from .lib.head_ranges import WORKSPACE, split_heads
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
+from .lib.quantise import quantised
 from .lists.csr import SelectionIndices, histogram, new_indices
 from .lists.csr_from_bits import SelectionMask
 from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
@@ -69,7 +71,8 @@ def run(
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D].
 
-    training: with drop-off and drop-in. kept: chosen by an earlier call, or for later ones. wants: a kind or a selection other than the usual one; dataflow: all of it.
+    training: with drop-off and drop-in. kept: chosen by an earlier call, or for later ones. wants: a kind or a
+    selection other than the usual one; dataflow: all of it.
     """
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -80,16 +83,18 @@ def run(
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
+    rule, pooled = rule_of(routing), routing.tail == "pooled"
     kept = nothing_kept() if kept is None else kept
     kept.begin("triton", q, table, routing)
-    pooled = routing.tail == "pooled"
-    means = pool(k, plan, desc=None if kept.taken else routing.score.descriptor) if pooled or not kept.taken else {}
+    desc = None if kept.taken or rule is None else routing.score.descriptor
+    means = pool(k, plan, desc=desc) if pooled or desc else {}
     summary = (means["mean"], pool(v, plan)["mean"]) if pooled else None
     shots = None if kept.taken else _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
+    eight = quantised(q, k, scale * LOG2E) if routing.precision == EIGHT_BITS else None
     job = Job(
         q, k, v, out, plan, flow, routing.candidates.causal, union, scale, precision, block_sizes_of(q), summary,
-        None if keep is None else keep.lse,
+        None if keep is None else keep.lse, eight,
     )  # fmt: skip
     how: dict[str, Any] = dict(
         signs=DESCRIPTORS[routing.score.descriptor].signed, causal=routing.candidates.causal,
@@ -97,7 +102,6 @@ def run(
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
-    rule = rule_of(routing)
     whole = noise or rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
@@ -123,7 +127,7 @@ def run(
                 by: dict[str, Any] = dict(by=flow.selection, arch=arch)
                 plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
             else:
-                plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
+                plan = chosen(q, k, v, shots, sel, plan, routing, scale=scale)
             if noise:
                 plan = disturbed(sel, shots, plan, routing, q.shape[:2])
             if union:
