@@ -25,7 +25,7 @@ def selected(monkeypatch):
     """A list that grows with every call that selects."""
     made = []
     real = eager.Selection
-    monkeypatch.setattr(eager, "Selection", lambda *args: made.append(args[0].shape[0]) or real(*args))
+    monkeypatch.setattr(eager, "Selection", lambda *args, **how: made.append(args[0].shape[0]) or real(*args, **how))
     return made
 
 
@@ -54,7 +54,7 @@ def test_steps_choose_as_the_setting_says_and_the_others_select_nothing(choosing
         override, "_route", lambda forward, *a, **k: (steps.append(forward.step), real(forward, *a, **k))[1]
     )
     made = []
-    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection: made.append(steps[-1]) or real(*a))
+    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k))
     sampled, trace = film(MoCSettings(TILES, Schedule(choosing=choosing)))
     assert made == [step for step in chooses for _ in range(BLOCKS)]
     assert trace.routed == 6 * BLOCKS and trace.again == trace.routed - len(made) and not trace.anew
@@ -100,7 +100,7 @@ def test_twice_chooses_at_the_start_and_after_a_part_of_the_sampling(monkeypatch
     monkeypatch.setattr(
         override, "_route", lambda forward, *a, **k: (steps.append(forward.sigma), real(forward, *a, **k))[1]
     )
-    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection: made.append(steps[-1]) or real(*a))
+    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k))
     patched, trace = routed(
         ModelSamplingSD3().patch(tiny.load(), 1.0)[0], MoCSettings(TILES, Schedule(choosing="twice"))
     )

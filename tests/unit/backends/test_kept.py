@@ -90,7 +90,7 @@ def test_a_stale_choice_is_attended_as_brute_force_does(backend, case):
         members.setdefault(name, []).append(token)
     for (b, h, i), mine in chosen.items():
         q, k, v = (x[b, h] for x in arrays[1])
-        expected[b, h, i] = brute._one(q[i], k, v, label[i], mine, members, routing, 0.25)[0]
+        expected[b, h, i] = brute._one(k @ q[i], q[i], k, v, label[i], mine, members, routing, 0.25)[0]
     kept = KeptChoice()
     for step in steps(backend):
         out = moc_attention(*step, table, routing, backend=backend, scale=0.25, kept=kept)
