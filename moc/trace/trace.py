@@ -18,7 +18,7 @@ from ..errors import MoCError
 from .axes import Axes
 from .device_queue import Counted, DeviceQueue
 from .pair_counts import Counts, Geometry
-from .reasons import SHORTLY, Reason
+from .reasons import SHORTLY, Anew, Reason
 
 AHEAD = 3  # routed calls of a pass that keep a device busy while what the pass before has counted is told
 MOST_BYTES = 256 * 2**20  # of one run's records, in main memory; as much again with the heads together
@@ -54,6 +54,8 @@ class Trace:
     share          how many processes trace a part of the run each, and so use a part of the memory
     fetch          fills it, where the run happened in other processes: called before it is shown
     id             a name that nobody guesses: with it a browser asks for this trace
+    again          routed calls that took the choices of an earlier step; anew: those that were to, and chose instead
+    kept           most bytes of choices kept at a time
     """
 
     records: list[Record] = field(default_factory=list)
@@ -66,6 +68,9 @@ class Trace:
     keep: str = KEEP[0]
     node: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    again: int = 0
+    anew: Counter[Anew] = field(default_factory=Counter)
+    kept: int = 0
     share: int = 1
     fetch: Callable[[], None] | None = field(default=None, repr=False)
     routed_blocks: set[int] = field(default_factory=set, repr=False)
@@ -81,9 +86,10 @@ class Trace:
     def start(self, steps: int = 0) -> None:
         """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.dense, self.notes, self.routed_blocks, self._geometry):
+            for part in (self.records, self.dense, self.anew, self.notes, self.routed_blocks, self._geometry):
                 part.clear()
             self._queue.clear()
+            self.again = self.kept = 0
             self.steps, self.routed, self.blocks, self.first, self._bytes = steps, 0, 0, 0, 0
 
     def note(self, text: str) -> None:
@@ -94,6 +100,20 @@ class Trace:
     def ran_dense(self, reason: Reason) -> None:
         with self._lock:
             self.dense[reason] += 1
+
+    def chose(self, anew: Anew | None) -> None:
+        """A call took what was chosen before (None), or had to choose."""
+        with self._lock:
+            self.again += anew is None
+            self.anew.update(() if anew is None else (anew,))
+
+    def keeps(self, call: int, together: int) -> None:
+        """Bytes of the choices of one call, and of all."""
+        if not self.kept and self.blocks > 1:
+            self.note(
+                f"choices take {_size(call)} a call to keep, {_size(call * self.blocks)} for {self.blocks} blocks"
+            )
+        self.kept = max(self.kept, together)
 
     def counts(
         self, table: ChunkTable, routing: RoutingConfig, q: Tensor, k: Tensor, scale: float | None = None
@@ -184,6 +204,10 @@ class Trace:
         if self.routed and self.keep == "off":
             lines.append("What was chosen was not recorded: trace is off on MoC Apply.")
         lines += [f"{count} dense: {reason.value}." for reason, count in self.dense.most_common()]
+        if self.again or self.anew:
+            of = f"{self.again} of {self.routed} routed calls"
+            lines.append(f"Choices of an earlier step were used again in {of}; at most {_size(self.kept)} were kept.")
+        lines += [f"{count} chose anew: {reason.value}." for reason, count in self.anew.most_common()]
         return "\n".join(lines + [f"Note: {note}." for note in self.notes])
 
     def summary(self) -> dict[str, Any]:
@@ -200,6 +224,9 @@ class Trace:
             "routed_blocks": sorted(self.routed_blocks),
             "routed_calls": self.routed,
             "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
+            "choices_used_again": self.again,
+            "chosen_anew": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.anew.most_common()},
+            "bytes_kept": self.kept,
             "notes": list(self.notes),
             "density": self.density if self.records else None,
             "density_of_block": {b: sum(d) / len(d) for b, d in sorted(by_block.items())},
@@ -214,6 +241,10 @@ class Trace:
                 self._geometry.popitem(last=False)
         self._geometry.move_to_end(key)
         return self._geometry[key]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _record(call: Counted) -> Record:
