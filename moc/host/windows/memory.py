@@ -162,8 +162,10 @@ def _plan(recall: Recall, bank: Bank, session: Session, prompts: dict[str, list[
                 bank.masks |= {frame + i: masks[number][i] for i in weights}
             frame += latent.shape[TIME]
         frames_of.append(frozenset(range(begin, frame)))
+        bank.names |= dict.fromkeys(range(begin, frame), memory.name)
     chosen = choose(recall.memories, recall.shots, recall.read)
     starts = session.starts(recall.shots)[0] if recall.shots is not None else (0,)
+    bank.starts = starts if len(starts) > 1 else bank.starts
     for film_frame in range(session.first, session.stop):
         read = chosen[shot_of(film_frame, starts)]
         unread = [frames for number, frames in enumerate(frames_of) if number not in read]

@@ -20,8 +20,9 @@ from ..adapters.base import conditioning
 from ..patch import ROUNDING
 from ..session import session_of
 from . import rope
-from .bank import Bank, around_apply, around_forward
+from .bank import Bank
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
+from .reader import around_apply, around_forward
 
 KEY = "moc_windows"  # of our wrapper
 KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.SAMPLER_SAMPLE)
@@ -90,7 +91,8 @@ def _around_run(
             f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
             "them, like 1-4."
         )
-    with Bank(wanted, weights, length, float(start) * (1 + ROUNDING)).held(options):
+    starts = (0, *(first for first, _ in film.shots[1:]))
+    with Bank(wanted, weights, length, float(start) * (1 + ROUNDING), starts=starts).held(options):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
