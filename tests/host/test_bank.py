@@ -117,6 +117,55 @@ def test_the_first_frame_of_a_shot_counts_for_all_of_it(monkeypatch):
     assert all(frames == {0, 2, 4, 6, 8} for frames in banks[0].held.values()) and len(banks[0].held) == BLOCKS
 
 
+def test_kept_frames_count_for_the_window_where_it_is_long(monkeypatch):
+    model, banks = tiny.load(), watch(monkeypatch)
+    long = tiny.sample(windows(model, bank_shots="1", bank_weight="the window"), shape=TEN)
+    assert banks[0].weights == {0: 8.0}, "twice the 4 latent frames of a window"
+    tiny.sample(windows(model, bank_weight="the window"), shape=TEN)
+    assert banks[1].weights == {0: 2, 2: 2, 4: 2, 6: 2, 8: 2}
+    assert not torch.equal(long, tiny.sample(windows(model, bank_shots="1"), shape=TEN))
+
+
+def test_a_mask_says_what_is_kept(monkeypatch):
+    """64 pixels are 4 tokens a side; the left half is kept, and nothing of frames where the mask shows nothing."""
+    model, banks = tiny.load(), watch(monkeypatch)
+    half = torch.zeros(1, 64, 64)
+    half[..., :32] = 1
+    kept = []
+    end = room.Bank.end
+    monkeypatch.setattr(room.Bank, "end", lambda bank: kept.append(tokens(bank)) or end(bank))
+
+    def tokens(bank):
+        return {f: kv[0].codes.shape[1] for f, kv in next(iter(bank.store._frames.values())).items()}
+
+    got = tiny.sample(windows(model, bank_mask=half), shape=TEN)
+    assert kept[0] == dict.fromkeys((0, 2, 4, 6, 8), 8) and not banks[0].unread
+    later = torch.cat([torch.zeros(5, 64, 64), half.expand(5, -1, -1)])
+    tiny.sample(windows(model, bank_mask=later), shape=TEN)
+    assert kept[1] == {6: 8, 8: 8}
+    whole = tiny.sample(windows(model, bank_mask=torch.ones(1, 64, 64)), shape=TEN)
+    plain = tiny.sample(windows(model), shape=TEN)
+    assert torch.equal(whole, plain) and not torch.equal(got, plain)
+
+
+@pytest.mark.parametrize("storage", ["as the model", "4 bit"])
+def test_what_the_bank_will_take_is_known_before_anything_is_kept(storage, monkeypatch):
+    banks, foreseen, half = watch(monkeypatch), [], torch.zeros(1, 64, 64)
+    half[..., :32] = 1
+    monkeypatch.setattr(room.Bank, "foresee", lambda bank, size, device: foreseen.append(size))
+    tiny.sample(windows(tiny.load(), bank_storage=storage, bank_mask=half), shape=TEN, cfg=3.0)
+    assert foreseen == [banks[0].bytes]
+
+
+def test_the_log_says_what_the_bank_will_take_and_no_room_is_refused(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    tiny.sample(windows(tiny.load()), shape=TEN)
+    assert "the bank will hold 5 frames, 0.00 GB on the GPU and 0.00 GB in main memory" in caplog.text
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 1000.0)
+    with pytest.raises(MoCError, match="needs 0.0 GB of main memory .* keep fewer frames or shots"):
+        tiny.sample(windows(tiny.load()), shape=TEN)
+
+
 @pytest.mark.parametrize("follow", [SHOTS, DRAWN])
 def test_every_window_reads_the_others_and_not_itself(follow, monkeypatch):
     seen, get = [], Store.get
@@ -441,6 +490,8 @@ REFUSED = {
     "a block that is not there": ({"bank_blocks": "0, 7"}, "is told of block 7"),
     "no blocks": ({"bank_blocks": "first"}, "names no blocks"),
     "another storage": ({"bank_storage": "2 bit"}, "bank_storage"),
+    "another weight": ({"bank_weight": "heavy"}, "bank_weight is 'heavy'"),
+    "a mask of nothing": ({"bank_mask": torch.zeros(1, 64, 64)}, "bank_mask shows nothing"),
     "another bank": ({"bank": "perhaps"}, "bank is 'perhaps'"),
 }
 

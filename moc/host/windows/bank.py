@@ -12,6 +12,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...errors import MoCError
 from ...windows.bank import STORAGE, BankSettings
 from ...windows.store import Store
 from ..block_numbers import BlockNumbers
@@ -34,6 +35,7 @@ class Bank:
     filling  passes are kept, and see only themselves
     masks    kept frames of which not all is kept -> [h, w], 1 where it is
     hidden   latent frames of the film -> kept frames that they do not read
+    prompts  that the run samples with
     starts   first latent frame of every shot
     names    kept frames that are no part of the film -> the memory that they are of
     """
@@ -46,6 +48,7 @@ class Bank:
     filling: bool = False
     masks: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, frozenset[int]] = field(default_factory=dict)
+    prompts: int = 1
     starts: tuple[int, ...] = (0,)
     names: dict[int, str] = field(default_factory=dict)
     read: int = 0  # calls
@@ -54,11 +57,28 @@ class Bank:
     store: Store | None = None
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
 
+    def foresee(self, size: int, device: torch.device) -> None:
+        """Before anything is kept: size, in bytes, is what the bank will hold. Raises MoCError if there is no room."""
+        on_device = min(size, self._budget(device)) if device.type != "cpu" else 0
+        main, free = size - on_device, comfy.model_management.get_free_memory(torch.device("cpu"))
+        log.info(
+            "%s: the bank will hold %d frames, %.2f GB on the GPU and %.2f GB in main memory",
+            self.node, len(self.weights), on_device / GB, main / GB,
+        )  # fmt: skip
+        if main > free:
+            raise MoCError(
+                f"the bank of {self.node} needs {main / GB:.1f} GB of main memory beside {on_device / GB:.1f} GB of "
+                f"the graphics card's, and {free / GB:.1f} GB are free: keep fewer frames or shots, store them in 8 or "
+                "4 bit, or let fewer blocks read them."
+            )
+
+    def _budget(self, device: torch.device) -> float:
+        return self.settings.budget * GB or comfy.model_management.get_free_memory(device) / 2
+
     def stored(self, device: torch.device) -> Store:
         """Made with the first key: what is free then is what the model and a window have left."""
         if self.store is None:
-            budget = self.settings.budget * GB or comfy.model_management.get_free_memory(device) / 2
-            self.store = Store(STORAGE[self.settings.storage], budget)
+            self.store = Store(STORAGE[self.settings.storage], self._budget(device))
         return self.store
 
     @contextmanager

@@ -142,6 +142,7 @@ def _around_run(recall: Recall, executor, noise, latent_image, sampler, sigmas, 
     options = guider.model_options.setdefault("transformer_options", {})
     around: Bank | None = options.get(BANK)  # of another node, whose settings count
     bank = around or Bank(recall.bank, {}, 0, float("inf"), "MoC Recall")
+    bank.prompts = max(bank.prompts, session.prompts(guider))
     options[LOOKS] = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
     try:
         with nullcontext() if around else bank.held(options):

@@ -17,8 +17,9 @@ from ...shots.cuts import shot_of
 from ...trace.bank_reads import BankAxes, BankCounts
 from ...trace.cells import Line
 from ...windows.attend import OwnOf, attend, dense, routed
-from ...windows.bank import alike
+from ...windows.bank import STORAGE, alike
 from ...windows.memory import kept_tokens
+from ...windows.packing import packed_bytes
 from ...windows.store import Place
 from ...windows.turn import Rotation, turn
 from ..adapters import adapter_for
@@ -149,6 +150,8 @@ class Reader:
         layout, frames = self.video.layout(k.shape[-2]), self.video.frame_ids
         if layout is None or frames is None:
             return
+        if self.bank.store is None:
+            self._foresee(layout, k)
         store, size, anchor = self.bank.stored(k.device), layout.frame_tokens, len(frames) - self.own
         self.rotation = self.rotation.to(k.device)
         for number, frame in enumerate(frames):
@@ -162,6 +165,16 @@ class Reader:
             turned = turn(some_k, self.rotation)
             for i, prompt in enumerate(self.prompts):
                 store.put(self._place(options, prompt), frame, turned[i], some_v[i])
+
+    def _foresee(self, layout: TokenLayout, k: Tensor) -> None:
+        """What all kept frames will take, in all blocks and for all prompts."""
+        bank, grid = self.bank, layout.grid[1:]
+        masks = bank.masks.values()
+        tokens = sum(len(kept_tokens(mask, grid)) for mask in masks)
+        tokens += (len(bank.weights) - len(masks)) * layout.frame_tokens
+        blocks = len(bank.settings.blocks or self.video.sequence.blocks)
+        size = packed_bytes(tokens, k.shape[1], k.shape[-1], STORAGE[bank.settings.storage], k.element_size())
+        bank.foresee(2 * size * blocks * bank.prompts, k.device)
 
     def _place(self, options: dict, prompt: Hashable) -> Place:
         return (self.model, options[BLOCK], prompt)
