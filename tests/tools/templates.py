@@ -302,9 +302,9 @@ def wan_remake_shot(g: Graph) -> None:
 
 1. **Load Video**: a finished film of this model, of any length.
 2. **MoC Detect Shots** finds its cuts; the contact sheet on the node numbers the shots.
-3. **MoC Remake**: the number of the shot and what happens in it. *do* can also put a new shot in, or add one at the end.
-4. **Run.** The shot sees a frame of every other one and looks like them. As latents the others come back as they were, in
-   little more time than one shot takes. To remake the next shot, save the latent and load it in place of the video.
+3. **MoC Remake**: the number of the shot and what happens in it. *do* can also put a new shot in, or one at the end.
+4. **Run.** The shot sees a frame of every other one and looks like them. The others come back as the latents they were,
+   in little more time than one shot takes. For the next shot, save the latent and load it in place of the video.
 
 The heatmap shows which shot the new one looked at.""")
     g.column("Models")

@@ -15,6 +15,7 @@ from tests.tools import templates
 
 WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
 FILES = sorted(WORKFLOWS.glob("*.json"))
+OF_FOOTAGE = ("wan_v2v_detected", "wan_remake_shot")  # as large as what is loaded
 NEED_NEWER = {"ltx2_t2v"}  # than the oldest ComfyUI
 RELEASED = sorted(Path(__file__).parent.glob("released/*/*.json"))  # as each version shipped them
 
@@ -98,7 +99,7 @@ def test_templates_make_videos_of_the_usual_sizes(server, object_info):
             continue
         inputs = [node["inputs"] for node in checker.to_prompt(read(WORKFLOWS / f"{name}.json"), object_info).values()]
         sizes = {(one["width"], one["height"]) for one in inputs if "width" in one}
-        assert sizes <= {(1280, 720), (1280, 704), (832, 480)} and (sizes or name == "wan_v2v_detected"), name
+        assert sizes <= {(1280, 720), (1280, 704), (832, 480)} and (sizes or name in OF_FOOTAGE), name
 
 
 def test_every_template_loads_files_that_comfyuis_own_templates_name(server):
