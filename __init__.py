@@ -9,13 +9,25 @@ async def comfy_entrypoint():
     from server import PromptServer
 
     from .moc.host.web.http import add_routes
-    from .nodes import apply, detect, heatmap, memory, probe, remake, routing, shot_conditioning, shots, windows
+    from .nodes import (
+        apply,
+        detect,
+        heatmap,
+        memory,
+        probe,
+        raylight,
+        remake,
+        routing,
+        shot_conditioning,
+        shots,
+        windows,
+    )
 
     class MoCExtension(ComfyExtension):
         async def get_node_list(self):
             of_shots = (*shots.NODES, *detect.NODES, *shot_conditioning.NODES)
             of_films = (*windows.NODES, *remake.NODES, *memory.NODES)
-            return [*of_shots, *routing.NODES, *apply.NODES, *of_films, *heatmap.NODES, *probe.NODES]
+            return [*of_shots, *routing.NODES, *apply.NODES, *raylight.NODES, *of_films, *heatmap.NODES, *probe.NODES]
 
     if getattr(PromptServer, "instance", None) is not None:  # tools read the nodes without a server
         add_routes(PromptServer.instance.routes)

@@ -1,6 +1,6 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--out benchmarks/results/NAME.json] [--tiny]
+python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--eight-bits] [--out FILE] [--tiny]
 
 `ms` is a call that is waited for, `row_ms` one of many in a row with a single wait at the end, as inside a model, where
 launching costs nothing; stages are taken from calls in a row too. `error` is relative to dense attention in float32
@@ -9,7 +9,9 @@ routing can know nothing, it is taken on "trained" inputs instead (`cases.py`). 
 FlashAttention 3 in bf16 and in float8 where it is installed (PyPI: fa3-fwd). sol_attn keeps the same share of pairs,
 and text as it always keeps conditioning, once in the order of the sequence and once `tiled` (`peers.py`): the same
 share is not the same error. --card runs the kernels of other cards; `flash` is then FlashAttention 2, the dense
-attention that these have, and the other peers are left out. --tiny is a dry run on any device.
+attention that these have, and the other peers are left out. --eight-bits measures `precision` "8 bits" beside 16 bits,
+and SageAttention and comfy-kitchen's INT8 attention where they are installed; where 8 bits are refused (on Hopper without
+--card) the reason stands in their place, and `error_to_16_bits` is of the same choice. --tiny is a dry run on any device.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ from torch import Tensor
 
 from benchmarks import host
 from benchmarks.cases import CASES, Case, asked_for
-from benchmarks.peers import dense, fa3, flash, sol
+from benchmarks.peers import dense, fa3, flash, in_8_bits, sol
 from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
 from moc.chunks.table import ChunkTable
+from moc.config import EIGHT_BITS
 from moc.trace.pair_counts import Counts
 from tests.gpu import cards
 from tests.gpu.check_gpu import expected
 
-PEERS = ("fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled")
+PEERS = ("fa3", "fa3_e4m3", "sol_attn", "sol_attn_tiled", "moc_8", "sage", "kitchen")
 
 
 def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
@@ -57,7 +60,7 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, Any]:
+def run(case: Case, card: str | None = None, device: str = "cuda", eight_bits: bool = False) -> dict[str, Any]:
     table = case.table()
     inputs = partial(case.inputs, device, torch.bfloat16 if device == "cuda" else torch.float32)
     q, k, v = inputs()
@@ -80,6 +83,14 @@ def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, 
             result[name] = peers
         else:
             calls |= peers
+    if eight_bits:
+        in_8 = case.routing.changed(precision=EIGHT_BITS)
+        calls["moc_8"] = lambda q, k, v: moc_attention(q, k, v, table, in_8, backend=backend(q))
+        for name, peer in in_8_bits().items():
+            if isinstance(peer, str):
+                result[name] = peer
+            else:
+                calls[name] = peer
     for name, call in list(calls.items()):
         try:
             result |= {f"{name}_{what}": value for what, value in cost(call, q, k, v).items()}
@@ -91,6 +102,11 @@ def run(case: Case, card: str | None = None, device: str = "cuda") -> dict[str, 
     result |= gains(result)
     result["stages_ms"] = stages(lambda: moc(q, k, v))
     result["stages_sum_ms"] = round(sum(result["stages_ms"].values()), 3)
+    if "moc_8" in calls:
+        result["moc_8_stages_ms"] = stages(lambda: calls["moc_8"](q, k, v))
+        exact = moc(q, k, v).float()
+        result["error_to_16_bits"] = round(float((calls["moc_8"](q, k, v) - exact).norm() / exact.norm()), 5)
+        del exact
     if case.routing.lists == "token":
         result |= own_error(moc(q, k, v), q, k, v, table, case)
     if not case.coherent:
@@ -109,7 +125,9 @@ def gains(result: dict[str, Any]) -> dict[str, float]:
     pairs = {
         "ratio": ("dense", "moc"), "ratio_to_flash": ("flash", "moc"), "ratio_to_fa3": ("fa3", "moc"),
         "ratio_to_fa3_e4m3": ("fa3_e4m3", "moc"), "sol_attn_ratio": ("dense", "sol_attn"),
-        "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"),
+        "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"), "moc_8_ratio": ("dense", "moc_8"),
+        "moc_8_ratio_to_16_bits": ("moc", "moc_8"), "sage_ratio": ("dense", "sage"),
+        "kitchen_ratio": ("dense", "kitchen"),
     }  # fmt: skip
     return {
         name if what == "ms" else f"{name}_in_a_row": round(result[f"{slow}_{what}"] / result[f"{fast}_{what}"], 2)
@@ -160,11 +178,13 @@ def errors(calls: dict[str, Attention], q: Tensor, k: Tensor, v: Tensor, table: 
     return {name: off(call(q, k, v)) for name, call in calls.items()}
 
 
-def arguments(about: str | None) -> argparse.Namespace:
+def arguments(about: str | None, eight_bits: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true", help="very short films on any device: a dry run")
+    if eight_bits:
+        parser.add_argument("--eight-bits", action="store_true", help="8 bits beside 16, and peers that have them")
     cards.add_argument(parser)
     args = parser.parse_args()
     cards.pretend(args.card)
@@ -209,6 +229,9 @@ def lines(r: dict[str, Any]) -> list[str]:
         memory = "" if extra is None else f"extra memory {extra:.2f}, "
         gain = f"{r['dense_ms'] / ms:6.2f}x {ms:8.2f} ms, in a row {r['dense_row_ms'] / row:6.2f}x {row:8.2f} ms"
         out.append(f"{name:>32s} {gain}, {memory}error {error:.4f}")
+    if "error_to_16_bits" in r:
+        over_16 = f"{r['moc_8_ratio_to_16_bits']:.2f}x of 16 bits, in a row {r['moc_8_ratio_to_16_bits_in_a_row']:.2f}x"
+        out.append(f"{'8 bits':>32s} {over_16}, error to the same choice in 16 bits {r['error_to_16_bits']:.4f}")
     over = [f"{name.removeprefix('ratio_to_')} {r[name]:.2f}x" for name in r if name.startswith("ratio_to_")]
     left_out = [f"{name}: {r[name]}" for name in PEERS if name in r]
     stage_sum = f"stages, in a row: {r['stages_sum_ms']:.2f} ms of {r['moc_row_ms']:.2f}"
@@ -217,10 +240,11 @@ def lines(r: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    args = arguments(__doc__)
+    args = arguments(__doc__, eight_bits=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = [tiny(case) for case in CASES] if args.tiny else CASES
-    for r in collect(args, "attention", partial(run, card=args.card, device=device), cases):
+    measure = partial(run, card=args.card, device=device, eight_bits=args.eight_bits)
+    for r in collect(args, "attention", measure, cases):
         if "failed" not in r:
             print(*lines(r), sep="\n")
 

@@ -31,6 +31,7 @@ from benchmarks.capture import Call, blocks_of, load, open_folder
 from benchmarks.cases import CASES, Case
 from benchmarks.quality import settle
 from benchmarks.timing import cost
+from moc import by_head
 from moc.attention import moc_attention
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
@@ -38,7 +39,7 @@ from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, MoCSettings, RoutingConfig
 from moc.config.parts import ALL
 from moc.methods import METHODS
-from moc.probe.sampled_error import SampledError, sampled_error
+from moc.probe.sampled_error import SampledError
 from moc.routing.candidates import candidates
 from moc.routing.selection import Selection
 from moc.trace.pair_counts import Counts
@@ -51,8 +52,11 @@ TIMED = ("medium tiles, 720p", "medium tiles, 8 shots")  # shapes and inputs of 
 SCALED = {
     "MoC": ({"chunk_tokens": 256},),
     "VMoBA": ({"tile": (3, ALL, ALL)}, {"tile": (ALL, 2, 3)}, {"tile": (3, 4, 6)}),
+    "SVG 2": ({"top_k": 6},),  # a tenth of the clusters
+    "SVG-EAR": ({"top_k": 6},),
+    "SparsePR": ({},),
 }
-POOLED, TAIL = ("MoC", "VSA", "SpargeAttn", "VMoBA"), ", rest pooled"
+POOLED, TAIL = ("MoC", "VSA", "SpargeAttn", "VMoBA", "SVG 2", "SubBlock", "Veda"), ", rest pooled"
 BOXES = sorted(product((1, 3), (1, 3), (1, 3)), key=lambda box: (box[0] * box[1] * box[2], box))
 
 
@@ -71,6 +75,7 @@ def count(value: float, target: float) -> dict[str, Any]:
 
 
 COUNT = Knob(count, 1, 1024, whole=True)
+SHARE = Knob(lambda x, _: {"top_k": 0, "top_p": x}, 0.001, 1.0)
 KNOBS = {
     "MoC": COUNT,
     "HoloCine": Knob(lambda x, _: {"static": "first tokens", "static_tokens": int(x)}, 1, 256, whole=True),
@@ -82,6 +87,17 @@ KNOBS = {
     "VMoBA": Knob(lambda x, _: {"top_p": x}, 0.001, 1.0),
     "STA": Knob(lambda x, _: {"box": BOXES[int(x)]}, 0, len(BOXES) - 1, whole=True),
     "Radial": Knob(lambda x, _: {"decay": x}, 0.001, 1.0),
+    "SVG": Knob(lambda x, _: {"band": x}, 0.001, 1.0),
+    "SVG 2": SHARE,
+    "SVG-EAR": SHARE,
+    "SubBlock": COUNT,
+    "Veda": COUNT,
+    "SparsePR": Knob(lambda x, _: {"density": None, "top_k": 0, "top_p": x}, 0.001, 1.0),
+    "VSA by error": SHARE,
+    "VSA by sub-means": COUNT,
+    "fast by sub-means": COUNT,
+    "VSA corrected": COUNT,
+    "fast corrected": COUNT,
 } | dict.fromkeys(PRESET_NAMES, COUNT)
 
 
@@ -90,8 +106,15 @@ def all_settings() -> dict[str, MoCSettings]:
 
 
 def with_tail() -> dict[str, MoCSettings]:
-    """What a pooled tail, which their authors do not have, would give to methods that choose."""
-    return {name + TAIL: METHODS[name].settings.with_routing(tail="pooled") for name in POOLED}
+    """What a pooled tail, which their authors do not have, would give to methods that choose; and with the same chunks
+    and tail what another choice would."""
+    found = {name + TAIL: METHODS[name].settings.with_routing(tail="pooled") for name in POOLED}
+    by_error = {"rule": "error per cost", "density": None, "top_k": 0}
+    found["VSA by error" + TAIL] = METHODS["VSA"].settings.with_routing(tail="pooled", **by_error)
+    for name, settings in (("VSA", found["VSA" + TAIL]), ("fast", PRESETS["fast"])):
+        found[f"{name} by sub-means" + TAIL] = settings.with_routing(descriptor="sub-means")
+        found[f"{name} corrected" + TAIL] = settings.with_routing(repair_rows=64)
+    return found
 
 
 def scaled(name: str, settings: MoCSettings) -> MoCSettings:
@@ -101,28 +124,39 @@ def scaled(name: str, settings: MoCSettings) -> MoCSettings:
     return replace(settings, routing=first, turns=tuple(turns))
 
 
-def sample(call: Call, table: ChunkTable, rows: int) -> Tensor:
-    """The same tokens whatever the chunks, in sorted order."""
-    tokens = torch.randperm(table.length, generator=torch.Generator().manual_seed(call.block))[:rows].sort().values
-    return table.tensors("cpu").inverse[tokens]
+def sample(call: Call) -> Tensor:
+    """The same tokens whatever the chunks."""
+    generator = torch.Generator().manual_seed(call.block)
+    return torch.randperm(call.q.shape[-2], generator=generator)[:ROWS].sort().values
 
 
 def look(call: Call, settings: MoCSettings) -> SampledError:
     routing = settings.routing_of(call.block)
-    table = table_of(call, routing)
-    q, k, v = (x.index_select(-2, table.tensors("cpu").order) for x in (call.q, call.k, call.v))
-    return sampled_error(q, k, v, table, [routing], sample(call, table, ROWS)).cpu()
+    table, tokens = table_of(call, routing), sample(call)
+    found = by_head.sampled(call.q, call.k, call.v, table, routing, tokens).cpu()
+    if not routing.repair.repair_rows:
+        return found
+    full = torch.nn.functional.scaled_dot_product_attention(call.q[:, :, tokens], call.k, call.v)
+    apart = moc_attention(call.q, call.k, call.v, table, routing)[:, :, tokens] - full
+    return replace(found, error=apart.double().square().sum((0, 2, 3))[None])
 
 
 def kept_share(call: Call, settings: MoCSettings) -> float:
     """Of all pairs."""
     routing = settings.routing_of(call.block)
-    table = table_of(call, routing)
-    t, rows = table.tensors("cpu"), sample(call, table, ROWS)
-    q, k = (x.index_select(-2, t.order) for x in (call.q, call.k))
-    read = candidates(table, routing, rows, q.device)[0]
-    read = read | Selection(q, k, table, routing, q.shape[-1] ** -0.5).of(rows).chosen
-    return float((read * t.lengths).sum(-1).double().mean()) / table.length
+    table, scale = table_of(call, routing), call.q.shape[-1] ** -0.5
+    parts = [by_head.Part(0, list(range(call.q.shape[1])), table, routing)]
+    if routing.partition.by_head:
+        parts = list(by_head.parts(call.q, call.k, call.v, table, routing, scale))
+    total = 0.0
+    for part in parts:
+        t = part.table.tensors("cpu")
+        rows = t.inverse[sample(call)]
+        q, k, v = (part.of(x).index_select(-2, t.order) for x in (call.q, call.k, call.v))
+        chosen = Selection(q, k, part.table, part.routing, scale, v=v).of(rows).chosen
+        read = candidates(part.table, part.routing, rows, q.device)[0] | chosen
+        total += float((read * t.lengths).sum(-1).double().mean((0, 2)).sum())
+    return total / call.q.shape[1] / table.length
 
 
 def table_of(call: Call, routing: RoutingConfig) -> ChunkTable:
@@ -166,10 +200,12 @@ def measure(settings: MoCSettings, calls: list[Call]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def on_captures(paths: list[Path], every: int) -> Iterator[dict[str, Any]]:
+def on_captures(paths: list[Path], every: int, only: list[str]) -> Iterator[dict[str, Any]]:
     calls = [load(path, block) for path in paths for block in blocks_of(path)[::every]]
     few = calls[:: max(1, len(calls) // 4)][:4]
     for name, published in (all_settings() | with_tail()).items():
+        if only and name.removesuffix(TAIL) not in only:
+            continue
         settings = scaled(name.removesuffix(TAIL), published)
         yield {"method": name, "target": None, **measure(settings, calls)}
         for target in TARGETS:
@@ -209,6 +245,7 @@ def main() -> None:
     parser.add_argument("--device", help="times instead of errors, on this device")
     parser.add_argument("--tiny", action="store_true", help="times of very short films: a dry run")
     parser.add_argument("--every", type=int, default=2, help="errors of every so-many-th block")
+    parser.add_argument("--only", nargs="+", default=[], help="errors of these methods; of others --out keeps its own")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {
@@ -224,11 +261,14 @@ def main() -> None:
     else:
         paths, _ = open_folder(args.folder)
         result |= {"captures": [path.stem for path in paths], "facts": load(paths[0], 0).facts, "rows": ROWS}
-        found = on_captures(paths, args.every)
-    result["results"] = []
+        found = on_captures(paths, args.every, args.only)
+    kept = json.loads(args.out.read_text())["results"] if args.only and args.out and args.out.is_file() else []
+    rows = [row for row in kept if row["method"].removesuffix(TAIL) not in args.only]
+    order = [*all_settings(), *with_tail()]
     for row in found:
-        result["results"].append(row)
+        rows.append(row)
         print(json.dumps(row), flush=True)
+        result["results"] = sorted(rows, key=lambda one: order.index(one["method"])) if args.only else rows
         if args.out:
             args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -58,6 +58,19 @@ def fa3() -> dict[str, Attention] | str:
     return {"fa3": attend, "fa3_e4m3": in_e4m3}
 
 
+def in_8_bits() -> dict[str, Attention | str]:
+    """Dense attention in 8 bits that people have on consumer cards, or why there is none."""
+    out: dict[str, Attention | str] = {}
+    for peer, module, name in (("sage", "sageattention", "sageattn"), ("kitchen", "comfy_kitchen", "int8_attention")):
+        try:
+            out[peer] = getattr(importlib.import_module(module), name)
+        except (ImportError, OSError):
+            out[peer] = f"{module} is not installed"
+        except AttributeError:
+            out[peer] = f"this {module} has no {name}"
+    return out
+
+
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, H, N, D] -> the same in float8 e4m3, and what to multiply each head by to get it back, [B, H] float32."""
     scale = x.abs().amax((2, 3)).float().clamp(min=1e-12) / E4M3_MOST

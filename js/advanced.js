@@ -7,7 +7,7 @@
 // @ts-ignore served by ComfyUI
 import { app } from "../../scripts/app.js"
 
-/** @typedef {Record<string, any[]>} Case what other inputs hold */
+/** @typedef {Record<string, any[]>} Case what other inputs hold; null: nothing is connected */
 
 app.registerExtension({
   name: "mixture_of_contexts.advanced",
@@ -18,10 +18,12 @@ app.registerExtension({
 
 function hideOthers(/** @type {any} */ node) {
   const widget = (/** @type {string} */ name) => node.widgets?.find((/** @type {any} */ w) => w.name === name)
-  const linked = (/** @type {string} */ name) => node.inputs?.some((/** @type {any} */ i) => i.widget?.name === name && i.link != null)
+  const linked = (/** @type {string} */ name) => node.inputs?.some((/** @type {any} */ i) => i.name === name && i.link != null)
   const rules = onlyWhen(node.constructor.nodeData?.input)
   // what another node decides is not known here
-  const holds = (/** @type {Case} */ one) => Object.entries(one).every(([name, values]) => linked(name) || values.includes(widget(name)?.value))
+  const held = (/** @type {string} */ name, /** @type {any[]} */ values) =>
+    values.includes(null) ? !linked(name) : linked(name) || values.includes(widget(name)?.value)
+  const holds = (/** @type {Case} */ one) => Object.entries(one).every(([name, values]) => held(name, values))
   const counts = (/** @type {string} */ name) => !rules[name] || linked(name) || rules[name].some(holds)
   let idle = new Set() // those that do not count now
   const folded = (node.widgets ?? []).filter((/** @type {any} */ one) => one.options?.advanced)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from . import by_head, repair
 from .autocast import as_one
 from .backends import head_split, permute
 from .backends.registry import Call, Selected, first_of, select, wants_gradients
@@ -38,7 +40,8 @@ def moc_attention(
     backend   name of one, "auto", or the one that `registry.select` found for this call
     scale     of q.k; D**-0.5 by default
     training  applies drop-off and drop-in
-    record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen
+    record    something with add(rows: slice, chosen: bool [B, H, R, C]) that wants to know what was chosen. Where heads
+              have chunks of their own it hears of them if it has a `part`, as `Counts` has
     note      called with a sentence when a GPU has to do without its kernels, or with little memory
     lse       float32 [B, H, N], filled with the natural log-sum-exp of all that a row saw, pooled tail included: to
               merge the output with attention over other keys. It has no gradient
@@ -52,8 +55,28 @@ def moc_attention(
     if not q.dtype == k.dtype == v.dtype:
         raise MoCError(f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: give all three one precision.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if routing.repair.repair_rows:
+        if lse is not None:
+            raise MoCError(
+                "a result that is corrected by exact rows cannot be merged with other keys: leave it as it is."
+            )
+        bare = routing.changed(repair_rows=0)
+        how = dict(backend=backend, scale=scale, training=training, record=record, note=note)
+        out = moc_attention(q, k, v, table, bare, **how)  # type: ignore[arg-type]
+        return repair.repaired(out, q, k, v, table, routing, scale)
+    if routing.partition.by_head and not table.labelled:
+
+        def one(*inputs, **seen) -> Tensor:
+            return moc_attention(*inputs, backend=backend, scale=scale, training=training, note=note, **seen)
+
+        return by_head.attend(q, k, v, table, routing, scale, one, record, lse)
     call = Call(q, table, routing, scale, training, wants_gradients(q, k, v))
     selected = backend if isinstance(backend, Selected) else select(backend, call)
+    if selected.precision != routing.precision:
+        routing = routing.changed(precision=selected.precision)
+        call = replace(call, routing=routing)
+    if selected.told is not None and note is not None:
+        note(selected.told)
     free = backend == "auto" or isinstance(backend, Selected)
     apart = free and q.device.type == "cuda" and not call.gradients
     apart = apart and head_split.allowed(q, routing, training, record)

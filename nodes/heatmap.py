@@ -111,6 +111,8 @@ class MoCRoutingHeatmap(io.ComfyNode):
             picture = as_image(draw_text(NO_TRACE))
             shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (NO_TRACE,)}
             return io.NodeOutput(picture, NO_TRACE, after_sample, json.dumps({"report": NO_TRACE}, indent=2), ui=shown)
+        if trace.fetch is not None:
+            trace.fetch()
         report = "\n".join([trace.report(), *flow(trace)])
         image = as_image(_picture(trace, view, selection))
         told = {**push.describe(trace), "running": False}

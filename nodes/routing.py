@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..moc.config import BREAK_EVEN, CURVES, PRESETS, RULES
+from ..moc.config import BREAK_EVEN, CURVES, PRECISIONS, PRESETS, RULES
 from ..moc.errors import MoCError
 from ..moc.methods import METHODS
 from .types import MocRouting, advanced, check_ranges, decides, with_numbers
@@ -323,6 +323,9 @@ def _advanced_inputs() -> list[io.WidgetInput]:
             "these are. 1: none.",
         ),
         choice("method", METHODS, tell_methods()),
+        io.Combo.Input(
+            "precision", options=list(PRECISIONS), default="auto", optional=True, tooltip=tell_choices("precision")
+        ),
     ]
 
 

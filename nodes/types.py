@@ -18,6 +18,7 @@ MocTrace = io.Custom("MOC_TRACE")
 MocProbe = io.Custom("MOC_PROBE")
 MocMemory = io.Custom("MOC_MEMORY")
 
+NOTHING = None  # of `decides`: nothing is connected to that input
 MOST_FRAMES = 1_000_000  # that an input takes
 
 W = TypeVar("W", bound=io.WidgetInput)
@@ -32,7 +33,7 @@ def advanced(widget: W) -> W:
 def decides(widget: W, only_when: Mapping[str, Any]) -> W:
     """Says which inputs of the node count only sometimes; the browser hides them else (`js/advanced.js`).
 
-    (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, or one of a tuple.
+    (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, one of a tuple, or NOTHING.
     """
     cases = {name: case if isinstance(case, list) else [case] for name, case in only_when.items()}
     told = {

@@ -77,6 +77,7 @@ class Parts:
                 "PYTHONPATH": str(host.folder),
                 "MOC_COMFYUI_DIR": str(host.folder),
                 "MOC_COMFYUI_VERSION": version,
+                **ONE_THREAD,
             }
             self.pytest(f"host (ComfyUI {version})", host, settings, "", *BY_FILE)
 

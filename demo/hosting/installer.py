@@ -28,7 +28,8 @@ FREE_GIB = 4.0  # with a CPU torch 2.4 GiB stay on the disk, and pip unpacks som
 TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3.6",
-    "yunchang==0.6.4",  # an engine for several GPUs, asked by one test
+    "yunchang==0.6.4",  # an engine for several GPUs, asked by the tests
+    "cloudpickle>=3",  # how Ray sends what its workers do
     "hypothesis>=6",
     "ruff>=0.9",
     "mypy>=1.15",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import RoutingConfig
+from ..config import EIGHT_BITS, RoutingConfig
+
+ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Allowed:
     tails, lists  values of these settings
     dtypes        of q, k and v; None: any
     head_dim      at most; None: any
+    eight_bits    GPUs, by compute capability, on which it computes in 8 bits, or ANYWHERE
     """
 
     tails: tuple[str, ...]
     lists: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] | None = None
     head_dim: int | None = None
+    eight_bits: tuple[tuple[int, int], ...] | str = ()
 
     def refuses(self, q: Tensor, routing: RoutingConfig) -> str | None:
         """Why a call is not for this backend, or None. q [B, H, N, D]."""
@@ -34,4 +38,17 @@ class Allowed:
             return f"no kernel for {q.dtype}"
         if self.head_dim is not None and q.shape[-1] > self.head_dim:
             return f"head dim {q.shape[-1]} is above {self.head_dim}"
-        return None
+        return self.no_eight_bits(q) if routing.precision == EIGHT_BITS else None
+
+    def no_eight_bits(self, q: Tensor) -> str | None:
+        """Why it does not compute a call in 8 bits, or None."""
+        if self.eight_bits == ANYWHERE or (self.eight_bits and q.device.type != "cuda"):
+            return None
+        return None if _capability(q.device) in self.eight_bits else "8 bits are not faster here"
+
+
+@torch.compiler.assume_constant_result
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    from .triton import block_sizes
+
+    return block_sizes.capability(device) if device.type == "cuda" else None

@@ -17,6 +17,19 @@ def start() -> None:
     _at_once.clear()
 
 
+def fitted(device: torch.device) -> dict[tuple, int]:
+    """How many heads at once fitted on a device, for every kind of call that needed fewer than all: to be told to
+    those that work on other heads of the same calls."""
+    return {tuple(kind): heads for (where, *kind), heads in _at_once.items() if where == str(device)}
+
+
+def fit(device: torch.device, found: dict[tuple, int]) -> None:
+    """Work on no more heads at once than fitted elsewhere."""
+    for kind, heads in found.items():
+        key = (str(device), *kind)
+        _at_once[key] = min(heads, _at_once.get(key, heads))
+
+
 def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
     """Whether some heads of q [B, H, N, D] may go without the others, where no gradients are wanted."""
     together = routing.budget.head_density or (training and routing.noise)

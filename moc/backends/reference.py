@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..chunks.table import ChunkTable
-from ..config import RoutingConfig
+from ..config import EIGHT_BITS, RoutingConfig
 from ..routing.candidates import candidates, kept_shots, narrow
 from ..routing.descriptors import DESCRIPTORS, wide
 from ..routing.noise import disturb
 from ..routing.rules import choose
 from ..routing.selection import Selection
-from .allowed import Allowed
+from .allowed import ANYWHERE, Allowed
+from .eight_bits import in_eight_bits
 from .registry import Backend
 
 
@@ -32,7 +33,7 @@ def attend(
     pieces = [(c.start, c.stop) for c in table.chunks]
     mean_k = torch.stack([wide(k[..., a:b, :]).mean(-2) for a, b in pieces], -2)
     mean_v = torch.stack([wide(v[..., a:b, :]).mean(-2) for a, b in pieces], -2)
-    descriptor = DESCRIPTORS[routing.score.descriptor]
+    descriptor = DESCRIPTORS[routing.score.descriptor]  # several vectors: `selection.py`
     ends = [descriptor.ends(k[..., a:b, :]) for a, b in pieces]
     high, low = (torch.stack(end, -2) for end in zip(*ends, strict=True))
     score = wide(q) @ high.mT
@@ -44,7 +45,7 @@ def attend(
     # choose together, and what is read because of where it stands: `selection.py`
     open_to = narrow(candidate, kept_shots(q, k, table, routing), table, rows).expand(score.shape)
     if not routing.by_row:
-        chosen = Selection(q, k, table, routing, scale).of(rows).chosen
+        chosen = Selection(q, k, table, routing, scale, v=v).of(rows).chosen
     elif routing.budget.rule == "top-k" and not routing.budget.head_density:
         best = score.masked_fill(~open_to, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         chosen = torch.zeros_like(open_to).scatter(-1, best[..., : table.top_k(routing)], True) & open_to
@@ -62,6 +63,9 @@ def attend(
 
     # One softmax over the tokens of all kept chunks (eq. 1), and over one summary of every chunk that was left out
     logits = (wide(q) @ wide(k).mT) * scale
+    if routing.precision == EIGHT_BITS:  # of rows that choose
+        eight, routed = in_eight_bits(q, k), t.group_routed[t.row_group]
+        logits = torch.where(routed[:, None], (eight.q @ eight.k.mT + eight.offset[..., None]) * scale, logits)
     logits = logits.masked_fill(~(mandatory | chosen)[..., t.chunk_of], -torch.inf)
     values = wide(v)
     if routing.tail == "pooled":
@@ -74,4 +78,6 @@ def attend(
     return (logits.softmax(-1) @ values).to(q.dtype)
 
 
-BACKEND = Backend("reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")))
+BACKEND = Backend(
+    "reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE)
+)

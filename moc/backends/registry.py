@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..chunks.table import ChunkTable
-from ..config import RoutingConfig
+from ..config import EIGHT_BITS, RoutingConfig
 from ..errors import MoCError
 from .allowed import Allowed
 
@@ -60,21 +60,38 @@ BACKENDS: dict[str, Backend] = {}  # filled by `backends/__init__.py`
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Who takes a call. reason: why nobody before it does, or None. others: who "auto" asks should it fail."""
+    """Who takes a call. reason: why nobody before it does, or None. others: who "auto" asks should it fail.
+
+    precision: that the call runs in; told: that and why, for the report, where 8 bits were asked for.
+    """
 
     backend: Backend
     reason: str | None = None
     others: tuple[Backend, ...] = ()
+    precision: str = "auto"
+    told: str | None = None
 
 
 def select(name: str, call: Call) -> Selected:
     """The backend of that name or, with "auto", the first that takes the call. Raises MoCError where none does."""
     if name == "auto":
         kind = call.q.device.type
-        return first_of(tuple(b for b in BACKENDS.values() if kind in b.devices or ANY in b.devices), call)
-    if name not in BACKENDS:
+        backends = tuple(b for b in BACKENDS.values() if kind in b.devices or ANY in b.devices)
+    elif name in BACKENDS:
+        backends = (BACKENDS[name],)
+    else:
         raise MoCError(f"unknown backend {name!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
-    return first_of((BACKENDS[name],), call)
+    if call.routing.precision != EIGHT_BITS:
+        return replace(first_of(backends, call), precision=call.routing.precision)
+    wide = replace(call, routing=call.routing.changed(precision="16 bits"))
+    selected, refused = first_of(backends, wide), None
+    if call.training or call.gradients:
+        refused = "training stays in 16 bits"
+    elif name == "auto":  # not the next backend: one that only simulates 8 bits is slower than 16 bits
+        refused = selected.backend.allowed.no_eight_bits(call.q)
+    if refused is not None:
+        return replace(selected, precision="16 bits", told=f"16 bits and not 8: {refused}")
+    return replace(first_of(backends, call), precision=EIGHT_BITS, told="routed in 8 bits, as asked")
 
 
 def first_of(backends: tuple[Backend, ...], call: Call, reason: str | None = None) -> Selected:

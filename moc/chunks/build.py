@@ -10,7 +10,7 @@ from ..config import Links, Partition, RoutingConfig
 from ..shots.cuts import shot_of
 from .layout import TokenLayout
 from .near import NEAR, Places
-from .orders import ORDERS
+from .orders import ORDERS, raster
 from .table import Chunk, ChunkTable, QueryGroup
 
 
@@ -93,18 +93,27 @@ def _tiles(layout: TokenLayout, shots: np.ndarray, by_shot: np.ndarray, partitio
     return Pieces(np.argsort(flat, kind="stable"), counts, frame, number, static, tile_t)
 
 
-def _runs(layout: TokenLayout, shots: np.ndarray, by_shot: np.ndarray, partition: Partition, links: Links) -> Pieces:
-    """As `_tiles`, of a shot's tokens in another order. A shot's first tokens are a chunk of their own."""
+def _runs(
+    layout: TokenLayout, shots: np.ndarray, by_shot: np.ndarray, partition: Partition, links: Links,
+    labels: np.ndarray | None,
+) -> Pieces:  # fmt: skip
+    """As `_tiles`, of a shot's tokens in another order or, with labels [T*H*W], of those of one label. A shot's first
+    tokens are a chunk of their own."""
     size, along = partition.chunk_tokens, ORDERS[partition.order][0]
     assert size is not None and along is not None  # as a Partition has made sure
     order, tokens, static = [], [], []
     for shot in dict.fromkeys(shots[by_shot]):
         frames = by_shot[shots[by_shot] == shot]
         path = along((len(frames), *layout.grid[1:]))
+        if labels is not None:
+            its = labels.reshape(layout.grid)[frames].reshape(-1)
+            path = its.argsort(kind="stable")
         first = links.static_tokens * (links.static == "first tokens")
         memory = path < min(first, layout.frame_tokens)
         for part, most, kept in ((np.sort(path[memory]), max(first, 1), True), (path[~memory], size, False)):
             sizes = [min(most, len(part) - low) for low in range(0, len(part), most)]
+            if labels is not None and not kept:
+                sizes = np.unique(its[part], return_counts=True)[1].tolist()
             tokens += sizes
             static += [kept] * len(sizes)
             order.append(frames[part // layout.frame_tokens] * layout.frame_tokens + part % layout.frame_tokens)
@@ -113,17 +122,20 @@ def _runs(layout: TokenLayout, shots: np.ndarray, by_shot: np.ndarray, partition
     return Pieces(joined, np.array(tokens), frame, np.arange(len(tokens)), np.array(static), 1)
 
 
-def build_chunks(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingConfig) -> ChunkTable:
+def build_chunks(
+    layout: TokenLayout, starts: tuple[int, ...], routing: RoutingConfig, labels: np.ndarray | None = None
+) -> ChunkTable:
     """Cut a sequence into chunks.
 
     starts   first absolute latent frame of every shot, starting with 0 (`Shots.starts`)
+    labels   of the video's tokens [T*H*W]: those of a shot that have the same are a chunk
     Chunks never cross a border between shots or kinds of token (section 3.2).
     """
     shots = np.array([shot_of(f, starts) for f in layout.frames])
     by_shot = np.lexsort((np.array(layout.frames), shots))  # context windows may wrap around: bring shots together
     partition, links = routing.on(layout.grid).geometry
-    cut = _tiles if partition.order == "tiles" else _runs
-    pieces = cut(layout, shots, by_shot, partition, links)
+    where = layout, shots, by_shot, partition, links
+    pieces = _tiles(*where) if partition.order == "tiles" else _runs(*where, labels)
 
     before = [s for s in layout.spans if s.start < layout.video_start]
     after = [s for s in layout.spans if s.start >= layout.video_start]
@@ -156,11 +168,13 @@ def build_chunks(layout: TokenLayout, starts: tuple[int, ...], routing: RoutingC
     frames[inside] = (order[inside] - layout.video_start) // layout.frame_tokens
     groups = _groups(tuple(chunks), first_video, last_video, pieces, links)
     identity = bool((order[1:] > order[:-1]).all())  # a plain bool, so that a compiler need not trace numpy
-    near = _near(layout, pieces, links, first_video, len(chunks))
-    return ChunkTable(layout, starts, tuple(chunks), groups, order, frames, identity, near)
+    near = _near(layout, pieces, partition, links, first_video, len(chunks))
+    return ChunkTable(layout, starts, tuple(chunks), groups, order, frames, identity, near, labels is not None)
 
 
-def _near(layout: TokenLayout, pieces: Pieces, links: Links, first: int, chunks: int) -> np.ndarray | None:
+def _near(
+    layout: TokenLayout, pieces: Pieces, partition: Partition, links: Links, first: int, chunks: int
+) -> np.ndarray | None:
     """[C, C]: chunks that the rows of a chunk read because of where they stand; None where there are none such."""
     pattern = NEAR[links.near][0]
     if pattern is None:
@@ -169,7 +183,9 @@ def _near(layout: TokenLayout, pieces: Pieces, links: Links, first: int, chunks:
     of_token[pieces.order] = np.repeat(np.arange(len(pieces.tokens)), pieces.tokens)
     near = np.zeros((chunks, chunks), bool)
     video = slice(first, first + len(pieces.tokens))
-    near[video, video] = pattern(Places(of_token.reshape(layout.grid), len(pieces.tokens)), links)
+    along = ORDERS[partition.order][0] or raster
+    place = np.argsort(along(layout.grid)).reshape(layout.grid)
+    near[video, video] = pattern(Places(of_token.reshape(layout.grid), len(pieces.tokens), place), links)
     return near
 
 

@@ -21,10 +21,12 @@ DENSE_COLUMN, DENSE_COLUMNS = 1 / 3, 0.6  # of a block of Radial: what counts as
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """chunk [T, H, W]: number of the video chunk that a token is in, from 0; count: of them."""
+    """chunk [T, H, W]: number of the video chunk that a token is in, from 0; count: of them; place [T, H, W]: where a
+    token stands in the whole video, in the order of the partition."""
 
     chunk: np.ndarray
     count: int
+    place: np.ndarray
 
     def lowest(self, axis: int) -> np.ndarray:
         """[C]: where every chunk begins on an axis."""
@@ -85,6 +87,20 @@ def radial(places: Places, links: Links) -> np.ndarray:
     return near
 
 
+def band(places: Places, links: Links) -> np.ndarray:
+    """Tokens that stand near the row's in the order of the partition, and the first as many as a frame has: SVG (arXiv
+    2502.01776, section 4.1), in its code for Wan. Both sides have N(1 - sqrt(1 - share)) tokens, rounded up to whole
+    chunks; a chunk is read if some row sees some token of it."""
+    chunk, place = places.chunk.reshape(-1), places.place.reshape(-1)
+    first, last = np.full(places.count, len(place)), np.full(places.count, -1)
+    np.minimum.at(first, chunk, place)
+    np.maximum.at(last, chunk, place)
+    size = int(np.bincount(chunk).max())
+    width = -(-len(place) * (1 - (1 - links.band) ** 0.5) // size) * size
+    beside = (first <= last[:, None] + width) & (last >= first[:, None] - width)
+    return beside | (first < places.chunk[0].size)
+
+
 def _radial_width(apart: int, tokens: int, size: int, decay: float) -> float | None:
     """Of the band between two frames; None where they see nothing of each other."""
     reach = 2.0 ** tokens.bit_length() / 2.0 ** apart.bit_length()
@@ -100,4 +116,5 @@ NEAR: dict[str, tuple[Callable[[Places, Links], np.ndarray] | None, str]] = {
     "box": (box, "a box of tiles around its own"),
     "touching": (touching, "the chunks that touch its own in space and time"),
     "radial": (radial, "less and less of frames further away"),
+    "band": (band, "a band of neighbours in the order of its tokens, and the first of them"),
 }

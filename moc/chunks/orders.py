@@ -8,11 +8,17 @@ from functools import lru_cache
 import numpy as np
 
 Vector = tuple[int, int, int]
+EITHER, ALIKE = "frames or columns", "alike"  # the heads of a call differ: `moc/by_head.py`; the table is a stand-in
 
 
 def raster(grid: Vector) -> np.ndarray:
     """Frame by frame, row by row: the order of the sequence."""
     return np.arange(np.prod(grid))
+
+
+def columns(grid: Vector) -> np.ndarray:
+    """All frames of a place of the picture, then the next place."""
+    return np.arange(np.prod(grid)).reshape(grid[0], -1).T.reshape(-1)
 
 
 @lru_cache(8)
@@ -87,4 +93,7 @@ ORDERS: dict[str, tuple[Callable[[Vector], np.ndarray] | None, str]] = {
     "tiles": (None, "tiles"),
     "raster": (raster, "runs of tokens in reading order"),
     "gilbert": (gilbert, "runs along a curve that fills space and time"),
+    "columns": (columns, "runs through all frames of a place, then of the next"),
+    EITHER: (raster, "runs in reading order or through all frames of a place, whichever fits a head"),
+    ALIKE: (raster, "clusters of alike keys, head by head"),
 }

@@ -85,6 +85,7 @@ class ChunkTable:
     frames: np.ndarray  # [N] grid frame of every sorted token
     identity: bool  # sorted order is the sequence's own order: nothing has to be moved
     near: np.ndarray | None = None  # [C, C]: chunks that the rows of a chunk read because of where they stand
+    labelled: bool = False  # chunks are those of one head
     _cache: dict[str, TableTensors] = field(default_factory=dict, repr=False)
     _top_k: dict[tuple[float, bool], int] = field(default_factory=dict, repr=False)
     _pairs: dict[tuple[int, bool], tuple[float, float]] = field(default_factory=dict, repr=False)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
 from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
-from .routing import LISTS, PART_OF, TAILS, RoutingConfig
+from .routing import EIGHT_BITS, LISTS, PART_OF, PRECISIONS, TAILS, RoutingConfig
 from .schedule import BREAK_EVEN, CURVES, Schedule
-from .settings import NAMED, PRESETS, MoCSettings, Preset
+from .settings import NAMED, PRESETS, QUALITIES, MoCSettings, Preset
 
 __all__ = [
     "AUTO",
     "BREAK_EVEN",
     "CURVES",
     "DESCRIPTORS",
+    "EIGHT_BITS",
     "LISTS",
     "NAMED",
     "OWN",
     "PART_OF",
+    "PRECISIONS",
     "PRESETS",
+    "QUALITIES",
     "REFERENCES",
     "RULES",
     "STATIC",

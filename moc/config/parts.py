@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Literal
 
 from ..chunks.near import NEAR
-from ..chunks.orders import ORDERS
+from ..chunks.orders import ALIKE, EITHER, ORDERS
 from ..errors import MoCError
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
@@ -95,6 +95,11 @@ class Partition:
         )
 
     @property
+    def by_head(self) -> bool:
+        """Whether heads have chunks of their own (`moc/by_head.py`)."""
+        return self.order in (EITHER, ALIKE)
+
+    @property
     def sentence(self) -> str:
         if self.tile == AUTO:
             return "tiles that follow the picture"
@@ -116,6 +121,7 @@ class Links:
     references      reference images/clips in the sequence compete to be chosen ("routed") or are always seen ("linked")
     near            chunks that are read because of where they stand (`chunks/near.py`), among those that may be chosen
     box, decay      of near="box": frames, rows and columns of tiles; of near="radial": how wide bands stay
+    band            of near="band": the share of all pairs that the band holds
     """
 
     own: str = "shot"
@@ -126,6 +132,7 @@ class Links:
     near: str = "none"
     box: tuple[int, int, int] = (3, 3, 3)
     decay: float = 1.0
+    band: float = 0.3
 
     def __post_init__(self) -> None:
         check(self.window >= 0, f"window is {self.window}; it counts neighbouring frames, so use 0 or more.")
@@ -135,6 +142,7 @@ class Links:
         check_choice("references", self.references, REFERENCES)
         check_choice("near", self.near, NEAR)
         check(min(self.box) >= 1, f"box is {self.box}; give three sizes in tiles, each 1 or more, like 3x3x3.")
+        check(0.0 < self.band <= 1.0, f"band is {self.band}; it is a share: use more than 0 and at most 1.")
         check(0.0 < self.decay <= 1.0, f"decay is {self.decay}; use more than 0 and at most 1.")
 
     @property
@@ -179,7 +187,8 @@ class Score:
     """How well a chunk fits a query.
 
     descriptor   what a chunk is judged by (`routing/descriptors.py`)
-    shared       rows of so many neighbouring chunks choose together, by the mean of their queries; 0: each for itself
+    shared       rows of so many neighbouring chunks choose together, by the mean of their queries; 0: each for itself.
+                 Where chunks are clusters of alike keys: so many times as many alike queries as a chunk has keys
     guard        chunks whose tokens are no more alike than this (mean cosine) are read by all, and rows that are not
                  (of what `shared` joins) read all; 0: none. SpargeAttn (arXiv 2502.18137, section 3.3)
     """
@@ -265,8 +274,31 @@ class Budget:
             "best of head": f"the best chunks that hold {self.top_p:.0%} of all tokens' interest",
             "threshold": f"all chunks {self.beta:g} standard deviations above the mean",
             "top-k or top-p": f"{best} or {share}, whichever is more",
+            "top-p from top-k on": f"{share}, {self.top_k} at least",
+            "error per cost": f"{best} and, up to what holds {self.top_p:.0%} of its interest, those that a pooled "
+            "tail would get most wrong",
         }
         return told.get(self.rule) or RULES[self.rule].sentence
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How the result is corrected afterwards (`moc/repair.py`).
+
+    repair_rows   by so many rows for which full attention is computed; 0: not at all
+    repair_rank   directions in which it is corrected, at most
+    """
+
+    repair_rows: int = 0
+    repair_rank: int = 16
+
+    def __post_init__(self) -> None:
+        check(self.repair_rows >= 0, f"repair_rows is {self.repair_rows}; it counts rows, so use 0 or more.")
+        check(self.repair_rank >= 1, f"repair_rank is {self.repair_rank}; use 1 or more.")
+
+    @property
+    def sentence(self) -> str:
+        return f"corrected as on {self.repair_rows} rows that see all" if self.repair_rows else ""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Score, check, check_choice
+from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Repair, Score, check, check_choice
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {
@@ -17,6 +18,12 @@ LISTS = {
     "token": "every token reads exactly what it chose",
     "union": "64 neighbouring tokens read all that any of them chose: never less, and slower with small tiles",
 }
+EIGHT_BITS = "8 bits"
+PRECISIONS = {
+    "auto": "16 bits, until 8 bits are measured",
+    "16 bits": "as exact as full attention",
+    EIGHT_BITS: "queries and keys are 8-bit whole numbers, for RTX 30, 40 and 50; not measured yet on consumer cards",
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,13 @@ class RoutingConfig:
     """Settings of one Mixture of Contexts attention (arXiv 2508.21058, section 3): partition x links x candidates x
     score x budget x tail.
 
-    tail    "pooled": every skipped chunk still counts once, as its mean key and value times its length
-    lists   "token": every query reads exactly what it chose; "union": the rows of a query tile
-            (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
-    noise   in training only
+    tail       "pooled": every skipped chunk still counts once, as its mean key and value times its length
+    lists      "token": every query reads exactly what it chose; "union": the rows of a query tile
+               (`ChunkTable.query_tiles`) all read what any of them chose or owns, which is never less
+    noise      in training only
+    precision  a name of PRECISIONS: in which q . k is computed for what rows see exactly, text and reference rows
+               excepted (`backends/eight_bits.py`); the choice and the tail never are in 8 bits, nor is training
+    repair     of the result, afterwards
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -38,6 +48,8 @@ class RoutingConfig:
     tail: str = "none"
     lists: str = "token"
     noise: Noise = field(default_factory=Noise)
+    precision: str = "auto"
+    repair: Repair = field(default_factory=Repair)
 
     def __post_init__(self) -> None:
         static = self.links.static == "first frame" or self.links.own == "frame"
@@ -49,6 +61,7 @@ class RoutingConfig:
         )
         check_choice("tail", self.tail, TAILS)
         check_choice("lists", self.lists, LISTS)
+        check_choice("precision", self.precision, PRECISIONS)
 
     @classmethod
     def of(cls, **settings: Any) -> RoutingConfig:
@@ -89,9 +102,11 @@ class RoutingConfig:
 
     @property
     def by_row(self) -> bool:
-        """Whether every row chooses for itself and reads nothing beside its own, what is linked and what it chose."""
+        """Whether every row chooses for itself, by products with what describes a chunk, and reads nothing beside its
+        own, what is linked and what it chose."""
         score, links = self.score, self.links
-        return not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+        plain = DESCRIPTORS[score.descriptor].several is None and not RULES[self.budget.rule].by_error
+        return plain and not (score.shared or score.guard) and links.near == "none" and links.own != "none"
 
     @property
     def same_k(self) -> bool:
@@ -117,7 +132,8 @@ class RoutingConfig:
         told = [f"{self.links.sentence} and {more}", self.candidates.sentence]
         told += ["the rest pooled"] * (self.tail == "pooled")
         told += ["one list for neighbouring tokens"] * (self.lists == "union")
-        return ", ".join(filter(None, (*told, self.noise.sentence)))
+        told += ["in 8 bits"] * (self.precision == EIGHT_BITS)
+        return ", ".join(filter(None, (*told, self.noise.sentence, self.repair.sentence)))
 
 
 def part_of(whole: type = RoutingConfig) -> dict[str, str]:

@@ -93,3 +93,32 @@ NAMED: dict[str, Preset] = {
     ),
 }
 PRESETS: dict[str, MoCSettings] = {name: preset.settings for name, preset in NAMED.items()}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What one attention call was measured to give at 720p (`benchmarks/results/second_look_h200.json`).
+
+    rule    its name there
+    gain    how many times as fast as cuDNN's attention it is
+    error   distance of its output from dense, relative, on trained-like inputs
+    """
+
+    settings: MoCSettings
+    rule: str
+    gain: float
+    error: float
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.gain:.1f} times as fast as full attention, {self.error:.0%} off it"
+
+
+LARGE = PRESETS["large pictures"]
+
+# Of all that was measured at 720p nothing else is both faster and nearer to dense than one of these.
+QUALITIES: dict[str, Quality] = {
+    "best quality": Quality(PRESETS["recommended"], "own frame + 32 of 8x8, min-max, tail", 4.6, 0.011),
+    "balanced": Quality(LARGE, "large pictures", 7.1, 0.039),
+    "fastest": Quality(LARGE.with_routing(top_k=4), "own frame + 4 of 250, min-max, tail", 8.9, 0.060),
+}

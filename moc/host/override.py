@@ -24,7 +24,7 @@ def attention_override(forward: Forward, call: HostCall) -> Tensor:
     if call.q.shape != call.k.shape:  # LTX calls once for every group of queries that its mask treats alike
         forward.ran_dense(Reason.MASK)
         return call.dense()
-    routed = _call(forward, call)
+    routed = call_of(forward, call)
     if isinstance(routed, Call):
         if forward.run.patch.probe is not None:
             return look_at(forward, routed, call)
@@ -53,7 +53,7 @@ def _faster_of(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
     return out
 
 
-def _call(forward: Forward, call: HostCall) -> Call | Reason:
+def call_of(forward: Forward, call: HostCall) -> Call | Reason:
     """What there is to know before a call is routed, or why it has to run dense."""
     run, (block, _) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
     schedule = run.patch.settings.schedule

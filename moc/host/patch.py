@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
@@ -22,8 +23,10 @@ from . import captions
 from .adapters import Adapter, adapter_for
 from .forward import begin_forward, end_forward
 from .malloc_graph import uncollected
-from .session import Session, session_of
-from .state import KEY, RUN, Patch, Run
+from .session import Session, options_of, session_of
+from .state import KEY, RUN, Forward, Patch, Run
+
+AroundPass = Callable[[Forward | None, dict], AbstractContextManager]
 
 
 def apply_moc(
@@ -40,23 +43,34 @@ def apply_moc(
 
     Put on twice, the second one counts.
     """
+    check_video(model)
+    if backend not in ("auto", *BACKENDS):
+        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
+    model = model.clone()
+    put_on(model, Patch(shots, settings, trace, backend, probe, stopwatch))
+    return model
+
+
+def put_on(model: ModelPatcher, patch: Patch, around_pass: AroundPass = lambda forward, options: nullcontext()) -> None:
+    """On this very model, in place of what was put on before. around_pass: entered around every forward pass, with its
+    transformer_options."""
+    take_off(model)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_run(patch))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_apply(patch, around_pass))
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_forward(patch, around_pass))
+
+
+def take_off(model: ModelPatcher) -> None:
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
+        model.remove_wrappers_with_key(kind, KEY)
+
+
+def check_video(model: ModelPatcher) -> None:
     if model.get_model_object("latent_format").latent_dimensions != 3:
         raise MoCError(
             f"This is not a video model ({type(model.model).__name__}): MoC routes between the frames of a video. "
             "Connect a video model, for example Wan, or take MoC Apply out of this graph."
         )
-    if backend not in ("auto", *BACKENDS):
-        raise MoCError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(sorted(BACKENDS))}.")
-    patch = Patch(shots, settings, trace, backend, probe, stopwatch)
-    model = model.clone()
-    for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, _around_run(patch)),
-        (WrappersMP.APPLY_MODEL, _around_apply(patch)),
-        (WrappersMP.DIFFUSION_MODEL, _around_forward(patch)),
-    ):
-        model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, wrapper)
-    return model
 
 
 def apply_probe(
@@ -98,10 +112,10 @@ def _around_run(patch: Patch) -> Callable:
     return outer_sample
 
 
-def _around_forward(patch: Patch) -> Callable:
+def _around_forward(patch: Patch, around_pass: AroundPass) -> Callable:
     def diffusion_model(executor, *args, **kwargs):
         forward, args, kwargs = begin_forward(patch, executor.class_obj, args, kwargs)
-        with uncollected():
+        with uncollected(), around_pass(forward, options_of(args, kwargs)):
             out = executor(*args, **kwargs)
         end_forward(forward)
         return out
@@ -109,7 +123,7 @@ def _around_forward(patch: Patch) -> Callable:
     return diffusion_model
 
 
-def _around_apply(patch: Patch) -> Callable:
+def _around_apply(patch: Patch, around_pass: AroundPass) -> Callable:
     """For models that run no wrappers around their own forward pass."""
 
     def apply_model(executor, *args, **kwargs):
@@ -118,7 +132,7 @@ def _around_apply(patch: Patch) -> Callable:
         if adapter is None or not adapter.outer:
             return executor(*args, **kwargs)
         forward, args, kwargs = begin_forward(patch, model, args, kwargs)
-        with uncollected():
+        with uncollected(), around_pass(forward, options_of(args, kwargs)):
             out = executor(*args, **kwargs)
         end_forward(forward)
         return out

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from . import holocine, jenga, lct, moc, radial, sol_attn, sparge, sta, vmoba, vsa
+from . import (
+    holocine,
+    jenga,
+    lct,
+    moc,
+    radial,
+    sol_attn,
+    sparge,
+    sparsepr,
+    sta,
+    subblock,
+    svg,
+    svg2,
+    svg_ear,
+    veda,
+    vmoba,
+    vsa,
+)
 from .method import Method
 
 METHODS: dict[str, Method] = {
@@ -16,4 +33,10 @@ METHODS: dict[str, Method] = {
     "VMoBA": vmoba.METHOD,
     "STA": sta.METHOD,
     "Radial": radial.METHOD,
+    "SVG": svg.METHOD,
+    "SVG 2": svg2.METHOD,
+    "SVG-EAR": svg_ear.METHOD,
+    "SubBlock": subblock.METHOD,
+    "Veda": veda.METHOD,
+    "SparsePR": sparsepr.METHOD,
 }

@@ -8,6 +8,7 @@ fixed k per head keeps the ranks equally busy.
 from __future__ import annotations
 
 from .attn_processor import AttnProcessor
-from .ulysses import GROUPS, Routed, heads_of_rank, ulysses_attention
+from .together import Together
+from .ulysses import GROUPS, Routed, heads_of_rank, routing_of_heads, ulysses_attention
 
-__all__ = ["GROUPS", "AttnProcessor", "Routed", "heads_of_rank", "ulysses_attention"]
+__all__ = ["GROUPS", "AttnProcessor", "Routed", "Together", "heads_of_rank", "routing_of_heads", "ulysses_attention"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ..errors import MoCError
 from .ulysses import Routed, heads_of_rank
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,26 @@ class AttnProcessor:
         routed = self.routed(q, k, v, own, scale=softmax_scale, lse=lse[..., :length])
         out[:, :length] = routed.transpose(1, 2)
         return out, lse
+
+    def registered(self, otherwise: Attention) -> Attention:
+        """As xDiT's `register_attention_function` takes one (at its commit 175e0bf; 0.4.5 has no registry yet):
+
+            register_attention_function("moc")(processor.registered(ATTENTION_FUNCTION_REGISTRY[...]))
+
+        with "moc" as the attention backend. It is called with [B, H / P, P * n, D] for all attention of a model;
+        `otherwise` gets what is not self-attention: text."""
+
+        def attention(
+            query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, is_causal: bool = False,
+            attention_kwargs: dict | None = None,
+        ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+            if query.shape != key.shape:
+                return otherwise(query, key, value, dropout_p, is_causal, attention_kwargs)
+            wanted = [name for name, value in (attention_kwargs or {}).items() if value is not None]
+            if wanted:
+                raise MoCError(f"routed attention has no {', '.join(wanted)}: leave it off.")
+            sides = (x.transpose(1, 2) for x in (query, key, value))
+            out, lse = self(*sides, dropout_p=dropout_p, causal=is_causal)
+            return out.transpose(1, 2), lse
+
+        return attention

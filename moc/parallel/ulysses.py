@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,8 +17,8 @@ from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from ..errors import MoCError
+from .together import Attend
 
-Attend = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 GROUPS = 4  # exchanges in flight one after another: the first is exposed, so more groups hide more, and cost launches
 
 
@@ -50,13 +51,18 @@ class Routed:
     ) -> Tensor:  # fmt: skip
         """q, k, v [B, h, N, D]: the model's heads `heads`, all tokens -> [B, h, N, D]. scale: where the settings name
         none; lse: as of `moc_attention`."""
-        routing = self.routing
-        if routing.budget.head_density:
-            routing.budget.check_heads(self.heads)
-            routing = routing.changed(head_density=routing.budget.head_density[heads])
+        routing = routing_of_heads(self.routing, self.heads, heads)
         scale = scale if self.scale is None else self.scale
         how = dict(backend=self.backend, scale=scale, record=record, lse=lse)
         return moc_attention(q, k, v, self.table, routing, **how)  # type: ignore[arg-type]
+
+
+def routing_of_heads(routing: RoutingConfig, heads: int, some: slice) -> RoutingConfig:
+    """What `some` of a model's heads follow. Raises MoCError where the routing is of a model with other heads."""
+    if not routing.budget.head_density:
+        return routing
+    routing.budget.check_heads(heads)
+    return routing.changed(head_density=routing.budget.head_density[some])
 
 
 def heads_of_rank(heads: int, rank: int, ranks: int) -> slice:
@@ -87,7 +93,8 @@ def ulysses_attention(
     attend   what is done with all tokens of some heads: q, k, v [B, h, N, D] and which heads -> [B, h, N, D]; `Routed`
     length   N, if the last tokens only fill up the slices; they get zeros. P * n by default
     groups   of a rank's heads, exchanged and attended one behind another
-    Returns [B, n, H, D]. No gradients. Raises MoCError where the heads do not divide or the ranks disagree on shapes.
+    Returns [B, n, H, D]. No gradients. Raises MoCError where the heads do not divide, the ranks disagree on shapes, or
+    one of them is gone.
     """
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
     b, n, heads, d = q.shape
@@ -128,16 +135,28 @@ def _parts(heads: int, groups: int) -> list[slice]:
 
 
 class _Exchange:
-    """An all-to-all under way; keeps what is sent until it is there."""
+    """An all-to-all under way; keeps what is sent until it is there. Raises MoCError where a rank is gone."""
 
     def __init__(self, send: Tensor, group: dist.ProcessGroup | None) -> None:
         self.send, self.received = send, torch.empty_like(send)
-        self.work = dist.all_to_all_single(self.received, send, group=group, async_op=True)
+        with _or_gone():
+            self.work = dist.all_to_all_single(self.received, send, group=group, async_op=True)
 
     def wait(self) -> Tensor:
-        self.work.wait()
+        with _or_gone():
+            self.work.wait()
         del self.send
         return self.received
+
+
+@contextmanager
+def _or_gone() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise MoCError(f"another GPU of this film stopped or lost its connection: {str(error)[:200]}") from error
 
 
 def _gather(q: Tensor, k: Tensor, v: Tensor, part: slice, ranks: int, group) -> _Exchange:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .. import by_head
 from ..chunks.build import build_chunks
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
@@ -148,6 +149,9 @@ class ProbeLog:
         if table is not first:
             rows = table.tensors("cpu").inverse[first.tensors("cpu").order[rows]]
         order = table.tensors(q.device).order
+        if routings[0].partition.by_head:
+            tokens = order[rows.to(q.device)]
+            return SampledError.joined([by_head.sampled(q, k, v, table, r, tokens, scale) for r in routings]).cpu()
         q, k, v = (q, k, v) if table.identity else (x.index_select(-2, order) for x in (q, k, v))
         return sampled_error(q, k, v, table, routings, rows, scale=scale).cpu()
 
@@ -197,7 +201,8 @@ def _options(shape: RoutingConfig, table: ChunkTable, asked: bool, all_rules: bo
     mine = shape.changed(top_k=table.top_k(shape), density=None)
     plain = mine.changed(rule="top-k", head_density=())
     found = [mine] if asked else []
-    for descriptor in (name for name, kind in DESCRIPTORS.items() if kind.probed or all_rules):
+    usual = {name: kind for name, kind in DESCRIPTORS.items() if kind.several is None}
+    for descriptor in (name for name, kind in usual.items() if kind.probed or all_rules):
         for k in sorted({*TOP_K, mine.budget.top_k}):
             option = plain.changed(top_k=k, descriptor=descriptor)
             if option not in found and table.density(k, shape.candidates.causal) <= DENSE_ENOUGH:

@@ -65,6 +65,20 @@ class SampledError:
 
         return replace(parts[0], error=cat("error"), kept=cat("kept"), mass=cat("mass"), across=cat("across"))
 
+    def spread(self, heads: list[int], count: int) -> SampledError:
+        """As that of some heads of so many; the others' sums are zero."""
+
+        def wider(name: str) -> Tensor:
+            part = torch.as_tensor(getattr(self, name))
+            if not part.dim():
+                return part
+            return part.new_zeros(*part.shape[:-1], count).index_copy(-1, torch.tensor(heads, device=part.device), part)
+
+        return replace(self._each(wider), rows=self.rows)
+
+    def with_rows(self, rows: int) -> SampledError:
+        return replace(self, rows=rows)
+
     def cpu(self) -> SampledError:
         return replace(self._each(lambda name: torch.as_tensor(getattr(self, name)).cpu().double()), rows=self.rows)
 
@@ -75,10 +89,15 @@ class SampledError:
 def sample_rows(table: ChunkTable, count: int) -> Tensor:
     """[R]: sorted positions of at most `count` video queries, spread evenly, none twice, always the same ones."""
     video = (table.tensors("cpu").row_frame >= 0).nonzero().flatten()
-    count = min(count, len(video))
-    edge = torch.arange(count + 1) * len(video) // max(count, 1)
+    return video[spread(len(video), count)]
+
+
+def spread(total: int, count: int) -> Tensor:
+    """At most `count` of the numbers below `total`, as `sample_rows` spreads them."""
+    count = min(count, total)
+    edge = torch.arange(count + 1) * total // max(count, 1)
     jitter = (torch.arange(count, dtype=torch.float64) * GOLDEN) % 1.0  # not always in the same column of the picture
-    return video[edge[:-1] + (jitter * edge.diff()).long()]
+    return edge[:-1] + (jitter * edge.diff()).long()
 
 
 @torch.no_grad()
@@ -94,7 +113,7 @@ def sampled_error(
 ) -> SampledError:
     """q, k, v [B, H, N, D]; routings: settings that cut the sequence into the same chunks; rows [R]: `sample_rows`.
 
-    Lists that a tile shares and training noise are left out: every row reads exactly what it chose.
+    Lists that a tile shares, training noise and repairs are left out: every row reads exactly what it chose.
     """
     routings = [r.changed(lists="token") for r in routings]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -104,7 +123,7 @@ def sampled_error(
         mean_k, mean_v = chunk_means(k, table), chunk_means(v, table)
         shots = {r.candidates.shots_kept: kept_shots(q, k, table, r) for r in routings}
         selections = [
-            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor])
+            Selection(q, k, table, r, scale, shots[r.candidates.shots_kept], described[r.score.descriptor], v)
             for r in routings
         ]
         masks = q.shape[0] * q.shape[1] * len(routings) // 8  # of all heads, a byte each

@@ -28,21 +28,30 @@ class Rule:
     probed      settings that the probe compares where it is asked for all rules
     same_k      every row takes `ChunkTable.top_k` chunks, where it has so many
     whole       it looks at all rows of a head at once: R is all that choose
+    by_error    it gets one more argument: [B, H, R, C], `scores.summary_errors`
     """
 
-    choose: Callable[[Tensor, Tensor, ChunkTable, RoutingConfig, float], Tensor]
+    choose: Callable[..., Tensor]
     parameters: tuple[str, ...]
     sentence: str
     source: str = ""
     probed: tuple[Mapping[str, float], ...] = ()
     same_k: bool = False
     whole: bool = False
+    by_error: bool = False
 
 
-def choose(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+def choose(
+    score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float,
+    error: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """What every row reads beside what it always sees. scale: of q . k in the softmax."""
-    chosen = RULES[routing.budget.rule].choose(score, candidate, table, routing, scale) & candidate
-    return chosen | select(score, candidate, 1) if routing.links.nothing_sure else chosen
+    rule, arguments = RULES[routing.budget.rule], (score, candidate, table, routing, scale)
+    chosen = rule.choose(*arguments, error) if rule.by_error else rule.choose(*arguments)
+    chosen = chosen & candidate
+    if not routing.links.nothing_sure:
+        return chosen
+    return chosen | (select(score, candidate, 1) & ~chosen.any(-1, keepdim=True))
 
 
 def top_k(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -70,6 +79,46 @@ def top_p(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingC
     best, order = share.sort(dim=-1, descending=True, stable=True)
     before = best.cumsum(-1) - best
     return torch.zeros_like(candidate.expand(score.shape)).scatter(-1, order, before < routing.budget.top_p) & candidate
+
+
+def top_p_from(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
+    """As top-p, and at least the top_k that hold most: a chunk's length counts for both (SVG 2, arXiv 2505.18875)."""
+    one = candidate.expand(score.shape)
+    if routing.budget.top_p >= 1.0:
+        return one
+    kept, order = _holding_most(score, one, table, scale, routing.budget.top_p, table.top_k(routing))
+    return torch.zeros_like(one).scatter(-1, order, kept) & one
+
+
+def _holding_most(
+    score: Tensor, one: Tensor, table: ChunkTable, scale: float, share: float, least: int
+) -> tuple[Tensor, Tensor]:
+    """(kept, chunk) [B, H, R, C], those that hold most of the softmax first: what holds the share, and so many."""
+    logits = score * scale + table.tensors(score.device).lengths.to(score.dtype).log()
+    best, order = logits.masked_fill(~one, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    held = best.softmax(-1).nan_to_num(0.0)  # a row may have no candidate
+    return (held.cumsum(-1) - held < share) | (torch.arange(score.shape[-1], device=score.device) < least), order
+
+
+def error_per_cost(
+    score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, error: Tensor
+) -> Tensor:
+    """SVG-EAR (arXiv 2603.08982), as its code has it. The top_k best are read anyway; of the others those whose summary
+    errs most for a token read, until as many tokens are read as top-p would, or twice the top_k if that is more."""
+    one = candidate.expand(score.shape)
+    if routing.budget.top_p >= 1.0:
+        return one
+    tokens = table.tensors(score.device).lengths.to(score.dtype).expand(score.shape)
+    k, rank = table.top_k(routing), torch.arange(score.shape[-1], device=score.device)
+    kept, order = _holding_most(score, one, table, scale, routing.budget.top_p, 2 * k)
+    sure = torch.zeros_like(one).scatter(-1, order, (rank < k).expand(score.shape)) & one
+    free = (tokens.gather(-1, order) * (kept & one.gather(-1, order))).sum(-1, keepdim=True)
+    free = free - (tokens * sure).sum(-1, keepdim=True)
+    worth = (error - tokens.log()).masked_fill(~one | sure, -torch.inf)
+    order = worth.sort(dim=-1, descending=True, stable=True).indices
+    cost = tokens.gather(-1, order)
+    taken = cost.cumsum(-1) - cost < free
+    return (torch.zeros_like(one).scatter(-1, order, taken) | sure) & one
 
 
 def threshold(score: Tensor, candidate: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float) -> Tensor:
@@ -146,5 +195,15 @@ RULES: dict[str, Rule] = {
         "the best (token, chunk) pairs of a head, until they hold the share top_p of all scores: one budget for all",
         "VMoBA (arXiv 2506.23858)",
         whole=True,
+    ),
+    "top-p from top-k on": Rule(
+        top_p_from, ("top_k", "density", "top_p"), "as top-p, and at least the top_k that hold most", "SVG 2 (2025)"
+    ),
+    "error per cost": Rule(
+        error_per_cost,
+        ("top_k", "density", "top_p"),
+        "the top_k that hold most and, up to what top-p would read, those that a pooled tail would get most wrong",
+        "SVG-EAR (arXiv 2603.08982)",
+        by_error=True,
     ),
 }

@@ -6,19 +6,21 @@ D head dim, G groups of rows that choose together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from .candidates import candidates, kept_shots, narrow
+from .clusters import clusters
 from .descriptors import wide
 from .rules import RULES, choose
-from .scores import Descriptors, chunk_means, describe, per_chunk, scores
+from .scores import Descriptors, chunk_means, describe, in_buckets, scores, summary_errors
 
 BLOCK_ELEMENTS = 2**26  # scores of groups held at a time
 
@@ -38,11 +40,11 @@ class Selection:
 
     def __init__(
         self, q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float,
-        shots: Tensor | None = None, described: Descriptors | None = None,
+        shots: Tensor | None = None, described: Descriptors | None = None, v: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """q, k [B, H, N, D]; scale: of q . k in the softmax. shots, described: `kept_shots` and `describe`, where they
-        are known."""
-        self.q, self.table, self.routing, self.scale = q, table, routing, scale
+        """q, k, v [B, H, N, D]; scale: of q . k in the softmax. shots, described: `kept_shots` and `describe`, where
+        they are known. v: for rules that weigh errors."""
+        self.q, self.k, self.v, self.table, self.routing, self.scale = q, k, v, table, routing, scale
         self.described = describe(k, table, routing.score.descriptor) if described is None else described
         self.shots = kept_shots(q, k, table, routing) if shots is None else shots
         self.place: Tensor | None = None  # [N] row -> where its choice stands in `ready` [B, H, G or N, C]
@@ -52,11 +54,13 @@ class Selection:
             centred = wide(k) - wide(k).mean(-2, keepdim=True)
             self.like_keys = likeness(chunk_means(normalize(centred, dim=-1), table)) > guard
         if shared:
-            groups = shared_rows(table, shared, q.device)
+            groups = alike_rows(q, table, routing) if table.labelled else shared_rows(table, shared, q.device)
             if guard:
-                like_rows = likeness(group_means(normalize(wide(q), dim=-1), table, groups)) > guard
+                like_rows = likeness(groups.means(normalize(wide(q), dim=-1))) > guard
             self.place = groups.place
-            self.ready = self._choose(group_means(q, table, groups), groups.first, like_rows)
+            several = self.described.several
+            asked = groups.means(q) if several is None else groups.reduce(q, several.queries, -3)
+            self.ready = self._choose(asked, groups.first, like_rows)
         elif self.whole:
             self.place = torch.arange(table.length, device=q.device)
             self.ready = self._choose(q, self.place)
@@ -79,10 +83,12 @@ class Selection:
         return Choice(chosen, open_to, candidate)
 
     def _choose(self, asked: Tensor, rows: Tensor, like_rows: Tensor | None = None) -> Tensor:
-        """asked [B, H, G, D]: a query for each of the rows [G] -> [B, H, G, C]. A rule that looks at a whole head gets
-        one head at a time, others some rows."""
-        heads = asked.shape[1]
-        step = len(rows) if self.whole else max(64, BLOCK_ELEMENTS // (asked.shape[0] * heads * len(self.table.chunks)))
+        """asked [B, H, G, D] or [B, H, G, A, D]: what each of the rows [G] asks with -> [B, H, G, C]. A rule that looks
+        at a whole head gets one head at a time, others some rows."""
+        heads, several = asked.shape[1], self.described.several
+        pairs = 1 if several is None else several.products * asked[0, 0, 0].numel() // asked.shape[-1]
+        wide_row = asked.shape[0] * heads * len(self.table.chunks) * pairs
+        step = len(rows) if self.whole else max(64, BLOCK_ELEMENTS // wide_row)
         parts = []
         for head in [slice(h, h + 1) for h in range(heads)] if self.whole else [slice(None)]:
             found = []
@@ -97,22 +103,49 @@ class Selection:
         return torch.cat(parts, 1)
 
     def _by_score(self, asked: Tensor, open_to: Tensor, head: slice, like_rows: Tensor | None) -> Tensor:
-        high, low = self.described.high, self.described.low
-        score = scores(asked, Descriptors(high[:, head], None if low is None else low[:, head]))
+        score, how = scores(asked, self.described.of(head), self.scale), (self.table, self.routing, self.scale)
+        error = None
+        if RULES[self.routing.budget.rule].by_error:
+            assert self.v is not None
+            one = asked if asked.dim() == 4 else asked.mean(-2)
+            error = summary_errors(one, self.k[:, head], self.v[:, head], self.table, self.scale)
         if self.like_keys is None:
-            return choose(score, open_to, self.table, self.routing, self.scale)
+            return choose(score, open_to, *how, error)
         like = self.like_keys[:, head, None]
-        chosen = choose(score, open_to & like, self.table, self.routing, self.scale) | (open_to & ~like)
+        chosen = choose(score, open_to & like, *how, error) | (open_to & ~like)
         return chosen if like_rows is None else chosen | (open_to & ~like_rows[..., None])
 
 
 @dataclass(frozen=True)
 class RowGroups:
-    """place [N]: group of every row; first [G]: its first row; of_chunk [C]: group that the rows of a chunk are in."""
+    """place [N]: group of every row; first [G]: its first row; buckets: for every number of rows, those [groups, L] of
+    the groups that have so many; bucket_place [G]: of every group in these."""
 
     place: Tensor
     first: Tensor
-    of_chunk: Tensor
+    buckets: tuple[Tensor, ...]
+    bucket_place: Tensor
+
+    @staticmethod
+    def of(place: np.ndarray, device: torch.device) -> RowGroups:
+        """place [N]: 0 to G - 1, none missing."""
+        counts = np.bincount(place)
+        rows, first = np.argsort(place, kind="stable"), np.cumsum(counts) - counts
+        sized = [np.flatnonzero(counts == size) for size in np.unique(counts)]
+        buckets = [rows[first[some, None] + np.arange(counts[some[0]])] for some in sized]
+
+        def on(x: np.ndarray) -> Tensor:
+            return torch.from_numpy(x).to(device)
+
+        return RowGroups(on(place), on(rows[first]), tuple(map(on, buckets)), on(np.argsort(np.concatenate(sized))))
+
+    def reduce(self, x: Tensor, how: Callable[[Tensor], Tensor], axis: int = -2) -> Tensor:
+        """x [B, H, N, D], over the rows of every group; axis: as of `per_chunk`."""
+        return in_buckets(x, self.buckets, self.bucket_place, how, axis)
+
+    def means(self, x: Tensor) -> Tensor:
+        """[B, H, G, D]"""
+        return self.reduce(x, lambda block: wide(block).mean(-2))
 
 
 def shared_rows(table: ChunkTable, shared: int, device: torch.device) -> RowGroups:
@@ -122,15 +155,20 @@ def shared_rows(table: ChunkTable, shared: int, device: torch.device) -> RowGrou
     alike = np.searchsorted([g.start for g in table.groups], starts, "right") - 1  # query group of every chunk
     within = (np.arange(len(starts)) - np.searchsorted(alike, alike)) // shared
     new = np.diff(alike * len(starts) + within, prepend=-1) != 0
-    of_chunk = new.cumsum() - 1
-    return RowGroups(*(torch.from_numpy(x).to(device) for x in (of_chunk.repeat(lengths), starts[new], of_chunk)))
+    return RowGroups.of((new.cumsum() - 1).repeat(lengths), device)
 
 
-def group_means(x: Tensor, table: ChunkTable, groups: RowGroups) -> Tensor:
-    """Mean of x [B, H, N, D] over the rows of every group -> [B, H, G, D]."""
-    sums = per_chunk(x, table, lambda block: wide(block).sum(-2))
-    member = one_hot(groups.of_chunk, len(groups.first)).to(sums.dtype).mT  # [G, C]
-    return member @ sums / (member @ table.tensors(x.device).lengths.to(sums.dtype))[:, None]
+def alike_rows(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> RowGroups:
+    """Of q [1, 1, N, D]: alike queries among those that always see the same, as SVG 2 shares a choice."""
+    size = routing.score.shared * (routing.partition.chunk_tokens or 1)
+    place, groups = np.empty(table.length, int), 0
+    for group in table.groups:
+        label = np.zeros(group.stop - group.start, int)
+        if group.routed:
+            label = clusters(q[0, 0, group.start : group.stop], -(-len(label) // size)).cpu().numpy()
+        place[group.start : group.stop] = groups + np.unique(label, return_inverse=True)[1]
+        groups = int(place[group.start : group.stop].max()) + 1
+    return RowGroups.of(place, q.device)
 
 
 def likeness(means: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,26 @@ class Geometry:
         return Geometry(table, axes, table.density(0, False), tokens, index)
 
 
+@dataclass(frozen=True)
+class PartCounts:
+    """pairs [H, F, K]: where to count; shared [C, K]: tokens of the table's chunks in every column."""
+
+    pairs: Tensor
+    heads: list[int]
+    table: ChunkTable
+    shared: Tensor
+
+    def add(self, rows: slice, chosen: Tensor) -> None:
+        """chosen [1, heads, R, C] for sorted rows."""
+        video = self.table.frames[rows]
+        frames = torch.arange(max(int(video.min()), 0), int(video.max()) + 1, device=chosen.device)
+        of_frame = (self.table.tensors(chosen.device).row_frame[rows] == frames[:, None]).float()
+        with without_autocast(chosen.device):
+            counted = of_frame @ chosen[0].float() @ self.shared
+        for head, one in zip(self.heads, counted, strict=True):
+            self.pairs[head, frames] += one
+
+
 class Counts:
     """Collects one attention call on its device: give it to `moc_attention(record=...)`.
 
@@ -50,11 +71,30 @@ class Counts:
         self._batch = batch
         self._mass: Tensor | None = None  # [H, F, K]
 
+    @staticmethod
+    def together(parts: Sequence[Counts]) -> Counts:
+        """Of one call whose heads, in this order, were counted apart."""
+        whole = copy.copy(parts[0])
+        whole._pairs = torch.cat([part._pairs for part in parts])
+        masses = [part._mass for part in parts if part._mass is not None]
+        whole._mass = torch.cat(masses) if masses else None
+        return whole
+
     def of(self, heads: slice) -> Counts:
         """For a call with some of the heads: what it counts is counted here too."""
         some = copy.copy(self)
         some._pairs = self._pairs[heads]
         return some
+
+    def part(self, heads: list[int], table: ChunkTable, batch: int) -> PartCounts:
+        """For heads with chunks of their own, of one of `batch` samples: what it hears is counted here."""
+        self._batch = batch
+        shared = torch.zeros(len(table.chunks), len(self.geometry.tokens), device=self._pairs.device)
+        mine, usual = (of.tensors(shared.device) for of in (table, self.geometry.table))
+        chunk = usual.chunk_of[usual.inverse[mine.order]]
+        column = chunk if self.geometry.column is None else self.geometry.column.long()[chunk]
+        shared.index_put_((mine.chunk_of, column), shared.new_ones(()), accumulate=True)
+        return PartCounts(self._pairs, heads, table, shared)
 
     def frame_pairs(self, heads: int) -> tuple[Tensor, Tensor | None]:
         """For backends that count while they route: what to add pairs to [H, F, K], and the column of every chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +53,8 @@ class Trace:
     keep           one of KEEP
     first          latent frame that the film begins with, behind reference frames
     node           id of the MoC Apply node in the graph, where there is one
+    share          how many processes trace a part of the run each, and so use a part of the memory
+    fetch          fills it, where the run happened in other processes: called before it is shown
     id             a name that nobody guesses: with it a browser asks for this trace
     """
 
@@ -66,7 +69,9 @@ class Trace:
     keep: str = KEEP[0]
     node: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _routed_blocks: set[int] = field(default_factory=set, repr=False)
+    share: int = 1
+    fetch: Callable[[], None] | None = field(default=None, repr=False)
+    routed_blocks: set[int] = field(default_factory=set, repr=False)
     _queue: DeviceQueue = field(default_factory=DeviceQueue, repr=False)
     _geometry: OrderedDict[tuple[int, bool, torch.device], Geometry] = field(default_factory=OrderedDict, repr=False)
     _bytes: int = 0
@@ -79,7 +84,7 @@ class Trace:
     def start(self, steps: int = 0) -> None:
         """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.reads, self.dense, self.notes, self._routed_blocks, self._geometry):
+            for part in (self.records, self.reads, self.dense, self.notes, self.routed_blocks, self._geometry):
                 part.clear()
             self._queue.clear()
             self.steps, self.routed, self.blocks, self.first, self._bytes = steps, 0, 0, 0, 0
@@ -111,7 +116,7 @@ class Trace:
         with self._lock:
             self.routed += 1
             self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
-            self._routed_blocks.add(block)
+            self.routed_blocks.add(block)
             if counts is not None and self._has_room(step):
                 values, routed = counts.result()
                 self._add(Counted(step, block, counts.geometry, values, routed))
@@ -124,7 +129,7 @@ class Trace:
                 self._add(Counted(step, block, counts.axes, mass[None], torch.zeros((), device=mass.device)))
 
     def _has_room(self, step: int) -> bool:
-        if self._bytes <= 2 * MOST_BYTES:
+        if self._bytes <= 2 * MOST_BYTES // self.share:
             return True
         note = "the trace is full: the heatmap shows only the calls up to step {step}"
         self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
@@ -132,7 +137,7 @@ class Trace:
 
     def _add(self, call: Counted) -> None:
         values = call.values
-        if self._bytes + values.numel() * 2 > MOST_BYTES:
+        if self._bytes + values.numel() * 2 > MOST_BYTES // self.share:
             values = values.mean(1, keepdim=True)  # heads together once the budget is used up
         self._bytes += values.numel() * 2
         self._queue.add(replace(call, values=values.half()))
@@ -181,7 +186,7 @@ class Trace:
         """How it goes, short enough to stand on a node."""
         if not self.routed and not self.dense:
             return "MoC: nothing sampled yet."
-        line = f"MoC on: {len(self._routed_blocks)} of {self.blocks} blocks routed"
+        line = f"MoC on: {len(self.routed_blocks)} of {self.blocks} blocks routed"
         line += f", {self.density:.1%} of pairs kept." if self.records else "."
         if not self.routed:
             line = "MoC: everything ran dense."
@@ -209,7 +214,7 @@ class Trace:
             "report": self.report(),
             "steps": self.steps,
             "blocks": self.blocks,
-            "routed_blocks": sorted(self._routed_blocks),
+            "routed_blocks": sorted(self.routed_blocks),
             "routed_calls": self.routed,
             "dense_calls": {r.name.lower(): {"calls": n, "why": r.value} for r, n in self.dense.most_common()},
             "notes": list(self.notes),

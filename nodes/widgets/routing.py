@@ -115,13 +115,14 @@ def read_routing(
     curve: str = "constant",
     dense_above: float = 1.0,
     method: str = PRESET,
+    precision: str = "auto",
 ) -> MoCSettings:
     """The preset, or the method in its place, with everything replaced that is not left at "preset" or empty."""
     for name, value, known in (("preset", preset, PRESETS), ("method", method, (PRESET, *METHODS))):
         if value not in known:
             raise MoCError(f"{name} is {value!r}; choose one of: {', '.join(known)}.")
     base = PRESETS[preset] if method == PRESET else METHODS[method].settings
-    changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed}
+    changes: dict[str, object] = {"drop_off": drop_off, "drop_in": drop_in, "seed": drop_seed, "precision": precision}
     if budget != PRESET:
         changes |= {"top_k": top_k, "density": None} if budget == "top-k" else {"density": density}
     if chunking != PRESET:

@@ -157,7 +157,7 @@ def expected(
     t = table.tensors(q.device)
     mandatory, candidate = candidates(table, routing, rows, q.device)
     if chosen is None:
-        chosen = Selection(q, k, table, routing, scale).of(rows).chosen
+        chosen = Selection(q, k, table, routing, scale, v=v).of(rows).chosen
         if routing.lists == "union":
             raise ValueError("rows of a query tile belong together: name the choice")
     as_is = (lambda x: x) if low else wide

@@ -10,6 +10,8 @@ import pytest
 import tiny
 import torch
 from comfy.nested_tensor import NestedTensor
+from mixture_of_contexts.moc.config import PRESETS, QUALITIES
+from mixture_of_contexts.moc.errors import MoCError
 from mixture_of_contexts.moc.shots.cuts import Shots
 from mixture_of_contexts.nodes import apply, detect, heatmap, probe, shot_conditioning
 from packaging.version import Version
@@ -98,3 +100,14 @@ def test_a_prompt_by_shot(film):
     else:
         out = tiny.sample(model, variant, shape=shape, steps=1)
     assert out.isfinite().all()
+
+
+def test_without_a_routing_the_quality_counts(monkeypatch):
+    given = []
+    monkeypatch.setattr(apply, "apply_moc", lambda model, shots, settings, trace: given.append(settings))
+    Apply.execute(None)
+    Apply.execute(None, quality="fastest")
+    Apply.execute(None, routing=PRESETS["fast"], quality="fastest")
+    assert given == [PRESETS["recommended"], QUALITIES["fastest"].settings, PRESETS["fast"]]
+    with pytest.raises(MoCError, match="quality is 'slow'; choose one of: best quality"):
+        Apply.execute(None, quality="slow")

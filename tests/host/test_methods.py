@@ -18,6 +18,12 @@ EVERYTHING = {
     "SpargeAttn": ALL,
     "VMoBA": {"top_p": 1.0},
     "STA": {"box": (99, 99, 99)},
+    "SVG": {"band": 1.0},
+    "SVG 2": {"top_p": 1.0},
+    "SVG-EAR": {"top_p": 1.0},
+    "SubBlock": ALL,
+    "Veda": ALL,
+    "SparsePR": {"top_p": 1.0},
 }
 
 

@@ -27,6 +27,11 @@ TEXT = 7
 @functools.lru_cache(maxsize=4)  # a test module goes through the variants one by one
 def load(name: str = "t2v"):
     """ModelPatcher of a variant."""
+    return loaded(name, weights(name), dtype=torch.float32)
+
+
+def loaded(name: str, state: dict[str, Tensor], **model_options):
+    """ModelPatcher of a variant whose file holds `state`."""
     variant = variant_of(name)
     detect = comfy.model_detection.detect_unet_config
 
@@ -35,7 +40,7 @@ def load(name: str = "t2v"):
 
     comfy.model_detection.detect_unet_config = sized
     try:
-        patcher = comfy.sd.load_diffusion_model_state_dict(weights(name), model_options={"dtype": torch.float32})
+        patcher = comfy.sd.load_diffusion_model_state_dict(state, model_options=model_options)
     finally:
         comfy.model_detection.detect_unet_config = detect
     assert type(patcher.model.diffusion_model).__name__ == variant.cls

@@ -35,13 +35,12 @@ def labels(layout, starts, routing):
                 anchor = routing.links.static == "first tokens" and first and raster < routing.links.static_tokens
                 static = anchor or (routing.links.static == "first frame" and piece == 0)
                 cell = ("anchor",) if anchor else (h // tile_h, w // tile_w)
-                if routing.partition.order == "raster":  # runs of a shot's tokens, its first tokens aside
+                if routing.partition.order != "tiles":  # runs of a shot's tokens, its first tokens aside
                     piece = 0
-                    number = (
-                        place * height * width
-                        + raster
-                        - (routing.links.static == "first tokens") * min(routing.links.static_tokens, height * width)
-                    )
+                    through = raster * sum(shot_of[u] == shot_of[t] for u in range(t_count)) + place
+                    number = (through if routing.partition.order == "columns" else place * height * width + raster) - (
+                        routing.links.static == "first tokens"
+                    ) * min(routing.links.static_tokens, height * width)
                     cell = ("anchor",) if anchor else (number // routing.partition.chunk_tokens,)
                 result[layout.video_start + t * height * width + raster] = (
                     "video", shot_of[t], piece, *cell, "static" if static else "",
@@ -49,27 +48,36 @@ def labels(layout, starts, routing):
     return result
 
 
-def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=None):
+def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=None, order=None):
     """q, k, v [B, H, N, D] float64 arrays -> ([B, H, N, D], {(b, h, query): set of chosen labels}).
 
     tiles: the queries that share a list, where routing.lists is "union"
     counts: top-k of every head; routing.budget.top_k by default
     lse: [B, H, N], filled with the log-sum-exp of what every query saw
+    order: tokens in the order of the chunks, of which 64 share a scale, where routing.precision is "8 bits"
     """
-    label = labels(layout, starts, routing)
-    members: dict = {}
-    for token, name in enumerate(label):
-        members.setdefault(name, []).append(token)
-    groups, near = _together(label, members, routing), _near(label, members, layout, routing)
+    if routing.repair.repair_rows:
+        found = attend(q, k, v, layout, starts, routing.changed(repair_rows=0), scale, tiles, counts, lse)
+        return _repaired(found[0], q, k, v, layout, routing.repair, scale), found[1]
+    if routing.partition.order == "frames or columns":
+        return _better_order(q, k, v, layout, starts, routing, scale)
     out, chosen_by = np.zeros_like(q), {}
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
+            label = labels(layout, starts, routing)
+            if routing.partition.order == "alike":
+                label = _alike(k[b, h], label, layout, routing.partition.chunk_tokens)
+            members: dict = {}
+            for token, name in enumerate(label):
+                members.setdefault(name, []).append(token)
+            groups = _together(label, members, routing, q[b, h], layout)
+            near = _near(label, members, layout, routing)
             keep_shots = _outer(q[b, h], k[b, h], label, routing)
             open_to = [_open_to(mine, members, routing, keep_shots) for mine in label]
-            asked = [q[b, h, mates].mean(0) for mates in groups]
+            asked = [q[b, h, mates] for mates in groups]
             unlike = _unlike(k[b, h] - k[b, h].mean(0), members, routing)
             value = [
-                {n: _score(x, k[b, h][members[n]], routing) for n in names if n not in unlike}
+                {n: _score(x, k[b, h][members[n]], routing, scale) for n in names if n not in unlike}
                 for x, names in zip(asked, open_to, strict=True)
             ]
             budget = routing.budget
@@ -77,10 +85,12 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 chosen = _best_of_head(value, budget.top_p)
             else:
                 k_best = counts[h] if counts else budget.top_k
-                chosen = [_choose(mine, members, budget, scale, k_best) for mine in value]
+                keys_values = k[b, h], v[b, h]
+                errs = [_errs(x, *keys_values, names, members, scale) for x, names in zip(asked, value, strict=True)]
+                chosen = [_choose(*mine, members, budget, scale, k_best) for mine in zip(value, errs, strict=True)]
             for i, mine in enumerate(label):
                 visible = set(_visible(mine, members, routing))
-                if routing.links.own == routing.links.near == "none" and value[i]:
+                if routing.links.own == routing.links.near == "none" and value[i] and not chosen[i]:
                     chosen[i].add(max(value[i], key=value[i].get))
                 alone = len(groups[i]) == 1 or not routing.score.guard
                 if not alone and _cosine(q[b, h], groups[i]) <= routing.score.guard:
@@ -92,8 +102,10 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 for tile, shared in zip(tiles, lists, strict=True):
                     for i in tile:
                         chosen[i] = shared & set(open_to[i])
+            eight = _eight_bits(q[b, h], k[b, h], order) if routing.precision == "8 bits" else None
             for i, mine in enumerate(label):
-                row = _one(q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
+                exact = q[b, h, i] @ k[b, h].T if eight is None or mine[0] != "video" else eight[i]
+                row = _one(exact, q[b, h, i], k[b, h], v[b, h], mine, chosen[i], members, routing, scale)
                 out[b, h, i] = row[0]
                 if lse is not None:
                     lse[b, h, i] = row[1]
@@ -112,14 +124,38 @@ def _open_to(mine, members, routing, keep_shots):
     return [n for n in visible if keep_shots is None or _shot(n) < 0 or n[1] in keep_shots[_shot(mine)]]
 
 
-def _score(query, block, routing):
+def _score(queries, block, routing, scale):
+    """queries: of a row, or of all that choose together."""
+    if routing.score.descriptor == "sub-means":
+        pairs = [np.exp(scale * (a @ b)) for a in _parts(queries) for b in _parts(block)]
+        return np.log(np.mean(pairs)) / scale
+    if routing.score.descriptor == "both mean+max+min":
+        kinds = [[x.mean(0), x.max(0), x.min(0)] for x in (queries, block)]
+        return np.mean([a @ b for a, b in zip(*kinds, strict=True)])
+    query = queries.mean(0)
     mean = query @ block.mean(0)
     bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
     return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.score.descriptor]
 
 
-def _choose(value, members, budget, scale, k):
-    """value: of every chunk that may be chosen."""
+def _parts(x):
+    """The means of four parts; a token on an edge is in both."""
+    n = len(x)
+    return [np.mean([x[i] for i in range(n) if 4 * i < (p + 1) * n and 4 * (i + 1) > p * n], 0) for p in range(4)]
+
+
+def _errs(queries, keys, values, names, members, scale):
+    """Of every chunk: how far its tokens are from what its means would give."""
+    query, found = queries.mean(0), {}
+    for name in names:
+        block = members[name]
+        pooled = np.exp(scale * (query @ keys[block].mean(0))) * values[block].mean(0)
+        found[name] = sum(((np.exp(scale * (query @ keys[j])) * values[j] - pooled) ** 2).sum() for j in block)
+    return found
+
+
+def _choose(value, errs, members, budget, scale, k):
+    """value, errs: of every chunk that may be chosen."""
     best = sorted(value, key=value.get, reverse=True)[:k]
     weight = {name: len(members[name]) * np.exp(value[name] * scale) for name in value}
     share, fewest = 0.0, []
@@ -128,6 +164,21 @@ def _choose(value, members, budget, scale, k):
             break
         fewest.append(name)
         share += weight[name]
+    if budget.rule == "top-p from top-k on":
+        return set(fewest) | set(sorted(value, key=weight.get, reverse=True)[:k])
+    if budget.rule == "error per cost":
+        if budget.top_p >= 1:
+            return set(value)
+        by_mass = sorted(value, key=weight.get, reverse=True)
+        free = sum(len(members[n]) for n in by_mass[: max(len(fewest), 2 * k)])
+        sure = by_mass[:k]
+        free -= sum(len(members[n]) for n in sure)
+        for name in sorted(by_mass[k:], key=lambda n: errs[n] / len(members[n]), reverse=True):
+            if free <= 0:
+                break
+            sure.append(name)
+            free -= len(members[name])
+        return set(sure)
     limit = np.mean([*value.values()]) + budget.beta * np.std([*value.values()]) if value else 0.0
     high = [name for name in value if value[name] > limit]
     return set({"top-k": best, "top-p": fewest, "threshold": high, "top-k or top-p": best + fewest}[budget.rule])
@@ -147,7 +198,81 @@ def _best_of_head(value, share):
     return chosen
 
 
-def _together(label, members, routing):
+def _spread(layout, count):
+    """Tokens spread over the video, one in every equal stretch."""
+    video = layout.grid[0] * layout.grid[1] * layout.grid[2]
+    count = min(count, video)
+    edges = [i * video // count for i in range(count + 1)]
+    places = [e + int(i * 0.6180339887498949 % 1.0 * (f - e)) for i, (e, f) in enumerate(zip(edges, edges[1:]))]
+    return [layout.video_start + place for place in places]
+
+
+def _repaired(out, q, k, v, layout, repair, scale):
+    """Every channel of what is missing on some rows as a ridge regression, of all channels at once in row space."""
+    result, rows = out.copy(), _spread(layout, repair.repair_rows)
+    video = range(layout.video_start, layout.video_start + layout.grid[0] * layout.grid[1] * layout.grid[2])
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            weight = np.exp(scale * q[b, h, rows] @ k[b, h].T)
+            exact = weight @ v[b, h] / weight.sum(1, keepdims=True)
+            mine = out[b, h, rows]
+            missing = exact - mine
+            x = (mine - mine.mean(0)) / np.maximum(mine.std(0), 1e-5)
+            y = missing - missing.mean(0)
+            directions = np.linalg.svd(y)[2][: repair.repair_rank]
+            dual = np.linalg.solve(x @ x.T + 0.1 * np.eye(len(rows)), y)
+            for i in video:
+                asked = (out[b, h, i] - mine.mean(0)) / np.maximum(mine.std(0), 1e-5)
+                fitted = (asked @ x.T) @ dual
+                result[b, h, i] = out[b, h, i] + missing.mean(0) + sum((fitted @ d) * d for d in directions)
+            result[b, h, rows] = exact
+    return result
+
+
+def _better_order(q, k, v, layout, starts, routing, scale):
+    """Per head the order whose result is nearer to full attention, on 64 tokens spread over the video."""
+    out, chosen_by, rows = np.zeros_like(q), {}, _spread(layout, 64)
+    both = [routing.changed(order=order) for order in ("raster", "columns")]
+    found = [attend(q, k, v, layout, starts, one, scale) for one in both]
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            weight = np.exp(scale * q[b, h, rows] @ k[b, h].T)
+            full = weight @ v[b, h] / weight.sum(1, keepdims=True)
+            which = np.argmin([((one[b, h, rows] - full) ** 2).sum() for one, _ in found])
+            out[b, h] = found[which][0][b, h]
+            chosen_by |= {key: its for key, its in found[which][1].items() if key[:2] == (b, h)}
+    return out, chosen_by
+
+
+def k_means(x, count):
+    """Ten rounds from tokens spread evenly -> the cluster of each."""
+    count = min(count, len(x))
+    middle = [x[i * len(x) // count] for i in range(count)]
+    for turn in range(11):
+        label = [int(np.argmin([((one - m) ** 2).sum() for m in middle])) for one in x]
+        if turn < 10:
+            middle = [x[[a == c for a in label]].mean(0) if c in label else middle[c] for c in range(count)]
+    return label
+
+
+def _alike(keys, label, layout, size):
+    """Labels where the video's tokens of a shot are told apart by cluster."""
+    result, shots = list(label), {name[1] for name in label if name[0] == "video"}
+    frames, tokens = layout.frames, layout.grid[1] * layout.grid[2]
+
+    def time(i):
+        at = i - layout.video_start
+        return frames[at // tokens], at % tokens
+
+    for shot in shots:
+        its = sorted((i for i, name in enumerate(label) if name[:2] == ("video", shot)), key=time)
+        for i, cluster in zip(its, k_means(keys[its], -(-len(its) // size)), strict=True):
+            if label[i][3] != "anchor":
+                result[i] = ("video", shot, 0, cluster, "")
+    return result
+
+
+def _together(label, members, routing, queries, layout):
     """For every token those that choose with it: of `shared` neighbouring chunks that always see the same."""
     if not routing.score.shared:
         return [[i] for i in range(len(label))]
@@ -155,12 +280,27 @@ def _together(label, members, routing):
     for name in members:
         same = frozenset(n for n in members if _mandatory(name, n, routing)) if name[0] == "video" else name
         seen.setdefault((same, _shot(name)), []).append(name)
+    if routing.partition.order == "alike":
+        return _alike_queries(seen.values(), members, routing, queries, label)
     mates = {}
     for names in seen.values():
         for low in range(0, len(names), routing.score.shared):
             some = names[low : low + routing.score.shared]
             mates |= dict.fromkeys(some, [t for n in some for t in members[n]])
     return [mates[name] for name in label]
+
+
+def _alike_queries(seen, members, routing, queries, label):
+    """Clusters of the queries that always see the same, in the order of their keys' clusters."""
+    found = {}
+    for names in seen:
+        its = [t for n in sorted(names, key=lambda n: n[3] if n[0] == "video" else 0) for t in members[n]]
+        cluster = [0] * len(its)
+        if names[0][0] == "video":
+            cluster = k_means(queries[its], -(-len(its) // (routing.score.shared * routing.partition.chunk_tokens)))
+        for t, mine in zip(its, cluster, strict=True):
+            found[t] = [u for u, other in zip(its, cluster, strict=True) if other == mine]
+    return [found[t] for t in range(len(label))]
 
 
 def _cosine(x, tokens):
@@ -188,6 +328,19 @@ def _near(label, members, layout, routing):
             return low <= b < low + size
 
         return {(a, b) for a in video for b in video if all(inside(tile[a][x], tile[b][x], x) for x in range(3))}
+    if links.near == "band":
+        count, tokens = frames * height * width, height * width
+        columns = routing.partition.order == "columns"
+        stand = {n: [(h * width + w) * frames + t if columns else t * tokens + h * width + w for t, h, w in at[n]]
+                 for n in video}  # fmt: skip
+        size = max(map(len, at.values()))
+        reach = int(np.ceil(count * (1 - np.sqrt(1 - links.band)) / size)) * size
+
+        def sees(a, b):
+            span = range(min(stand[b]), max(stand[b]) + 1)
+            return span[0] <= max(stand[a]) + reach and span[-1] >= min(stand[a]) - reach or span[0] < tokens
+
+        return {(a, b) for a in video for b in video if sees(a, b)}
     if links.near == "touching":
         return {
             (a, b)
@@ -229,9 +382,27 @@ def count_of_head(table, routing, head):
     return gaps.index(min(gaps))
 
 
-def _one(query, keys, values, mine, chosen, members, routing, scale):
+def _eight_bits(q, k, order):
+    """Every q . k as 8-bit numbers give it."""
+    digits, exponent = np.frexp(k.mean(0))
+    mean = np.ldexp(np.rint(digits * 256) / 256, exponent)  # bfloat16 has eight binary digits
+    out = np.zeros((len(q), len(q)))
+    for low in range(0, len(order), 64):
+        some = order[low : low + 64]
+        step = np.abs(k[some] - mean).max() / 127
+        keys = np.floor((k[some] - mean) / step + 0.5) if step else 0 * k[some]
+        for i, query in enumerate(q):
+            own = np.abs(query).max() / 127
+            whole = np.floor(query / own + 0.5) if own else 0 * query
+            assert max(np.abs(keys).max(), np.abs(whole).max()) <= 127
+            out[i, some] = own * step * (keys @ whole) + query @ mean
+    return out
+
+
+def _one(exact, query, keys, values, mine, chosen, members, routing, scale):
+    """exact: the query with every key."""
     mandatory = {name for name in members if _mandatory(mine, name, routing)}
-    terms = [(query @ keys[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
+    terms = [(exact[j] * scale, values[j]) for name in mandatory | chosen for j in members[name]]
     if routing.tail == "pooled":
         for name in set(_visible(mine, members, routing)) - chosen:
             block = members[name]

@@ -55,6 +55,7 @@ routings = st.builds(
     top_p=st.sampled_from([0.01, 0.5, 0.9, 1.0]),
     beta=st.sampled_from([-0.9, 0.3, 0.7, 3.0]),
     head_density=st.just(()) | st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
+    precision=st.sampled_from(["auto", "8 bits"]),
 )
 
 

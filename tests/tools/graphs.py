@@ -12,6 +12,7 @@ from tests.workflow import checker
 GAP, ROW, TITLE = 60, 24, 46
 OURS, NOTE = "#232", "#432"
 DRAWN_ONLY = "MarkdownNote"
+FOLDERS = {"CheckpointLoaderSimple": "checkpoints", "UNETLoader": "diffusion_models", "LoraLoaderModelOnly": "loras"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Graph:
         }
         if url:
             folder, name = url.split("/")[-2:]
-            folder = "checkpoints" if folder == "main" else folder
+            folder = FOLDERS[kind] if folder == "main" else folder
             saved["properties"]["models"] = [{"name": name, "url": url, "directory": folder}]
         node = Node(saved, info)
         self.nodes.append(node)

@@ -16,13 +16,13 @@ from triton.compiler import ASTSource
 
 _BY_TYPE = {
     "*bf16": "desc grad mean mean_k mean_v out own part q tail v x",
-    "*fp32": "delta dk dmean_k dmean_v dq dv exact lse own_lse tail_lse threshold total weight",
+    "*fp32": "k_scale offset q_scale x_scale delta dk dmean_k dmean_v dq dv exact lse own_lse tail_lse threshold total weight",
     "*i32": "block border chunk column count end entry first found frame free high index indices item low number"
     " overflow_count overflow_rows pairs passes piece piece_chunk piece_len piece_of piece_start ranges retry_count"
     " retry_rows row rows sample sample_range sel shot_mask some span start stop taken tile tile_end tile_first"
     " tile_stop",
     "*i64": "step written",
-    "*i8": "place",
+    "*i8": "k8 place q8 x8",
     "i32": "C F H K N S W bh_first enough head heads k lists most num_blocks own_first own_rows parts pieces rank"
     " rotation seen segment share steps tiles width work",
     "fp32": "bar factor least scale",

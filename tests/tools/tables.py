@@ -22,6 +22,15 @@ def presets() -> str:
     return "| preset | what every token sees | |\n|---|---|---|\n" + "".join(rows)
 
 
+def qualities() -> str:
+    rows = (
+        f"| {name} | {q.settings.routing.sentence} | {q.gain:.1f}x | {q.error:.1%} |\n"
+        for name, q in config.QUALITIES.items()
+    )
+    head = "| quality | what every token sees | attention at 720p | its output, off full attention |\n"
+    return head + "|---|---|---|---|\n" + "".join(rows)
+
+
 def choices() -> str:
     rows = []
     for name, about in sentences.ABOUT.items():
@@ -95,6 +104,7 @@ def _value(value) -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "js/docs/MoCApply.md": {"qualities": qualities},
     "js/docs/MoCRouting.md": {"presets": presets, "choices": choices, "methods": methods},
     "docs/methods.md": {"parts": method_parts, "errors": method_errors},
     "docs/routing.md": {"sources": sources},

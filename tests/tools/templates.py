@@ -19,7 +19,13 @@ WAN21, WAN22 = (f"{HUB}Wan_{v}/resolve/main/split_files/" for v in ("2.1_ComfyUI
 HUNYUAN = f"{HUB}HunyuanVideo_1.5_repackaged/resolve/main/split_files/"
 LTX = "https://huggingface.co/Lightricks/LTX-2/resolve/main/ltx-2-19b-dev-fp8.safetensors"
 GEMMA = f"{HUB}ltx-2/resolve/main/split_files/text_encoders/gemma_3_12B_it_fp4_mixed.safetensors"
+H3 = f"{HUB}MiniMax-H3/resolve/main/"
 UMT5 = f"{WAN21}text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+# What no template of ComfyUI's loads, by where it was published.
+PHANTOM = "https://huggingface.co/Kijai/WanVideo_comfy/resolve/main/Phantom-Wan-14B_fp16.safetensors"
+TURBO = "https://huggingface.co/lightx2v/Minimax-h3-Turbo/resolve/main/"
+TURBO += "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16.safetensors"
+HOLOCINE = [f"Wan2_2-T2V-A14B-{n}-HoloCine-full_fp8_e4m3fn_scaled_KJ.safetensors" for n in ("HIGH", "LOW")]
 NEGATIVE = "overexposed, static, blurred details, subtitles, painting, still picture, worst quality, low quality"
 ONE_SHOT = (
     "A red-haired woman in a yellow raincoat walks along a harbour wall in the evening sun, gulls overhead. Film."
@@ -35,6 +41,10 @@ LONG = (
 [shot 5 "lantern"] Close-up: her hands light a lantern.
 [shot 6 "home"] Wide shot: the lantern's light comes back into the harbour at night."""
 )
+H3_SHOTS = """Live action film in three shots, warm evening light. The same red-haired woman in a yellow raincoat in all shots.
+CUT 1: wide shot, she walks along a harbour wall; waves on stone, gulls.
+CUT 2: close-up, wind in her hair, she looks out to sea; the wind is louder.
+CUT 3: she climbs into a small blue boat and takes the oars; wood creaks, water laps."""
 COMPARE = "To compare with full attention, bypass *MoC Apply* (Ctrl+B) and keep the seed."
 
 
@@ -128,17 +138,44 @@ def wan22_t2v_multishot(g: Graph) -> None:
 {COMPARE}""")
     g.column("Models")
     models, clip, vae = wan22_files(g, "t2v")
+    multishot(g, models, clip, vae, "29, 57", 81, (1280, 720), "moc_wan22_multishot")
+
+
+def multishot(
+    g: Graph, models: list[Out], clip: Out, vae: Out, times: str, length: int, size: tuple[int, int], name: str
+) -> None:
+    """Wan 2.2's two models, every shot with a prompt of its own."""
     g.column("The shots", 480)
-    shots = g.add("MoCShots", tall=780, times="29, 57", prompt=SHOTS, length=81, family="Wan")
+    shots = g.add("MoCShots", tall=780, times=times, prompt=SHOTS, length=length, family="Wan")
     g.column("The video", 440)
     captions = [g.add("MoCShotConditioning", model=model, shots=shots["shots"], clip=clip) for model in models]
     negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE).only
-    latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=1280, height=720, length=81).only
+    wide, high = size
+    latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=wide, height=high, length=length).only
     g.column("MoC and sampling")
     applied = apply(g, [c["model"] for c in captions], shots, "recommended")
     texts = [c["conditioning"] for c in captions]
     sampled = two_samplers(g, [a["model"] for a in applied], texts, negative, latent)
-    result(g, applied[1], sampled.only, vae, 16.0, "moc_wan22_multishot", "shots")
+    result(g, applied[1], sampled.only, vae, 16.0, name, "shots")
+
+
+def holocine_multishot(g: Graph) -> None:
+    g.note(f"""## HoloCine on ComfyUI's own nodes, three shots with a prompt each
+
+1. **HoloCine** is Wan 2.2 14B trained on films of several shots. The two files of its *full* model are looked for under
+   the names they have in huggingface.co/Kijai/WanVideo_comfy_fp8_scaled; text encoder and VAE are Wan's.
+2. **MoC Shots** holds the prompt, also in HoloCine's own form, `[global caption] ... [shot cut] ...`.
+3. **MoC Shot Conditioning**: every frame reads its own shot's prompt and what is common to all. HoloCine does so too,
+   but encodes all texts at once.
+4. **MoC Routing** is on *recommended*. For HoloCine's *sparse* model choose `method` *HoloCine* (an advanced input).
+
+{COMPARE}""")
+    g.column("Models")
+    loaded = [g.add("UNETLoader", unet_name=name, weight_dtype="default").only for name in HOLOCINE]
+    clip = g.add("CLIPLoader", url=UMT5, clip_name=file_of(UMT5), type="wan").only
+    vae = g.add("VAELoader", url=f"{WAN21}vae/wan_2.1_vae.safetensors", vae_name="wan_2.1_vae.safetensors").only
+    models = [g.add("ModelSamplingSD3", model=model, shift=5.0).only for model in loaded]
+    multishot(g, models, clip, vae, "81, 161", 241, (832, 480), "moc_holocine")
 
 
 def wan22_i2v(g: Graph) -> None:
@@ -246,6 +283,149 @@ def wan_vace_references(g: Graph) -> None:
     result(g, applied, trimmed.only, vae, 16.0, "moc_vace")
 
 
+def wan_phantom_references(g: Graph) -> None:
+    g.note(f"""## Wan Phantom with two references as memory
+
+1. **Load Image**, twice: who and what the video shows, on plain ground.
+2. **WanPhantomSubjectToVideo** puts the references behind the video as frames of their own. In **MoC Routing**,
+   `references` (an advanced input) is *linked*: every token always sees them. *routed* lets them choose.
+3. **Dual CFG Guider**: 7.5 for the prompt, 5 for the references, as Phantom's authors set it.
+4. **Run.** The narrow columns of the heatmap are the references.
+
+{COMPARE}""")
+    g.column("Models")
+    (model,), clip, vae = wan_files(g, PHANTOM, shift=5.0)
+    g.column("The video", 440)
+    first, second = (
+        g.add("LoadImage", title, tall=330, image="example.png")["IMAGE"] for title in ("Who", "What, or where")
+    )
+    both = g.add("ImageBatch", image1=first, image2=second).only
+    positive, negative = text_encoders(g, clip, ONE_SHOT)
+    size = {"width": 832, "height": 480, "length": 81}
+    texts = g.add("WanPhantomSubjectToVideo", positive=positive, negative=negative, vae=vae, images=both, **size)
+    g.column("MoC and sampling")
+    (applied,) = apply(g, [model], None, "recommended", references="linked")
+    scales = {"cfg_conds": 7.5, "cfg_cond2_negative": 5.0}
+    conds = {"cond1": "positive", "cond2": "negative_text", "negative": "negative_img_text"}
+    conds = {name: texts[output] for name, output in conds.items()}
+    guider = g.add("DualCFGGuider", model=applied["model"], **conds, **scales).only
+    sampled = custom_sampler(g, guider, model, texts["latent"], "uni_pc", 40)
+    result(g, applied, sampled["output"], vae, 16.0, "moc_phantom")
+
+
+def custom_sampler(g: Graph, guider: Out, model: Out, latent: Out, sampler: str, steps: int) -> Node:
+    """SamplerCustomAdvanced by the simple scheduler."""
+    parts = {"noise": g.add("RandomNoise", noise_seed=42).only, "guider": guider, "latent_image": latent}
+    parts["sampler"] = g.add("KSamplerSelect", sampler_name=sampler).only
+    parts["sigmas"] = g.add("BasicScheduler", model=model, scheduler="simple", steps=steps).only
+    return g.add("SamplerCustomAdvanced", **parts)
+
+
+def minimax_h3_keyframes(g: Graph) -> None:
+    g.note(f"""## MiniMax H3 from a first to a last picture, with sound
+
+1. The **files** are those of ComfyUI's own MiniMax H3 templates.
+2. **Load Image**, twice: the first and the last frame. Both, text and sound are always seen; only the picture is routed.
+3. **MoC Apply** goes last before the guider.
+4. **Run.** 124 frames at 1344x768 are some 37,000 tokens.
+
+{COMPARE}""")
+    g.column("Models")
+    model, clip, vae, sound_vae = h3_files(g)
+    g.column("The video", 440)
+    first, last = (
+        g.add("LoadImage", title, tall=330, image="example.png")["IMAGE"] for title in ("First frame", "Last frame")
+    )
+    h3(g, model, clip, vae, sound_vae, ONE_SHOT + " Wind and gulls, waves on stone.", 20, first_frame=first, last_frame=last)
+
+
+def minimax_h3_turbo(g: Graph) -> None:
+    g.note(f"""## MiniMax H3 with its turbo LoRA: three shots and sound in eight steps
+
+1. The **files** are those of ComfyUI's own templates, and LightX2V's turbo LoRA for eight steps.
+2. **MoC Shots**: where the prompt's cuts fall, so that no chunk reaches across one. H3 reads one text for all shots.
+3. With few steps each one counts: **MoC Routing** keeps steps of more than 98 % noise dense (`dense_above`, an advanced
+   input: the first two of eight), and is on *recommended*. **MoC Probe** tells what a step loses.
+4. **Run.**
+
+{COMPARE}""")
+    g.column("Models")
+    model, clip, vae, sound_vae = h3_files(g)
+    model = g.add("LoraLoaderModelOnly", url=TURBO, model=model, lora_name=file_of(TURBO)).only
+    g.column("The shots", 480)
+    shots = g.add("MoCShots", tall=560, times="39, 81", fps=24.0, length=124, family="MiniMax H3")
+    g.column("The video", 440)
+    h3(g, model, clip, vae, sound_vae, H3_SHOTS, 8, shots, dense_above=0.98)
+
+
+def h3_files(g: Graph) -> tuple[Out, Out, Out, Out]:
+    """(model, text encoder, VAE, VAE of sound)."""
+    url = f"{H3}diffusion_models/minimax_h3_fl2va_pruned_int8_convrot.safetensors"
+    model = g.add("UNETLoader", url=url, unet_name=file_of(url), weight_dtype="default").only
+    url = f"{H3}text_encoders/qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors"
+    clip = g.add("CLIPLoader", url=url, clip_name=file_of(url), type="minimax").only
+    urls = [f"{H3}vae/minimax_h3_{what}.safetensors" for what in ("video_vae_fp16", "audio_vae_fp32")]
+    vae, sound_vae = (g.add("VAELoader", url=url, vae_name=file_of(url)).only for url in urls)
+    return model, clip, vae, sound_vae
+
+
+def h3(
+    g: Graph,
+    model: Out,
+    clip: Out,
+    vae: Out,
+    sound_vae: Out,
+    prompt: str,
+    steps: int,
+    shots: Node | None = None,
+    dense_above: float = 1.0,
+    **frames: Out,
+) -> None:
+    """From the prompt to the film. H3 has no negative prompt."""
+    size = {"width": 1344, "height": 768, "length": 124}
+    text = g.add("MiniMaxH3ImageToVideo", tall=320, clip=clip, vae=vae, prompt=prompt, **size, **frames)
+    g.column("MoC and sampling")
+    (applied,) = apply(g, [model], shots, "recommended", dense_above=dense_above)
+    guider = g.add("BasicGuider", model=applied["model"], conditioning=text["positive"]).only
+    sampled = custom_sampler(g, guider, model, text["LATENT"], "res_multistep", steps)
+    heard = g.add("VAEDecodeAudio", samples=sampled["output"], vae=sound_vae).only
+    result(g, applied, sampled["output"], vae, 24.0, "moc_h3", "shots" if shots else "frames", audio=heard)
+
+
+def wan_train_lora(g: Graph) -> None:
+    g.note(f"""## Train a LoRA with MoC on, and try it
+
+1. **Load Video-Text**: a folder in ComfyUI's `input` with short clips and a `.txt` beside each.
+2. **MoC Apply** before **Train LoRA**: the model learns to get along with what routing reads. The routing drops and adds
+   chunks at random, as the Mixture of Contexts paper trains (`drop_off`, `drop_in`, advanced inputs).
+3. The LoRA is a plain one: it is saved to `output/loras`, and works with full attention too.
+4. Below, a film with the LoRA and the same routing, without the randomness.
+
+Training nodes are experimental in ComfyUI. {COMPARE}""")
+    g.column("Models")
+    (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors", shift=8.0)
+    g.column("The clips", 440)
+    clips = g.add("LoadVideoTextDataSetFromFolder", folder="clips")
+    frames = g.add("GetVideoComponents", video=clips["videos"])
+    data = g.add("MakeTrainingDataset", images=frames["images"], vae=vae, clip=clip, texts=clips["texts"])
+    g.column("Training", 440)
+    (learning,) = apply(g, [model], None, "recommended", drop_off=0.2, drop_in=1.0)
+    how = {"batch_size": 1, "steps": 500, "learning_rate": 0.0002, "rank": 16, "training_dtype": "bf16"}
+    inputs = {"latents": data["latents"], "positive": data["conditioning"]}
+    trained = g.add("TrainLoraNode", model=learning["model"], **inputs, **how)
+    g.add("SaveLoRA", lora=trained["lora"], prefix="loras/moc", steps=trained["steps"])
+    g.add("LossGraphNode", tall=300, loss=trained["loss_map"])
+    g.column("A film with it")
+    positive, negative = text_encoders(g, clip, ONE_SHOT)
+    latent = g.add("EmptyHunyuanLatentVideo", "Size and length", width=832, height=480, length=81).only
+    learned = g.add("LoraModelLoader", model=model, lora=trained["lora"], strength_model=1.0).only
+    (applied,) = apply(g, [learned], None, "recommended")
+    sampling = {"seed": 42, "steps": 30, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+    texts = {"positive": positive, "negative": negative}
+    sampled = g.add("KSampler", model=applied["model"], latent_image=latent, **texts, **sampling)
+    result(g, applied, sampled.only, vae, 16.0, "moc_lora")
+
+
 def wan_v2v_detected(g: Graph) -> None:
     g.note(f"""## Video to video along the shots of the footage
 
@@ -333,7 +513,8 @@ def wan_compare(g: Graph) -> None:
         """## Full attention and MoC side by side
 
 The same model, prompt and seed, once with full attention and once with MoC; both films next to each other, full
-attention on the left. Change **MoC Routing** and run again: the left half is not sampled a second time.""",
+attention on the left, and frame by frame under a slider in **Compare Images**. Change **MoC Routing** and run again: the
+left half is not sampled a second time.""",
         (520, 300),
     )
     g.column("Models")
@@ -356,13 +537,15 @@ attention on the left. Change **MoC Routing** and run again: the left half is no
     both = g.add("ImageStitch", image1=left, image2=right, direction="right", spacing_width=8).only
     film = g.add("CreateVideo", images=both, fps=16.0).only
     g.add("SaveVideo", tall=480, video=film, filename_prefix="video/moc_compare")
+    g.add("ImageCompare", "Full attention, MoC: move the slider", tall=420, image_a=left, image_b=right)
 
 
 TEMPLATES: dict[str, Callable[[Graph], None]] = {
     template.__name__: template
     for template in (
-        *(wan22_t2v, wan22_t2v_multishot, wan22_i2v, hunyuan15_t2v, ltx2_t2v),
-        *(wan_vace_references, wan_v2v_detected, wan22_long_windows, wan_remake_shot, wan_compare),
+        *(wan22_t2v, wan22_t2v_multishot, holocine_multishot, wan22_i2v, hunyuan15_t2v, ltx2_t2v),
+        *(minimax_h3_keyframes, minimax_h3_turbo, wan_vace_references, wan_phantom_references, wan_v2v_detected),
+        *(wan22_long_windows, wan_remake_shot, wan_compare, wan_train_lora),
     )
 }
 

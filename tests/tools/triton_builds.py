@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from moc.backends.triton.attend import backward, block, gather, tail
 from moc.backends.triton.block_sizes import HALF, BlockSize, BlockSizes
-from moc.backends.triton.lib import pair_counts, permute, pool
+from moc.backends.triton.lib import pair_counts, permute, pool, quantise
 from moc.backends.triton.lists import csr, csr_from_bits, hot_chunks, unions
 from moc.backends.triton.select import topk_exact, topk_registers, topk_stream, topp_threshold, union_mask
 from tests.tools.kernel_builds import Build
 
 ARCHITECTURES = {"sm_86": "small", "sm_120": "small"}
+EIGHT_BITS = {"sm_80": "medium", "sm_86": "small", "sm_89": "small", "sm_90": "large", "sm_120": "small"}
+WIDE = dict.fromkeys(("q8", "k8", "q_scale", "k_scale", "offset"))  # left out in 16 bits
 HEAD = dict(D=128, DP=128, PRECISION="tf32")
 # What arguments mean in these kernels and nowhere else (`kernel_builds.py`)
 KEYS: dict[str, str] = {"k": "*bf16"}
@@ -21,9 +23,25 @@ OWN_TYPES: dict[object, dict[str, str]] = {
     backward.moc_bwd_q: KEYS,
     csr.moc_lists_scatter: {"first": "i32"},
     csr_from_bits.moc_lists_bits_scatter: {"first": "i32"},
+    quantise.moc_quantise: {"mean": "*fp32"},
     pair_counts.moc_count_choices: {"pairs": "*fp32"},
     pair_counts.moc_count_frames: {"pairs": "*fp32", "part": "*i32"},
 }
+
+
+def kernels_of_8_bits(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
+    """Those of `kernels` that take 8-bit queries and keys as well, and what makes these."""
+    names = ("routed, long", "routed, short", "routed, one step", "tile, long", "tile, short", "tile, lists")
+    usual = {name: kernel for name, kernel in kernels(c).items() if name in names}
+    eight = {
+        f"{name}, 8 bits": (kernel, {n: value for n, value in constants.items() if n not in WIDE}, how)
+        for name, (kernel, constants, how) in usual.items()
+    }
+    rows = dict(D=128, DP=128, BR=64)
+    return eight | {
+        f"8 bits, {name}": (quantise.moc_quantise, rows | dict(KEY=name == "keys"), BlockSize(0, 0, 4, 1))
+        for name in ("queries", "keys")
+    }
 
 
 def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
@@ -35,6 +53,7 @@ def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
     repaired = router | dict(BM=16, G=c.router.block_n)
     pooled = dict(D=128, DP=128, BL=32, CHUNKS=1, REST=False, RANGE=False, HALFWAY=False, EXACT=False)
     parts = dict(OWN=False, RANGES=True, LISTS=False, SHARED=False, SLOTS=True, REST=True, TAIL=True, TOTAL=True) | HEAD
+    parts |= WIDE
 
     def rows(of: BlockSize, **more) -> tuple[dict, BlockSize]:
         return dict(BM=of.block_m, STAGES=of.stages, **HEAD) | more, of
@@ -53,11 +72,11 @@ def kernels(c: BlockSizes) -> dict[str, tuple[object, dict, BlockSize]]:
         "deal": (topk_stream.moc_select_stream, deal | dict(R=4, RETRY=False), c.router),
         "deal again": (topk_stream.moc_select_stream, deal | dict(R=8, RETRY=True), again),
         "repair": (topk_exact.moc_select_exact, repaired | dict(BITS=False), BlockSize(0, 0, 4, c.router.stages)),
-        "routed, long": (gather.moc_attend_gather, *rows(c.long, BN=c.long.block_n, K=5, TAIL=True)),
-        "routed, short": (gather.moc_attend_gather, *rows(c.short, BN=c.short.block_n, K=16, TAIL=True)),
+        "routed, long": (gather.moc_attend_gather, *rows(c.long, BN=c.long.block_n, K=5, TAIL=True, **WIDE)),
+        "routed, short": (gather.moc_attend_gather, *rows(c.short, BN=c.short.block_n, K=16, TAIL=True, **WIDE)),
         "routed, one step": (
             gather.moc_attend_gather_short,
-            *rows(c.one, BN=64, K=32, TILES=c.one.blocks_per_program, TAIL=True),
+            *rows(c.one, BN=64, K=32, TILES=c.one.blocks_per_program, TAIL=True, **WIDE),
         ),
         "tile, long": (block.moc_attend_block, *tiles(c.long)),
         "tile, short": (block.moc_attend_block, *tiles(c.short)),
@@ -126,8 +145,6 @@ def build(kernel, constants: dict, how: BlockSize, architecture: int) -> Build:
 
 def builds() -> dict[tuple[str, str], Build]:
     """(architecture, name of the kernel) -> build."""
-    return {
-        (card, name): build(*how, int(card[3:]))
-        for card, size in ARCHITECTURES.items()
-        for name, how in kernels(HALF[size]).items()
-    }
+    found = [(card, kernels(HALF[size])) for card, size in ARCHITECTURES.items()]
+    found += [(card, kernels_of_8_bits(HALF[size])) for card, size in EIGHT_BITS.items()]
+    return {(card, name): build(*how, int(card[3:])) for card, of in found for name, how in of.items()}

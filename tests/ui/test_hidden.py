@@ -66,6 +66,18 @@ def test_a_node_is_as_large_after_it_was_loaded_as_before(comfy):
     assert comfy.page.evaluate(size, node) == pytest.approx(before, abs=2)
 
 
+def test_an_input_that_another_takes_the_place_of_is_hidden_while_that_is_connected(comfy):
+    apply, routing = comfy.add("MoCApply"), comfy.add("MoCRouting", at=(-300, 100))
+    comfy.set(apply, "quality", "fastest")
+    assert "quality" in shown(comfy, apply)
+    comfy.connect(routing, "routing", apply, "routing")
+    assert "quality" not in shown(comfy, apply)
+    comfy.reload()
+    assert "quality" not in shown(comfy, apply) and comfy.widgets(apply)["quality"] == "fastest"
+    comfy.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(2)", apply)
+    assert "quality" in shown(comfy, apply)
+
+
 def test_the_page_shows_and_hides_the_row(comfy):
     node = comfy.add("MoCRouting")
     comfy.look_at(node, at=(80, 80))

@@ -1,16 +1,18 @@
 """What the benchmarks report is what they say: measures of routing on planted choices, and shares of kept pairs."""
 
+import json
 import os
 import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import attention, mine, peers, timing
+from benchmarks import attention, mine, peers, scale, timing
 from benchmarks.capture import Call
 from benchmarks.cases import Case
 from benchmarks.coherence import RULES as RULES_OF_CAPTURES
@@ -201,6 +203,19 @@ def test_a_case_is_measured_against_all_peers_waited_for_and_in_a_row_and_its_st
     assert all(word in said for word in (*measured, "MoC over fa3", "stages, in a row"))
 
 
+def test_8_bits_stand_beside_16_and_peers_that_have_them(monkeypatch):
+    sage = SimpleNamespace(sageattn=torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setitem(sys.modules, "sageattention", sage)
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", SimpleNamespace())
+    time_a_few_calls(monkeypatch)
+    found = attention.run(PAPER, device="cpu", eight_bits=True)
+    assert found["moc_8_ratio"] == pytest.approx(found["dense_ms"] / found["moc_8_ms"], abs=0.01)
+    assert found["moc_8_ratio_to_16_bits"] == pytest.approx(found["moc_ms"] / found["moc_8_ms"], abs=0.01)
+    assert 1e-4 < found["error_to_16_bits"] < 0.03 and found["moc_8_stages_ms"] and found["sage_ratio"] > 0
+    said = "\n".join(attention.lines(found))
+    assert "of 16 bits" in said and "kitchen: this comfy_kitchen has no int8_attention" in said
+
+
 def test_a_case_says_which_peers_are_not_installed_or_cannot_run(monkeypatch):
     for name in ("comfy_kitchen", *peers.FA3_MODULES):
         monkeypatch.setitem(sys.modules, name, None)
@@ -279,3 +294,30 @@ def test_what_does_not_fit_into_memory_is_measured_on_fewer_heads():
         return 2.0 * heads
 
     assert mine.in_memory(call, 40) == (80.0, "5 of 40 heads at a time")
+
+
+def test_the_gain_of_several_gpus_is_over_the_same_film_and_rule_on_one():
+    rows = [
+        {"film": film, "rule": rule, "ranks": ranks, "step_s": seconds}
+        for film, rule, ranks, seconds in [
+            ("a", "x", 4, 2.0),
+            ("a", "x", 1, 7.0),
+            ("a", "y", 4, 1.0),
+            ("b", "x", 1, 9.0),
+        ]
+    ]
+    assert scale.gains(rows) == [{"film": "a", "rule": "x", "ranks": 4, "gain": 3.5}]
+
+
+def test_the_one_call_for_several_gpus_writes_every_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["scale", "--dry", "--films", "720p,8shots", "--rules", "dense,paper", "--runs", "1", "--blocks", "1"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "out.json")])
+    scale.main()
+    told = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert [(row["film"], row["rule"]) for row in told["results"]] == list(
+        product(("720p", "8shots"), ("dense", "paper"))
+    )
+    assert all(row["step_s"] > 0 and row["attention_ms"].keys() == {"1"} for row in told["results"])

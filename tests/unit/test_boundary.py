@@ -19,7 +19,7 @@ FORBIDDEN_NAMES = {"eval", "exec", "__import__", "compile"}
 # saved in people's workflows: never renamed
 NODE_IDS = {"MoCShots", "MoCShotConditioning", "MoCRouting", "MoCApply", "MoCRoutingHeatmap"}
 NODE_IDS |= {"MoCProbe", "MoCProbeReport", "MoCDetectShots", "MoCDetectShotsLatent", "MoCWindows"}
-NODE_IDS |= {"MoCRemake", "MoCMemory", "MoCRecall"}
+NODE_IDS |= {"MoCRemake", "MoCMemory", "MoCRecall", "MoCApplyRaylight"}
 
 
 def name(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DRAWN_ONLY = {"Note", "MarkdownNote"}  # known to the front end alone
 FILES = {"unet_name", "clip_name", "clip_name1", "clip_name2", "text_encoder", "vae_name", "ckpt_name", "lora_name"}
-FILES |= {"image", "file"}  # what there is differs per machine
+FILES |= {"image", "file", "folder"}  # what there is differs per machine
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def inputs_of(info: dict[str, Any]) -> Iterator[Input]:
                 kind, options = "COMBO", {**options, "options": kind}
             elif kind == "COMFY_DYNAMICCOMBO_V3":  # a choice that may bring more inputs; ours stay at the plain ones
                 kind, options = "COMBO", {**options, "options": [option["key"] for option in options["options"]]}
-            yield Input(name, kind, options, section == "required")
+            drawn = kind == "IMAGECOMPARE"  # shows results, and holds nothing that would be saved
+            if drawn:
+                kind, options = "STRING", {**options, "default": ""}
+            yield Input(name, kind, options, section == "required" and not drawn)
 
 
 def is_prompt(workflow: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from demo.server import Server
 REPO = Path(__file__).resolve().parent.parent.parent
 IGNORE = ".comfyignore"
 TOP = {"CHANGELOG.md", "LICENSE", "README.md", "README.zh.md", "__init__.py", "js", "locales", "moc", "nodes"}
-TOP |= {"pyproject.toml", "requirements.txt", "workflows"}
+TOP |= {"pyproject.toml", "requirements.txt", "subgraphs", "workflows"}
 
 
 def tracked(*options: str) -> set[str]:

@@ -46,7 +46,7 @@ FIRST_MET = {
     "MoCDetectShotsLatent": ["latent", "threshold"],
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
-    "MoCApply": ["model", "shots", "routing"],
+    "MoCApply": ["model", "shots", "routing", "quality"],
     "MoCWindows": ["model", "shots", "windows", "length", "overlap", "draw_seed", "bank", "bank_shots", "bank_mask"],
     "MoCRemake": ["model", "film", "shots", "do", "shot", "length", "prompt", "sees"],
     "MoCMemory": ["name", "kind", "latent", "image", "vae", "mask", "made_with", "memories", "frames", "strength"],

@@ -15,12 +15,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, QueryGroup
-from ...config import RoutingConfig
+from ...config import EIGHT_BITS, RoutingConfig
 from ...routing.candidates import union
 from ...routing.noise import disturb
 from ...routing.scores import chunk_means
 from ...routing.selection import Selection
-from ..allowed import Allowed
+from ..allowed import ANYWHERE, Allowed
+from ..eight_bits import in_eight_bits
 from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
 from .softmax import softmax_part
@@ -45,7 +46,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
     lse: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    blocks: Iterable[Block] = _route(q, k, table, routing, scale, training, record)
+    blocks: Iterable[Block] = _route(q, k, v, table, routing, scale, training, record)
     # else one block after the other: their masks take up much
     if wants_gradients(q, k, v) or torch.compiler.is_compiling():
         with torch.no_grad():
@@ -53,7 +54,10 @@ def _attend(
     mean_k = mean_v = q.new_zeros(0)
     if routing.tail == "pooled":
         mean_k, mean_v = chunk_means(k, table).to(q.dtype), chunk_means(v, table).to(q.dtype)
-    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, table.mean_chunk >= LARGE_CHUNK, lse)
+    large, eight = table.mean_chunk >= LARGE_CHUNK, None
+    if routing.precision == EIGHT_BITS:
+        eight = in_eight_bits(q, k)
+    out = Attend.apply(q, k, v, mean_k, mean_v, table, blocks, scale, large, lse, eight)
     for group in table.groups:  # text and references see everything
         if not group.routed:
             rows = slice(group.start, group.stop)
@@ -65,9 +69,9 @@ def _attend(
 
 
 def _route(
-    q: Tensor, k: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
 ) -> Iterator[Block]:
-    selection = Selection(q, k, table, routing, scale)
+    selection = Selection(q, k, table, routing, scale, v=v)
     order = table.tensors(q.device).order
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
@@ -95,5 +99,9 @@ def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[sl
 
 
 BACKEND = Backend(
-    "eager", attend, Allowed(tails=("none", "pooled"), lists=("token", "union")), devices=(ANY,), title="plain torch"
+    "eager",
+    attend,
+    Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE),
+    devices=(ANY,),
+    title="plain torch",
 )

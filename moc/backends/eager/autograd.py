@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, QueryGroup
 from ...routing.descriptors import wide
+from ..eight_bits import EightBits
 from . import chunk_major, tile_major
 from .softmax import ROWS, merge, never, part_gradients, softmax_part
 
@@ -30,21 +31,25 @@ class Block:
 class Attend(torch.autograd.Function):
     """q, k, v [B, H, N, D]; mean_k, mean_v [B, H, C, D] or empty -> [B, H, N, D]. Rows in no block are left at zero.
 
-    wanted: [B, H, N], filled with the log-sum-exp of the rows in blocks."""
+    wanted: [B, H, N], filled with the log-sum-exp of the rows in blocks. eight: instead of q and k, but for the tail;
+    without gradients."""
 
     @staticmethod
     def forward(
         ctx, q, k, v, mean_k, mean_v, table: ChunkTable, blocks: tuple[Block, ...], scale: float, large: bool,
-        wanted: Tensor | None = None,
+        wanted: Tensor | None = None, eight: EightBits | None = None,
     ):  # fmt: skip
         engine = chunk_major if large else tile_major
         out = torch.zeros(q.shape, dtype=wide(q[..., :1, :1]).dtype, device=q.device)
         lse = out.new_full(q.shape[:-1], -torch.inf)
+        exact_q, exact_k, exact_v = (q, k, v) if eight is None else (eight.q, eight.k, wide(v))
         for block in blocks:
             for rows, ranges in _dense(table, block, engine):
-                keys, values = _gather(k, ranges), _gather(v, ranges)
-                out[:, :, rows], lse[:, :, rows] = softmax_part(q[:, :, rows], keys, values, scale)
-            engine.forward(q, k, v, table, block, scale, out, lse)
+                keys, values = _gather(exact_k, ranges), _gather(exact_v, ranges)
+                out[:, :, rows], lse[:, :, rows] = softmax_part(exact_q[:, :, rows], keys, values, scale)
+            engine.forward(exact_q, exact_k, exact_v, table, block, scale, out, lse)
+            if eight is not None:
+                lse[:, :, block.rows] += eight.offset[:, :, block.rows] * scale
             if block.skipped is not None:
                 rows, bias = block.rows, _tail_bias(table, block.skipped, q.dtype)
                 part = softmax_part(q[:, :, rows], mean_k, mean_v, scale, bias)
@@ -90,7 +95,7 @@ class Attend(torch.autograd.Function):
                 dmean_v += gv
         inputs = (q, k, v, mean_k, mean_v)
         grads = (g.to(x.dtype) for g, x in zip((dq, dk, dv, dmean_k, dmean_v), inputs, strict=True))
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def _dense(table: ChunkTable, block: Block, engine) -> Iterator[tuple[slice, list[tuple[int, int]]]]:

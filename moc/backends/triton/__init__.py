@@ -25,6 +25,8 @@ ALLOWED = Allowed(
     lists=("token", "union"),
     dtypes=(torch.float16, torch.bfloat16, torch.float32),
     head_dim=128,
+    # where the kernels for Hopper are not the faster ones, and the chip has many 8-bit products
+    eight_bits=((8, 0), (8, 6), (8, 7), (8, 9), (12, 0), (12, 1)),
 )
 # Kernels choose by these rules and make these descriptors; others torch does, and the kernels attend (`by_torch.py`)
 RULES = ("top-k", "top-p", "threshold", "top-k or top-p")

@@ -74,7 +74,7 @@ def _gather(job: Job, lists: ChunkCSR, heads: range, taken: tuple[Tensor, Tensor
 
         return gather_sm90.gather_chunks(*what, scale=scale)
     config = job.configs.chunks_of(job.plan.longest, job.plan.typical)
-    return gather_chunks(*what, scale=scale, config=config, precision=job.precision)
+    return gather_chunks(*what, scale=scale, config=config, precision=job.precision, eight=job.eight)
 
 
 def _combine(

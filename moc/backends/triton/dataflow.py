@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...chunks.table import TILE_ROWS
-from ...config import RoutingConfig
+from ...config import EIGHT_BITS, RoutingConfig
 from . import rule_of
 
 CHUNK_MAJOR, QUERY_MAJOR = "chunk_major", "query_major"
@@ -22,6 +22,7 @@ HOPPER = (  # kernels for it, by their files
     "gather_sm90", "hot_chunks_sm90", "tail_sm90", "union_sm90",
     "topk_filter_sm90", "topk_registers_sm90", "topk_stream_sm90",
 )  # fmt: skip
+OF_16_BITS = frozenset(("gather_sm90", "hot_chunks_sm90", "union_sm90"))  # of them; an attention library is as well
 # Where a kernel for Hopper pays; what it can do at all is in its own file
 SHORTEST = 33  # tokens of a typical chunk: below, a step of keys is mostly empty
 HOT_KEYS = 64  # tokens of the longest chunk: one step of `hot_chunks_sm90`
@@ -138,6 +139,8 @@ def topk_by(g: Geometry, arch: Arch) -> str:
 
 def choose_dataflow(g: Geometry, routing: RoutingConfig, arch: Arch, wants: Wants = USUAL) -> Dataflow:
     """The way of a call through the kernels; the second call of a kind is a look-up."""
+    if routing.precision == EIGHT_BITS:
+        arch = Arch(arch.capability, arch.hopper - OF_16_BITS)
     return _chosen(g, routing.lists, routing.tail, rule_of(routing), routing.same_k, arch, wants)
 
 

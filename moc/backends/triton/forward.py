@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...chunks.table import ChunkTable
-from ...config import DESCRIPTORS, RoutingConfig
+from ...config import DESCRIPTORS, EIGHT_BITS, RoutingConfig
 from . import chunk_major, query_major, rule_of
 from .arch import arch_of
+from .attend.block import LOG2E
 from .block_sizes import block_sizes_of
 from .dataflow import CHUNK_MAJOR, QUERY_MAJOR, USUAL, Dataflow, Wants, as_query_major, choose_dataflow
 from .device_table import DeviceTable
@@ -24,6 +25,7 @@ from .lib.head_ranges import WORKSPACE, split_heads
 from .lib.launch import on_its_device
 from .lib.pair_counts import count_choices, count_frames
 from .lib.pool import pool
+from .lib.quantise import quantised
 from .lists.csr import SelectionIndices, histogram, new_indices
 from .lists.csr_from_bits import SelectionMask
 from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
@@ -76,13 +78,15 @@ def run(
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    means = pool(k, plan, desc=routing.score.descriptor)
+    rule = rule_of(routing)
+    means = pool(k, plan, desc=None if rule is None else routing.score.descriptor)
     summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
     shots = _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
+    eight = quantised(q, k, scale * LOG2E) if routing.precision == EIGHT_BITS else None
     job = Job(
         q, k, v, out, plan, flow, routing.candidates.causal, union, scale, precision, block_sizes_of(q), summary,
-        None if keep is None else keep.lse,
+        None if keep is None else keep.lse, eight,
     )  # fmt: skip
     how: dict[str, Any] = dict(
         signs=DESCRIPTORS[routing.score.descriptor].signed, causal=routing.candidates.causal,
@@ -90,7 +94,6 @@ def run(
     )  # fmt: skip
     every = range(q.shape[0] * q.shape[1])
     job.full_rows(every)
-    rule = rule_of(routing)
     whole = noise or rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
@@ -109,7 +112,7 @@ def run(
             by: dict[str, Any] = dict(by=flow.selection, arch=arch)
             plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
         else:
-            plan = chosen(q, k, shots, sel, plan, routing, scale=scale)
+            plan = chosen(q, k, v, shots, sel, plan, routing, scale=scale)
         if noise:
             plan = disturbed(sel, shots, plan, routing, q.shape[:2])
         job.plan = seen.plan = plan

@@ -12,13 +12,14 @@ from .attend.tail import tail_of
 from .block_sizes import BlockSize, BlockSizes
 from .dataflow import Dataflow
 from .device_table import DeviceTable
+from .lib.quantise import Quantised
 from .tiles import Tiles
 
 
 @dataclass
 class Job:
     """summary: mean keys and mean values of the chunks [B*H, C, D], with a tail. total [B*H, N]: log2-sum-exp2 of all
-    that a row sees, where somebody wants it."""
+    that a row sees, where somebody wants it. eight: q and k in 8 bits, for what rows that choose see exactly."""
 
     q: Tensor
     k: Tensor
@@ -33,8 +34,13 @@ class Job:
     configs: BlockSizes
     summary: tuple[Tensor, Tensor] | None = None
     total: Tensor | None = None
+    eight: Quantised | None = None
 
     def attend(self, tiles: Tiles, heads: range, config: BlockSize, **parts) -> None:
+        """Rows that choose, in 8 bits where there are such."""
+        self._attend(tiles, heads, config, eight=self.eight, **parts)
+
+    def _attend(self, tiles: Tiles, heads: range, config: BlockSize, **parts) -> None:
         attend_tiles(
             self.q, self.k, self.v, self.out, self.plan, tiles, heads,
             scale=self.scale, config=config, precision=self.precision, total=self.total, **parts,
@@ -43,7 +49,7 @@ class Job:
     def full_rows(self, heads: range) -> None:
         """Text and reference rows. Few rows with long ranges: all heads at once fill the chip better."""
         config = self.configs.long
-        self.attend(self.plan.tiles(config.block_m, "unrouted"), heads, config, ranges=True)
+        self._attend(self.plan.tiles(config.block_m, "unrouted"), heads, config, ranges=True)
 
     def tail(self, sel: Tensor | None, heads: range, mask: str) -> Partial | None:
         """mask: as `tail_of` takes it; sel: the bits that it looks at."""

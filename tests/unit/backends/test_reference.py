@@ -20,7 +20,7 @@ def test_it_equals_brute_force_on_any_layout_and_setting(data, layout, routing):
     table = build_chunks(layout, starts, routing)
     arrays = [x.numpy() for x in (q, k, v)]
     counts = [brute.count_of_head(table, routing, head) for head in range(2)]
-    expected, _ = brute.attend(*arrays, layout, starts, routing, 4**-0.5, tiles_of(table), counts)
+    expected, _ = brute.attend(*arrays, layout, starts, routing, 4**-0.5, tiles_of(table), counts, order=table.order)
     out = moc_attention(q, k, v, table, routing, backend="reference")
     torch.testing.assert_close(out, torch.from_numpy(expected), rtol=1e-9, atol=1e-11)
 
@@ -34,7 +34,7 @@ def test_the_recorded_choice_is_the_brute_force_choice(data, layout, routing):
     table = build_chunks(layout, starts, routing)
     arrays = [x.numpy() for x in (q, k, v)]
     counts = [brute.count_of_head(table, routing, 0)]
-    _, chosen_by = brute.attend(*arrays, layout, starts, routing, 0.5, tiles_of(table), counts)
+    _, chosen_by = brute.attend(*arrays, layout, starts, routing, 0.5, tiles_of(table), counts, order=table.order)
     label = brute.labels(layout, starts, routing)
     seen = {}
 

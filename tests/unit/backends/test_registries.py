@@ -44,7 +44,8 @@ class Choice:
 
 def run(backend, q, k, v, table, routing, **how):
     seen = Choice()
-    return moc_attention(q, k, v, table, routing, backend=backend, record=seen, **how), torch.cat(seen.rows, 2)
+    out = moc_attention(q, k, v, table, routing, backend=backend, record=seen, **how)
+    return out, torch.cat(seen.rows, 2) if seen.rows else None
 
 
 def budgets():

@@ -18,9 +18,11 @@ from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.chunks.orders import ORDERS
 from moc.config import MoCSettings, RoutingConfig
+from moc.errors import MoCError
 from moc.methods import METHODS
 from moc.routing.candidates import candidates
 from moc.routing.selection import Selection
+from tests.tools import brute
 from tests.tools.cases import qkv
 from tests.unit.backends.test_registries import EVERY
 
@@ -49,7 +51,8 @@ def test_a_method_is_the_same_on_every_backend(backend, routing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is_and_whose(method):
     said = METHODS[method]
-    assert "arXiv" in said.source and not said.sees.endswith(".") and "|" not in said.sees + said.differs
+    assert "arXiv" in said.source or "pull request" in said.source
+    assert not said.sees.endswith(".") and "|" not in said.sees + said.differs
 
 
 def read(routing: RoutingConfig, q: Tensor, k: Tensor, layout: TokenLayout = ONE_SHOT) -> tuple[Tensor, Tensor]:
@@ -189,6 +192,163 @@ def test_radial_thins_out_with_the_distance_of_frames(decay):
         want[i, :, j] = (column > 1 / 3).sum(-1) / ((column > 0).sum(-1) + 1e-9) > 0.6
     assert torch.equal(got[0], want.flatten(0, 1).flatten(1))
     assert 0.1 < want.float().mean() < 0.9
+
+
+def codes_of(places: np.ndarray, seed: int) -> Tensor:
+    """[N, 16]: a direction of its own for every place."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(int(places.max()) + 1, 16, generator=generator, dtype=torch.float64)
+    return directions[torch.from_numpy(places)]
+
+
+def test_svg_gives_every_head_the_order_whose_band_fits_it():
+    """Blocks of 16; a head that looks at its frame, and one that looks at its place in all frames."""
+    routing = METHODS["SVG"].settings.routing.changed(chunk_tokens=16)
+    frame, place = np.divmod(np.arange(256), 64)
+    keys = torch.stack((codes_of(frame, 1), codes_of(place, 2)))[None]
+    _, noise, v = qkv(ONE_SHOT, batch=1, heads=2, dim=16)
+    q, k = 4 * keys, keys + 0.1 * noise
+    wants = []
+    for stand in (np.arange(256), place * 4 + frame):  # in reading order, and through all frames
+        block = torch.from_numpy(stand) // 16
+        width = math.ceil(256 * (1 - math.sqrt(0.7)) / 16) * 16
+        last_seen, first_seen = block * 16 + 15 + width, block * 16 - width
+        start = block * 16
+        mask = (start <= last_seen[:, None]) & (start + 15 >= first_seen[:, None]) | (start < 64)
+        assert 0.3 < mask.double().mean() < 0.7
+        wants.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, mask))
+    full = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    worse = [[float((one - full)[0, head].square().sum()) for one in wants] for head in range(2)]
+    assert worse[0][0] < worse[0][1] and worse[1][1] < worse[1][0]
+    out = moc_attention(q, k, v, build_chunks(ONE_SHOT, (0,), routing), routing)
+    torch.testing.assert_close(out, torch.stack((wants[0][0, 0], wants[1][0, 1]))[None])
+
+
+def clustered(routing: RoutingConfig, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of a head's queries and keys [N], as SVG 2 tells them apart."""
+    size = routing.partition.chunk_tokens
+    of_keys = torch.tensor(brute.k_means(k.numpy(), -(-len(k) // size)))
+    order = of_keys.argsort(stable=True)
+    of_queries = torch.empty_like(of_keys)
+    of_queries[order] = torch.tensor(brute.k_means(q[order].numpy(), -(-len(q) // (size * routing.score.shared))))
+    return of_queries, of_keys
+
+
+def centres(x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """(means, sizes) of clusters."""
+    names = label.unique()
+    return torch.stack([x[label == n].mean(0) for n in names]), torch.stack([(label == n).sum() for n in names])
+
+
+def test_svg_2_keeps_the_clusters_that_hold_a_share_of_the_mass_for_clusters_of_queries():
+    routing = METHODS["SVG 2"].settings.routing.changed(chunk_tokens=12, top_k=3, top_p=0.4)
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=2, dim=16)
+    q = q * 2
+    out = moc_attention(q, k, v, build_chunks(ONE_SHOT, (0,), routing), routing)
+    for head in range(2):
+        of_queries, of_keys = clustered(routing, q[0, head], k[0, head])
+        (mean_q, _), (mean_k, sizes) = centres(q[0, head], of_queries), centres(k[0, head], of_keys)
+        weight = sizes * (mean_q @ mean_k.T / 4.0).exp()
+        share, order = (weight / weight.sum(-1, keepdim=True)).sort(-1, descending=True)
+        removed = share.cumsum(-1) > 0.4
+        removed[:, 1:] = removed[:, :-1].clone()
+        removed[:, 0] = False
+        removed[:, :3] = False
+        kept = torch.zeros_like(removed).scatter(-1, order, ~removed)
+        assert 3 < kept.sum(-1).max() < len(sizes)
+        mask = kept[of_queries.unique(return_inverse=True)[1]][:, of_keys.unique(return_inverse=True)[1]]
+        want = torch.nn.functional.scaled_dot_product_attention(q[:, head], k[:, head], v[:, head], mask)
+        torch.testing.assert_close(out[:, head], want)
+
+
+def test_svg_ear_reads_what_centroids_get_wrong_and_takes_centroids_for_the_rest():
+    routing = METHODS["SVG-EAR"].settings.routing.changed(chunk_tokens=12, top_k=1, top_p=0.4)
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=2, dim=16)
+    q = q * 2
+    out = moc_attention(q, k, v, build_chunks(ONE_SHOT, (0,), routing), routing)
+    for head in range(2):
+        mine = q[0, head], k[0, head], v[0, head]
+        of_queries, of_keys = (x.unique(return_inverse=True)[1] for x in clustered(routing, *mine[:2]))
+        (mean_q, _), (mean_k, sizes), (mean_v, _) = (
+            centres(x, label) for x, label in zip(mine, (of_queries, of_keys, of_keys), strict=True)
+        )
+        logits = mean_q @ mean_k.T / 4.0
+        share, by_mass = (logits + sizes.log()).softmax(-1).sort(-1, descending=True)
+        within = torch.cat((torch.ones(len(mean_q), 1, dtype=torch.bool), share.cumsum(-1)[:, :-1] <= 0.4), -1)
+        within[:, :2] = True  # twice the one that is read anyway
+        kept = torch.zeros_like(within)
+        for row in range(len(mean_q)):
+            sure = int(by_mass[row, 0])
+            budget = int(sizes[by_mass[row]][within[row]].sum() - sizes[sure])
+            exact = (mean_q[row] @ mine[1].T / 4.0).exp()[:, None] * mine[2]
+            pooled = (logits[row].exp()[:, None] * mean_v)[of_keys]
+            error = torch.zeros(len(sizes), dtype=exact.dtype).index_add(0, of_keys, (exact - pooled).square().sum(-1))
+            kept[row, sure] = True
+            for cluster in (error / sizes).argsort(descending=True).tolist():
+                if cluster != sure and budget > 0:
+                    kept[row, cluster] = True
+                    budget -= int(sizes[cluster])
+        assert not kept.all()
+        seen = kept[of_queries]
+        tokens = (mine[0] @ mine[1].T / 4.0).masked_fill(~seen[:, of_keys], -torch.inf)
+        rest = (mine[0] @ mean_k.T / 4.0 + sizes.log()).masked_fill(seen, -torch.inf)
+        want = torch.cat((tokens, rest), -1).softmax(-1) @ torch.cat((mine[2], mean_v))
+        torch.testing.assert_close(out[0, head], want)
+
+
+def test_sparsepr_corrects_what_it_reads_as_on_a_few_exact_rows():
+    """Ridge regression as ordinary least squares with a row more for every channel."""
+    routing = METHODS["SparsePR"].settings.routing.changed(chunk_tokens=12, repair_rows=40, repair_rank=5)
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=2, dim=16)
+    table = build_chunks(ONE_SHOT, (0,), routing)
+    sparse = moc_attention(q, k, v, table, routing.changed(repair_rows=0))[0]
+    full = torch.nn.functional.scaled_dot_product_attention(q, k, v)[0]
+    out = moc_attention(q, k, v, table, routing)[0]
+    rows = torch.isclose(out, full, rtol=0, atol=1e-12).all(-1).all(0).nonzero().flatten()
+    assert len(rows) == 40 and rows.diff().max() < 14
+    for head in range(2):
+        x, y = sparse[head, rows], full[head, rows] - sparse[head, rows]
+        middle, spread, centre = x.mean(0), x.std(0, correction=0), y.mean(0)
+        ridge = torch.cat(((x - middle) / spread, 0.1**0.5 * torch.eye(16, dtype=x.dtype)))
+        fit = torch.linalg.lstsq(ridge, torch.cat((y - centre, torch.zeros(16, 16, dtype=x.dtype)))).solution
+        most = torch.linalg.svd(y - centre).Vh[:5]
+        want = sparse[head] + (sparse[head] - middle) / spread @ fit @ most.T @ most + centre
+        want[rows] = full[head, rows]
+        torch.testing.assert_close(out[head], want)
+    assert (out - full).norm() < (sparse - full).norm()
+
+
+def test_a_corrected_result_is_not_merged_with_other_keys():
+    routing = METHODS["SparsePR"].settings.routing
+    q, k, v = qkv(ONE_SHOT, batch=1, heads=1)
+    with pytest.raises(MoCError, match="cannot be merged with other keys"):
+        moc_attention(q, k, v, build_chunks(ONE_SHOT, (0,), routing), routing, lse=torch.zeros(1, 1, 256))
+
+
+def test_subblock_keeps_the_blocks_whose_parts_would_weigh_most():
+    routing = METHODS["SubBlock"].settings.routing.changed(chunk_tokens=16, density=None, top_k=3)
+    q, k = inputs()
+    got, chunk = read(routing, q * 3, k)
+    assert torch.equal(chunk, torch.arange(256) // 16)
+    parts_q, parts_k = (x[0].view(3, 16, 4, 4, 16).mean(3) for x in (q * 3, k))
+    pairs = torch.einsum("hiad,hjbd->hijab", parts_q, parts_k) / 4.0
+    best = pairs.exp().sum((-1, -2)).log().topk(3, -1).indices
+    want = torch.zeros_like(got).scatter(-1, best, True)
+    assert torch.equal(got, want)
+    assert not torch.equal(want, torch.zeros_like(got).scatter(-1, softmax_map(q, k, chunk).topk(3, -1).indices, True))
+
+
+def test_veda_looks_at_extremes_of_queries_and_keys():
+    routing = METHODS["Veda"].settings.routing.changed(tile=(2, 4, 4), density=None, top_k=2)
+    q, k = inputs()
+    got, chunk = read(routing, q, k)
+
+    def features(x):
+        blocks = torch.stack(by_block(x, chunk), 1)  # [H, C, L, D]
+        return torch.cat((blocks.mean(2), blocks.amax(2), blocks.amin(2)), -1)
+
+    best = (features(q) @ features(k).mT).topk(2, -1).indices
+    assert torch.equal(got, torch.zeros_like(got).scatter(-1, best, True))
 
 
 def test_holocine_remembers_the_first_frame_of_every_shot_and_chooses_nothing():

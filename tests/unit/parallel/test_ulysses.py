@@ -169,6 +169,24 @@ def test_a_processor_gives_the_log_sum_exp_of_what_it_read(alone):
     torch.testing.assert_close(lse, expected, atol=1e-5, rtol=0)
 
 
+def test_registered_in_xdit_self_attention_is_routed_and_text_is_not(alone):
+    processor, text = AttnProcessor(Routed(LAYOUT, STARTS, TAILED, HEADS)), []
+
+    def otherwise(query, key, value, dropout_p, is_causal, attention_kwargs):
+        text.append(key.shape)
+        return query, None
+
+    attention = processor.registered(otherwise)
+    q, k, v = (x.transpose(1, 2) for x in qkv(LAYOUT.length))
+    out, lse = attention(q, k, v, dropout_p=0.0, is_causal=False, attention_kwargs=None)
+    expected = processor(*qkv(LAYOUT.length))
+    assert torch.equal(out, expected[0].transpose(1, 2)) and torch.equal(lse, expected[1])
+    few = k[:, :, :7]
+    assert attention(q, few, few, 0.0, False)[0] is q and text == [few.shape]
+    with pytest.raises(MoCError, match="no attn_mask"):
+        attention(q, k, v, 0.0, False, {"attn_mask": q})
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [

@@ -30,7 +30,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
     q, k, v = sorted_qkv(layout, table)
     rows = sampled_error.sample_rows(table, count)
     found = sampled_error.sampled_error(q, k, v, table, [routing, RoutingConfig.of(top_k=0)], rows, scale=0.7)
-    exact = routing.changed(lists="token")
+    exact = routing.changed(lists="token", precision="16 bits")
     routed = reference.attend(q, k, v, table, exact, scale=0.7, training=False, record=None)
     dense = torch.softmax(q @ k.mT * 0.7, -1) @ v
     expected = (routed - dense)[:, :, rows].square().sum((0, 2, 3))
@@ -44,7 +44,7 @@ def test_the_error_is_that_of_the_reference(data, layout, routing, count):
 def test_recall_and_kept_keys_are_counted_one_by_one_in_float64(data, layout, routing):
     """Counted without any code of the method: a key is read if the brute force read it."""
     starts = data.draw(shot_starts(layout.grid[0]))
-    routing = routing.changed(lists="token", head_density=routing.budget.head_density[:1])
+    routing = routing.changed(lists="token", head_density=routing.budget.head_density[:1], precision="16 bits")
     table = build_chunks(layout, starts, routing)
     q, k, v = qkv(layout, batch=1, heads=1, dim=4)
     rows = sampled_error.sample_rows(table, 8)

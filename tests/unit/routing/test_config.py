@@ -51,6 +51,7 @@ packed = pack.load("moc.config")  # the pack's own classes, which the widgets ar
         ({"order": "raster", "chunk_tokens": 64, "static": "first frame"}, "static not first frame"),
         ({"near": "far"}, "choose one of: none, box, touching, radial"),
         ({"box": (3, 0, 3)}, "three sizes in tiles"),
+        ({"band": 0.0}, "band is 0.0; it is a share"),
         ({"decay": 0.0}, "more than 0 and at most 1"),
         ({"shared": -1}, "it counts chunks"),
         ({"guard": 1.0}, "it is a cosine"),

@@ -39,6 +39,22 @@ CASES = {
     "best of head, pooled": dict(TILES, rule="best of head", top_p=0.2, tail="pooled", shots_kept=1),
     "all of a head": dict(TILES, rule="best of head", top_p=1.0),
     "runs": dict(RUNS, own="chunk", top_k=3, static="first tokens", static_tokens=5),
+    "sub-means of both": dict(TILES, own="none", shared=1, top_k=2, descriptor="sub-means"),
+    "sub-means of two chunks": dict(RUNS, own="none", shared=2, top_k=2, descriptor="sub-means", tail="pooled"),
+    "sub-means, by share": dict(TILES, rule="top-p", top_p=0.5, descriptor="sub-means", tail="pooled"),
+    "extremes of both": dict(TILES, own="none", shared=1, top_k=2, descriptor="both mean+max+min"),
+    "error per cost": dict(RUNS, own="none", shared=2, rule="error per cost", top_k=1, top_p=0.5, tail="pooled"),
+    "error per cost, alone": dict(TILES, rule="error per cost", top_k=0, top_p=0.3, tail="pooled", causal=True),
+    "a band": dict(RUNS, own="none", near="band", band=0.2, top_k=0),
+    "a band through frames": dict(order="columns", chunk_tokens=8, own="none", near="band", band=0.1, top_k=1),
+    "either band": dict(order="frames or columns", chunk_tokens=8, own="none", near="band", band=0.1, top_k=0),
+    "alike": dict(order="alike", chunk_tokens=9, own="none", rule="top-p from top-k on", top_k=2, top_p=0.1),
+    "alike on both sides": dict(order="alike", chunk_tokens=6, own="none", shared=3, top_k=2, tail="pooled"),
+    "alike, error per cost": dict(
+        order="alike", chunk_tokens=7, own="none", shared=2, rule="error per cost", top_k=1, top_p=0.4, tail="pooled"
+    ),
+    "repaired": dict(TILES, top_k=1, repair_rows=20, repair_rank=3),
+    "alike, repaired": dict(order="alike", chunk_tokens=7, own="none", top_k=2, repair_rows=30, tail="pooled"),
     "shared and union": dict(TILES, shared=1, top_k=1, lists="union"),
 }
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from tests.tools import tables
 from tests.tools.tables import PAGES, REPO, config, sentences, written
+
+
+MEASURED = json.loads((REPO / "benchmarks/results/second_look_h200.json").read_text("utf-8"))
+
+
+def test_a_quality_gives_what_was_measured_and_nothing_measured_beats_it():
+    at_720p = {one["rule"]: (one["ms"], one["error"]) for one in MEASURED["equal_error"] if one["film"] == "720p"}
+    gain = next(one["cudnn"] for one in MEASURED["gain_over"] if one["case"] == "medium tiles, 720p")
+    dense = gain * at_720p["large pictures"][0]
+    for quality in config.QUALITIES.values():
+        ms, error = at_720p[quality.rule]
+        assert (quality.gain, quality.error) == (pytest.approx(dense / ms, abs=0.1), pytest.approx(error, abs=0.001))
+        assert [rule for rule, (m, e) in at_720p.items() if m < ms and e < error] == []
+
+
+def test_the_first_quality_is_what_a_model_without_settings_has_always_had():
+    assert next(iter(config.QUALITIES.values())).settings == config.PRESETS["recommended"]
+
+
+def test_every_quality_is_faster_and_farther_from_dense_than_the_one_before():
+    told = [(quality.gain, quality.error) for quality in config.QUALITIES.values()]
+    assert told == sorted(told) and len(set(told)) == len(told) > 2
+    assert sentences.tell_qualities().count("times as fast as full attention") == len(told)
 
 
 @pytest.mark.parametrize("path", PAGES)

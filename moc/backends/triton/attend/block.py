@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..block_sizes import BlockSize
 from ..device_table import DeviceTable
+from ..lib.quantise import Quantised, padded
 from ..lib.sortable import attend_step
 from ..lists.unions import UnionLists
 from ..tiles import Tiles
@@ -32,6 +33,7 @@ def moc_attend_block(
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CS: tl.constexpr, K: tl.constexpr,
     OWN: tl.constexpr, RANGES: tl.constexpr, LISTS: tl.constexpr, SHARED: tl.constexpr, SLOTS: tl.constexpr,
     REST: tl.constexpr, TAIL: tl.constexpr, TOTAL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    q8=None, k8=None, q_scale=None, k_scale=None, offset=None,
 ):  # fmt: skip
     i_t, i_local = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i_bh = bh_first + i_local
@@ -46,9 +48,17 @@ def moc_attend_block(
     b_l = tl.zeros([BM], tl.float32)
 
     if RANGES or LISTS:
-        p_q = q + i_b * sq_b + i_h * sq_h + o_n.to(tl.int64)[:, None] * sq_n + o_d[None, :]
-        b_q = tl.load(p_q, mask=m_q, other=0.0)  # [BM, DP]
-        p_k = k + i_b * sk_b + i_h * sk_h + o_d[None, :]
+        if q8 is None:
+            p_q = q + i_b * sq_b + i_h * sq_h + o_n.to(tl.int64)[:, None] * sq_n + o_d[None, :]
+            b_q = tl.load(p_q, mask=m_q, other=0.0)  # [BM, DP]
+            p_k = k + i_b * sk_b + i_h * sk_h + o_d[None, :]
+        else:
+            o_8 = i_bh.to(tl.int64) * N + o_n
+            b_q = tl.load(q8 + o_8[:, None] * D + o_d[None, :], mask=m_q, other=0)
+            scale *= tl.load(q_scale + o_8, mask=m_n, other=1.0)  # [BM]
+            p_k = k8 + i_bh.to(tl.int64) * N * D + o_d[None, :]
+            k_scale += i_bh * tl.cdiv(N, 64)
+            sk_n = D
         p_v = v + i_b * sv_b + i_h * sv_h + o_d[None, :]
 
     if OWN:
@@ -70,13 +80,17 @@ def moc_attend_block(
                 else:
                     b_k = tl.load(p_k + o_s * sk_n, mask=m_d, other=0.0)
                     b_v = tl.load(p_v + o_s * sv_n, mask=m_d, other=0.0)
-                b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION)
+                b_acc, b_m, b_l = attend_step(
+                    b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION, k_scale, i + o_j, N
+                )
             if b_whole < b_to:
                 m_j = (b_whole + o_j) < b_to
                 o_s = (b_whole + o_j).to(tl.int64)[:, None]
                 b_k = tl.load(p_k + o_s * sk_n, mask=m_j[:, None] & m_d, other=0.0)
                 b_v = tl.load(p_v + o_s * sv_n, mask=m_j[:, None] & m_d, other=0.0)
-                b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, m_j[None, :], b_acc, b_m, b_l, scale, True, PRECISION)
+                b_acc, b_m, b_l = attend_step(
+                    b_q, b_k, b_v, m_j[None, :], b_acc, b_m, b_l, scale, True, PRECISION, k_scale, b_whole + o_j, N
+                )
 
     if LISTS:  # BN keys at a time: BN / CS pieces of at most CS tokens
         n_list = tl.load(count + i_local * tiles + i_t)
@@ -87,7 +101,8 @@ def moc_attend_block(
             m_e = i + o_e < n_list
             b_p = tl.load(piece + p_list + i + o_e, mask=m_e, other=0)
             m_j = m_e & (o_o < tl.load(piece_len + b_p))
-            o_s = (tl.load(piece_start + b_p) + o_o).to(tl.int64)[:, None]
+            o_t = tl.load(piece_start + b_p) + o_o
+            o_s = o_t.to(tl.int64)[:, None]
             b_k = tl.load(p_k + o_s * sk_n, mask=m_j[:, None] & m_d, other=0.0)
             b_v = tl.load(p_v + o_s * sv_n, mask=m_j[:, None] & m_d, other=0.0)
             if SHARED:
@@ -99,7 +114,12 @@ def moc_attend_block(
                     b_keep = (tl.where(o_m < 32, b_low, b_high) >> (o_m & 31)) & 1 > 0
                 else:
                     b_keep = (b_low >> o_m) & 1 > 0
-            b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
+            b_acc, b_m, b_l = attend_step(
+                b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION, k_scale, o_t, N
+            )
+
+    if q8 is not None:
+        b_m += tl.load(offset + o_8, mask=m_n, other=0.0)
 
     if TAIL:
         o_t = i_local.to(tl.int64) * N + o_n
@@ -135,8 +155,10 @@ def attend_tiles(
     *, scale: float, config: BlockSize, precision: str,
     ranges: bool = False, lists: UnionLists | None = None, shared: bool = False, tail: Partial | None = None,
     slots: Partial | None = None, own: Partial | None = None, total: Tensor | None = None,
+    eight: Quantised | None = None,
 ) -> None:  # fmt: skip
-    """Write out [B, H, N, D] at the rows of the tiles, and their log2-sum-exp2 to total [B*H, N]."""
+    """Write out [B, H, N, D] at the rows of the tiles, and their log2-sum-exp2 to total [B*H, N]. eight: instead of q
+    and k."""
     if not tiles.count or not len(heads):
         return
     _, h, n, d = q.shape
@@ -152,9 +174,10 @@ def attend_tiles(
         *(_strides(own.out) if own else (0, 0, 0)), *(_strides(own.lse) if own else (0, 0, 0)),
         h, n, heads.start, tiles.count, lists.width if lists else 0,
         own.first if own else 0, own.out.shape[2] if own else 1, scale * LOG2E,
-        D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, BN=max(config.block_n, size), CS=size,
+        D=d, DP=padded(d, eight), BM=config.block_m, BN=max(config.block_n, size), CS=size,
         K=slots.out.shape[2] if slots else 1,
         OWN=own is not None, RANGES=ranges, LISTS=lists is not None, SHARED=shared, SLOTS=slots is not None,
         REST=slots is not None and slots.lse.shape[3] == 2, TAIL=tail is not None,
         TOTAL=total is not None, STAGES=config.stages, PRECISION=precision, num_warps=config.warps,
+        **(eight.arguments if eight and (ranges or lists) else {}),
     )  # fmt: skip

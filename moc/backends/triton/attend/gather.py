@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..block_sizes import BlockSize
 from ..device_table import DeviceTable
-from ..lib.sortable import attend_step
+from ..lib.quantise import Quantised, padded
+from ..lib.sortable import attend_step, scores_of_8_bits
 from ..lists.csr import ChunkCSR
 from .combine import Partial, new_slots
 
@@ -63,6 +64,7 @@ def moc_attend_gather(
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    q8=None, k8=None, q_scale=None, k_scale=None, offset=None,
 ):  # fmt: skip
     i_local, i_c, b_from, b_to = _own_tile(tile, border, heads, head, most, C, N * K)
     if b_from >= b_to:
@@ -78,23 +80,36 @@ def moc_attend_gather(
     m_e = o_e < b_to
     b_e = tl.load(entry + o_e, mask=m_e, other=0)
     b_row = (b_e // K).to(tl.int64)
-    b_q = tl.load(
-        q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :], mask=m_e[:, None] & m_d, other=0.0
-    )
+    p_q = q + i_b * sq_b + i_h * sq_h + b_row[:, None] * sq_n + o_d[None, :]
+    if q8 is None:
+        b_q = tl.load(p_q, mask=m_e[:, None] & m_d, other=0.0)
+    else:
+        o_bh = i_bh.to(tl.int64) * N
+        b_q = tl.load(q8 + (o_bh + b_row)[:, None] * D + o_d[None, :], mask=m_e[:, None] & m_d, other=0)
 
     o_j = tl.arange(0, BN)
-    p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    if q8 is None:
+        p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    else:
+        p_k = k8 + (o_bh + b_start + o_j)[:, None] * D + o_d[None, :]
+        k_scale += i_bh * tl.cdiv(N, 64)
+        sk_n = D
     p_v = v + i_b * sv_b + i_h * sv_h + (b_start + o_j)[:, None] * sv_n + o_d[None, :]
     b_acc = tl.zeros([BM, DP], tl.float32)
     b_m = tl.full([BM], float("-inf"), tl.float32)
     b_l = tl.zeros([BM], tl.float32)
     b_whole = b_len // BN * BN
-    for _ in tl.range(0, b_whole, BN, num_stages=STAGES):
+    b_scale = scale
+    if q8 is not None:
+        b_scale *= tl.load(q_scale + o_bh + b_row, mask=m_e, other=1.0)  # [BM]
+    for i in tl.range(0, b_whole, BN, num_stages=STAGES):
         if D == DP:
             b_k, b_v = tl.load(p_k), tl.load(p_v)
         else:
             b_k, b_v = tl.load(p_k, mask=m_d, other=0.0), tl.load(p_v, mask=m_d, other=0.0)
-        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, None, b_acc, b_m, b_l, scale, False, PRECISION)
+        b_acc, b_m, b_l = attend_step(
+            b_q, b_k, b_v, None, b_acc, b_m, b_l, b_scale, False, PRECISION, k_scale, b_start + i + o_j, N
+        )
         p_k += BN * sk_n
         p_v += BN * sv_n
     if b_whole < b_len:
@@ -102,7 +117,13 @@ def moc_attend_gather(
         b_k = tl.load(p_k, mask=m_j, other=0.0)
         b_v = tl.load(p_v, mask=m_j, other=0.0)
         b_keep = (o_j < b_len - b_whole)[None, :]
-        b_acc, b_m, b_l = attend_step(b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, scale, True, PRECISION)
+        b_acc, b_m, b_l = attend_step(
+            b_q, b_k, b_v, b_keep, b_acc, b_m, b_l, b_scale, True, PRECISION, k_scale, b_start + b_whole + o_j, N
+        )
+    if q8 is not None:
+        b_m += tl.load(offset + o_bh + b_row, mask=m_e, other=0.0)
+        if TAIL:
+            b_q = tl.load(p_q, mask=m_e[:, None] & m_d, other=0.0)
 
     o_out = i_local.to(tl.int64) * N * K + b_e
     if TAIL:
@@ -125,6 +146,7 @@ def moc_attend_gather_short(
     sq_b, sq_h, sq_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n, H, N, C, heads, head, most, bh_first, scale,
     K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILES: tl.constexpr,
     TAIL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    q8=None, k8=None, q_scale=None, k_scale=None, offset=None,
 ):  # fmt: skip
     """As `moc_attend_gather` where a chunk fits one step: its keys stay while many rows pass, BM at a time and gathered
     ahead."""
@@ -137,7 +159,12 @@ def moc_attend_gather_short(
     o_d, o_j, o_m = tl.arange(0, DP), tl.arange(0, BN), tl.arange(0, BM)
     m_d = (o_d < D)[None, :]
     m_j = o_j < tl.load(chunk + C + i_c)
-    p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    if q8 is None:
+        p_k = k + i_b * sk_b + i_h * sk_h + (b_start + o_j)[:, None] * sk_n + o_d[None, :]
+    else:
+        o_bh = i_bh.to(tl.int64) * N
+        p_k = k8 + (o_bh + b_start + o_j)[:, None] * D + o_d[None, :]
+        k_scale += i_bh * tl.cdiv(N, 64)
     p_v = v + i_b * sv_b + i_h * sv_h + (b_start + o_j)[:, None] * sv_n + o_d[None, :]
     b_k = tl.load(p_k, mask=m_j[:, None] & m_d, other=0.0)
     b_v = tl.load(p_v, mask=m_j[:, None] & m_d, other=0.0)
@@ -149,8 +176,18 @@ def moc_attend_gather_short(
     for i in tl.range(b_from, tl.minimum(b_to, b_from + TILES * BM), BM, num_stages=STAGES):
         m_e = o_m < b_to - i
         b_e = tl.load(entry + i + o_m, mask=m_e, other=0)
-        b_q = tl.load(p_q + (b_e // K).to(tl.int64)[:, None] * sq_n, mask=m_e[:, None] & m_d, other=0.0)
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
+        b_row = (b_e // K).to(tl.int64)
+        if q8 is None:
+            b_q = tl.load(p_q + b_row[:, None] * sq_n, mask=m_e[:, None] & m_d, other=0.0)
+            b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
+        else:
+            b_q8 = tl.load(q8 + (o_bh + b_row)[:, None] * D + o_d[None, :], mask=m_e[:, None] & m_d, other=0)
+            b_scale = scale * tl.load(q_scale + o_bh + b_row, mask=m_e, other=1.0)
+            b_more = tl.load(offset + o_bh + b_row, mask=m_e, other=0.0)
+            b_s = scores_of_8_bits(b_q8, b_k, k_scale, b_start + o_j, N) * b_scale[:, None]
+            b_s += b_bias[None, :] + b_more[:, None]
+            if TAIL:
+                b_q = tl.load(p_q + b_row[:, None] * sq_n, mask=m_e[:, None] & m_d, other=0.0)
         b_m = tl.ceil(tl.max(b_s, 1))
         b_p = tl.math.exp2(b_s - b_m[:, None])
         b_l = tl.sum(b_p, 1)
@@ -169,9 +206,10 @@ def moc_attend_gather_short(
 
 def gather_chunks(
     q: Tensor, k: Tensor, v: Tensor, summary: tuple[Tensor, Tensor] | None, lists: ChunkCSR, plan: DeviceTable,
-    heads: range, *, scale: float, config: BlockSize, precision: str,
+    heads: range, *, scale: float, config: BlockSize, precision: str, eight: Quantised | None = None,
 ) -> Partial:  # fmt: skip
-    """Slots of every row, those written that are listed. summary: mean keys and values, to be taken off."""
+    """Slots of every row, those written that are listed. summary: mean keys and values, to be taken off. eight: instead
+    of q and k."""
     _, h, n, d = q.shape
     mean_k, mean_v = summary or (k, v)
     slots = new_slots(q, lists.number, plan.top_k, rest=summary is not None)
@@ -179,8 +217,9 @@ def gather_chunks(
     sizes = h, n, plan.chunks, len(heads), lists.head, lists.tile.shape[1], heads.start, scale
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     how = dict(
-        K=plan.top_k, D=d, DP=max(16, triton.next_power_of_2(d)), BM=config.block_m, TAIL=summary is not None,
+        K=plan.top_k, D=d, DP=padded(d, eight), BM=config.block_m, TAIL=summary is not None,
         STAGES=config.stages, PRECISION=precision, num_warps=config.warps, maxnreg=config.registers,
+        **(eight.arguments if eight else {}),
     )  # fmt: skip
     arguments = *inputs, slots.out, slots.lse, *strides, *sizes
     if plan.longest <= config.block_n:

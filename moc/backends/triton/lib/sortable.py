@@ -150,6 +150,13 @@ def closed(free, low, high, own_from, own_to, shot, CAUSAL: tl.constexpr):
 
 
 @triton.jit
+def scores_of_8_bits(b_q, b_k, k_scale, o_j, N):
+    """int8 queries [M, D] and keys [J, D] -> their scores, but for the queries' scales. o_j [J]: tokens."""
+    b_s = tl.dot(b_q, tl.trans(b_k), out_dtype=tl.int32).to(tl.float32)
+    return b_s * tl.load(k_scale + o_j // 64, mask=o_j < N, other=0.0)[None, :]
+
+
+@triton.jit
 def attend_step(
     b_q,
     b_k,
@@ -161,9 +168,18 @@ def attend_step(
     scale,
     SHOT_MASK: tl.constexpr,
     PRECISION: tl.constexpr,
+    k_scale=None,
+    o_j=None,
+    N=None,
 ):
-    """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units."""
-    b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    """Take keys and values [J, D] into a running softmax (acc [M, D], max [M], sum [M]); scale is in log2 units.
+
+    In 8 bits: k_scale of this head, tokens o_j [J] below N; scale [M] holds that of the queries.
+    """
+    if k_scale is None:
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    else:
+        b_s = scores_of_8_bits(b_q, b_k, k_scale, o_j, N)
     if SHOT_MASK:
         b_s = tl.where(b_keep, b_s, float("-inf"))
     b_top = tl.maximum(b_m, tl.max(b_s, 1) * scale)
@@ -171,7 +187,10 @@ def attend_step(
         b_ref = tl.where(b_top == float("-inf"), 0.0, b_top)
     else:
         b_ref = b_top
-    b_p = tl.math.exp2(b_s * scale - b_ref[:, None])
+    if k_scale is None:
+        b_p = tl.math.exp2(b_s * scale - b_ref[:, None])
+    else:
+        b_p = tl.math.exp2(b_s * scale[:, None] - b_ref[:, None])
     b_alpha = tl.math.exp2(b_m - b_ref)
     b_l = b_l * b_alpha + tl.sum(b_p, 1)
     b_acc = b_acc * b_alpha[:, None]

@@ -49,14 +49,15 @@ def disturbed(
 
 
 def chosen(
-    q: Tensor, k: Tensor, shots: Tensor | None, sel: Tensor, plan: DeviceTable, routing: RoutingConfig, *, scale: float
-) -> DeviceTable:
+    q: Tensor, k: Tensor, v: Tensor, shots: Tensor | None, sel: Tensor, plan: DeviceTable, routing: RoutingConfig, *,
+    scale: float,
+) -> DeviceTable:  # fmt: skip
     """What all heads choose by what no kernel selects, written into sel [B*H, W, N] -> a plan as above.
 
-    q, k [B, H, N, D]; shots as above.
+    q, k, v [B, H, N, D]; shots as above.
     """
     shot_mask = None if shots is None else shots.bool().unflatten(0, q.shape[:2])
-    selection = Selection(q, k, plan.table, routing, scale, shot_mask)
+    selection = Selection(q, k, plan.table, routing, scale, shot_mask, v=v)
 
     def pick(rows: slice, open_to: Tensor) -> Tensor:
         return selection.of(rows).chosen
