@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
 from ..errors import MoCError
 from .axes import Axes
+from .bank_reads import BankAxes, BankCounts, BankRecord
 from .device_queue import Counted, DeviceQueue
 from .pair_counts import Counts, Geometry
 from .reasons import SHORTLY, Anew, Reason
@@ -47,6 +48,7 @@ class Record:
 class Trace:
     """Filled while sampling, read by the heatmap. One object per MoC Apply node; every run starts it anew.
 
+    reads          what windows read of a bank, call by call, routed or dense
     steps, blocks  how many the run has, as far as it is known
     keep           one of KEEP
     first          latent frame that the film begins with, behind reference frames
@@ -59,6 +61,7 @@ class Trace:
     """
 
     records: list[Record] = field(default_factory=list)
+    reads: list[BankRecord] = field(default_factory=list)
     dense: Counter[Reason] = field(default_factory=Counter)
     routed: int = 0
     notes: list[str] = field(default_factory=list)
@@ -86,7 +89,8 @@ class Trace:
     def start(self, steps: int = 0) -> None:
         """Forget the last run; the next one has so many steps."""
         with self._lock:
-            for part in (self.records, self.dense, self.anew, self.notes, self.routed_blocks, self._geometry):
+            cleared = (self.records, self.reads, self.dense, self.anew, self.notes, self.routed_blocks, self._geometry)
+            for part in cleared:
                 part.clear()
             self._queue.clear()
             self.again = self.kept = 0
@@ -134,31 +138,45 @@ class Trace:
             self.routed += 1
             self.steps, self.blocks = max(self.steps, step + 1), max(self.blocks, block + 1)
             self.routed_blocks.add(block)
-            if counts is None:
-                return
-            if self._bytes > 2 * MOST_BYTES // self.share:
-                note = "the trace is full: the heatmap shows only the calls up to step {step}"
-                self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
-                return
-            values, routed = counts.result()
-            if self._bytes + values.numel() * 2 > MOST_BYTES // self.share:
-                values = values.mean(1, keepdim=True)  # heads together once the budget is used up
-            self._bytes += values.numel() * 2
-            self._queue.add(Counted(step, block, counts.geometry, values.half(), routed))
+            if counts is not None and self._has_room(step):
+                values, routed = counts.result()
+                self._add(Counted(step, block, counts.geometry, values, routed))
+
+    def read_bank(self, step: int, block: int, counts: BankCounts) -> None:
+        """Keep what a call read of a bank; moved as what calls have routed."""
+        with self._lock:
+            if self._has_room(step):
+                mass = counts.result()
+                self._add(Counted(step, block, counts.axes, mass[None], torch.zeros((), device=mass.device)))
+
+    def _has_room(self, step: int) -> bool:
+        if self._bytes <= 2 * MOST_BYTES // self.share:
+            return True
+        note = "the trace is full: the heatmap shows only the calls up to step {step}"
+        self.notes += [] if any(n.startswith(note[:17]) for n in self.notes) else [note.format(step=step)]
+        return False
+
+    def _add(self, call: Counted) -> None:
+        values = call.values
+        if self._bytes + values.numel() * 2 > MOST_BYTES // self.share:
+            values = values.mean(1, keepdim=True)  # heads together once the budget is used up
+        self._bytes += values.numel() * 2
+        self._queue.add(replace(call, values=values.half()))
 
     def move(self) -> bool:
         """Once per forward pass: see `DeviceQueue.move`."""
         with self._lock:
             return self._queue.move()
 
-    def arrived(self) -> list[Record]:
+    def arrived(self) -> list[Record | BankRecord]:
         """What was moved, as records. Waits for what is still on its way."""
         with self._lock:
             new = [_record(call) for call in self._queue.arrived()]
-            self.records += new
+            self.records += [record for record in new if isinstance(record, Record)]
+            self.reads += [record for record in new if isinstance(record, BankRecord)]
             return new
 
-    def flush(self) -> list[Record]:
+    def flush(self) -> list[Record | BankRecord]:
         """`move` and `arrived` at once."""
         self.move()
         return self.arrived()
@@ -247,6 +265,8 @@ def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
-def _record(call: Counted) -> Record:
+def _record(call: Counted) -> Record | BankRecord:
+    if isinstance(call.geometry, BankAxes):
+        return BankRecord(call.step, call.block, call.geometry, call.values[0])
     (chosen, *mass), density = call.values, call.geometry.mandatory + float(call.routed)
     return Record(call.step, call.block, call.geometry.axes, chosen, density, *mass)
