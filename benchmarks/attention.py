@@ -1,6 +1,6 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--reuse] [--card sm_86] [--out benchmarks/results/NAME.json] [--tiny]
+python -m benchmarks.attention [--cases paper,720p] [--reuse] [--card sm_86] [--out FILE.json] [--tiny]
 
 `ms` is a call that is waited for, `row_ms` one of many in a row with a single wait at the end, as inside a model, where
 launching costs nothing; stages are taken from calls in a row too. `error` is relative to dense attention in float32
@@ -104,9 +104,7 @@ def run(case: Case, card: str | None = None, device: str = "cuda", reuse: bool =
     return result
 
 
-def used_again(
-    moc: Attention, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case
-) -> dict[str, Any]:
+def used_again(moc: Attention, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> dict[str, Any]:
     """Of a step that takes a kept choice: time, stages, bytes of the choice, and whether its output has moc's bits."""
     kept = KeptChoice()
 

@@ -97,6 +97,4 @@ def select(
     return chosen
 
 
-BACKEND = Backend(
-    "reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE)
-)
+BACKEND = Backend("reference", attend, Allowed(tails=("none", "pooled"), lists=("token", "union"), eight_bits=ANYWHERE))

@@ -204,7 +204,10 @@ class Score:
         check_choice("descriptor", self.descriptor, DESCRIPTORS)
         check(self.shared >= 0, f"shared is {self.shared}; it counts chunks, so use 0 or more.")
         check(0.0 <= self.guard < 1.0, f"guard is {self.guard}; it is a cosine: use 0 or more, and less than 1.")
-        check(not self.exact or (self.shared > 0 and not self.guard), "exact is for rows that choose together: set shared.")
+        check(
+            not self.exact or (self.shared > 0 and not self.guard),
+            "exact is for rows that choose together: set shared.",
+        )
 
     @property
     def sentence(self) -> str:

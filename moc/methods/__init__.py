@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from . import adaspa, holocine, jenga, lct, moc, radial, sol_attn, sparge, sta, subblock, svg, svg2, svg_ear, veda
-from . import vmoba, vsa
+from . import (
+    adaspa,
+    holocine,
+    jenga,
+    lct,
+    moc,
+    radial,
+    sol_attn,
+    sparge,
+    sta,
+    subblock,
+    svg,
+    svg2,
+    svg_ear,
+    veda,
+    vmoba,
+    vsa,
+)
 from .method import Method
 
 METHODS: dict[str, Method] = {

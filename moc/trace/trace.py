@@ -110,7 +110,9 @@ class Trace:
     def keeps(self, call: int, together: int) -> None:
         """Bytes of the choices of one call, and of all."""
         if not self.kept and self.blocks > 1:
-            self.note(f"choices take {_size(call)} a call to keep, {_size(call * self.blocks)} for {self.blocks} blocks")
+            self.note(
+                f"choices take {_size(call)} a call to keep, {_size(call * self.blocks)} for {self.blocks} blocks"
+            )
         self.kept = max(self.kept, together)
 
     def counts(

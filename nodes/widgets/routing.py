@@ -156,7 +156,11 @@ def read_routing(
         (b, settings.routing.changed(tile=t, chunk_tokens=None, order="tiles")) for b, t in own_tiles.items()
     )
     return replace(settings, blocks=blocks).with_schedule(
-        dense_blocks=read_blocks(dense_blocks), break_even=break_even, curve=curve, dense_above=dense_above, choosing=choosing
+        dense_blocks=read_blocks(dense_blocks),
+        break_even=break_even,
+        curve=curve,
+        dense_above=dense_above,
+        choosing=choosing,
     )
 
 

@@ -54,7 +54,9 @@ def test_steps_choose_as_the_setting_says_and_the_others_select_nothing(choosing
         override, "_route", lambda forward, *a, **k: (steps.append(forward.step), real(forward, *a, **k))[1]
     )
     made = []
-    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k))
+    monkeypatch.setattr(
+        eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k)
+    )
     sampled, trace = film(MoCSettings(TILES, Schedule(choosing=choosing)))
     assert made == [step for step in chooses for _ in range(BLOCKS)]
     assert trace.routed == 6 * BLOCKS and trace.again == trace.routed - len(made) and not trace.anew
@@ -100,7 +102,9 @@ def test_twice_chooses_at_the_start_and_after_a_part_of_the_sampling(monkeypatch
     monkeypatch.setattr(
         override, "_route", lambda forward, *a, **k: (steps.append(forward.sigma), real(forward, *a, **k))[1]
     )
-    monkeypatch.setattr(eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k))
+    monkeypatch.setattr(
+        eager, "Selection", lambda *a, real=eager.Selection, **k: made.append(steps[-1]) or real(*a, **k)
+    )
     patched, trace = routed(
         ModelSamplingSD3().patch(tiny.load(), 1.0)[0], MoCSettings(TILES, Schedule(choosing="twice"))
     )
@@ -112,7 +116,9 @@ def test_twice_chooses_at_the_start_and_after_a_part_of_the_sampling(monkeypatch
 def test_another_budget_is_chosen_for(selected):
     """Shift 3, 8 steps: the curve's levels change between steps 1 and 2, 3 and 4, 5 and 6."""
     model = ModelSamplingSD3().patch(tiny.load(), 3)[0]
-    patched, trace = routed(model, MoCSettings(TILES.changed(top_k=8), Schedule(curve="falling", choosing="every fourth step")))
+    patched, trace = routed(
+        model, MoCSettings(TILES.changed(top_k=8), Schedule(curve="falling", choosing="every fourth step"))
+    )
     tiny.sample(patched, steps=8)
     assert trace.again == 3 * BLOCKS, "steps 3, 5 and 7"
 

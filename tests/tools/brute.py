@@ -38,10 +38,9 @@ def labels(layout, starts, routing):
                 if routing.partition.order != "tiles":  # runs of a shot's tokens, its first tokens aside
                     piece = 0
                     through = raster * sum(shot_of[u] == shot_of[t] for u in range(t_count)) + place
-                    number = (
-                        (through if routing.partition.order == "columns" else place * height * width + raster)
-                        - (routing.links.static == "first tokens") * min(routing.links.static_tokens, height * width)
-                    )
+                    number = (through if routing.partition.order == "columns" else place * height * width + raster) - (
+                        routing.links.static == "first tokens"
+                    ) * min(routing.links.static_tokens, height * width)
                     cell = ("anchor",) if anchor else (number // routing.partition.chunk_tokens,)
                 result[layout.video_start + t * height * width + raster] = (
                     "video", shot_of[t], piece, *cell, "static" if static else "",

@@ -50,7 +50,7 @@ def test_a_method_is_the_same_on_every_backend(backend, routing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is_and_whose(method):
     said = METHODS[method]
-    assert ("arXiv" in said.source or "pull request" in said.source)
+    assert "arXiv" in said.source or "pull request" in said.source
     assert not said.sees.endswith(".") and "|" not in said.sees + said.differs
 
 
