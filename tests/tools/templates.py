@@ -41,7 +41,7 @@ LONG = (
 [shot 5 "lantern"] Close-up: her hands light a lantern.
 [shot 6 "home"] Wide shot: the lantern's light comes back into the harbour at night."""
 )
-H3_SHOTS = """Live action film in three shots, warm evening light. The same red-haired woman in a yellow raincoat in all shots.
+H3_SHOTS = """Live action film, three shots, evening light. The same red-haired woman in a yellow raincoat in all shots.
 CUT 1: wide shot, she walks along a harbour wall; waves on stone, gulls.
 CUT 2: close-up, wind in her hair, she looks out to sea; the wind is louder.
 CUT 3: she climbs into a small blue boat and takes the oars; wood creaks, water laps."""
@@ -325,7 +325,7 @@ def minimax_h3_keyframes(g: Graph) -> None:
     g.note(f"""## MiniMax H3 from a first to a last picture, with sound
 
 1. The **files** are those of ComfyUI's own MiniMax H3 templates.
-2. **Load Image**, twice: the first and the last frame. Both, text and sound are always seen; only the picture is routed.
+2. **Load Image**, twice: the first and the last frame. They, text and sound are always seen; only the video is routed.
 3. **MoC Apply** goes last before the guider.
 4. **Run.** 124 frames at 1344x768 are some 37,000 tokens.
 
@@ -336,7 +336,17 @@ def minimax_h3_keyframes(g: Graph) -> None:
     first, last = (
         g.add("LoadImage", title, tall=330, image="example.png")["IMAGE"] for title in ("First frame", "Last frame")
     )
-    h3(g, model, clip, vae, sound_vae, ONE_SHOT + " Wind and gulls, waves on stone.", 20, first_frame=first, last_frame=last)
+    h3(
+        g,
+        model,
+        clip,
+        vae,
+        sound_vae,
+        ONE_SHOT + " Wind and gulls, waves on stone.",
+        20,
+        first_frame=first,
+        last_frame=last,
+    )
 
 
 def minimax_h3_turbo(g: Graph) -> None:
@@ -396,8 +406,8 @@ def wan_train_lora(g: Graph) -> None:
     g.note(f"""## Train a LoRA with MoC on, and try it
 
 1. **Load Video-Text**: a folder in ComfyUI's `input` with short clips and a `.txt` beside each.
-2. **MoC Apply** before **Train LoRA**: the model learns to get along with what routing reads. The routing drops and adds
-   chunks at random, as the Mixture of Contexts paper trains (`drop_off`, `drop_in`, advanced inputs).
+2. **MoC Apply** before **Train LoRA**: the model learns to get along with what routing reads. The routing drops
+   and adds chunks at random, as the Mixture of Contexts paper trains (`drop_off`, `drop_in`, advanced inputs).
 3. The LoRA is a plain one: it is saved to `output/loras`, and works with full attention too.
 4. Below, a film with the LoRA and the same routing, without the randomness.
 
@@ -477,13 +487,44 @@ def wan22_long_windows(g: Graph) -> None:
     result(g, applied[1], sampled.only, vae, 16.0, "moc_long", "shots")
 
 
+def wan_remake_shot(g: Graph) -> None:
+    g.note("""## One shot of a finished film, made again
+
+1. **Load Video**: a finished film of this model, of any length.
+2. **MoC Detect Shots** finds its cuts; the contact sheet on the node numbers the shots.
+3. **MoC Remake**: the number of the shot and what happens in it. *do* can also put a new shot in, or one at the end.
+4. **Run.** The shot sees a frame of every other one and looks like them. The others come back as the latents they were,
+   in little more time than one shot takes. For the next shot, save the latent and load it in place of the video.
+
+The heatmap shows which shot the new one looked at.""")
+    g.column("Models")
+    (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors", shift=8.0)
+    g.column("The finished film", 440)
+    video = g.add("LoadVideo", tall=340, file="example.mp4").only
+    frames = g.add("GetVideoComponents", video=video)
+    shots = g.add("MoCDetectShots", tall=480, video=video, family="Wan")
+    film = g.add("VAEEncode", pixels=frames["images"], vae=vae).only
+    g.column("The shot", 480)
+    remade = g.add(
+        "MoCRemake", tall=520, model=model, film=film, shots=shots["shots"], shot=2, prompt=SHOTS.splitlines()[2][16:]
+    )
+    captions = g.add("MoCShotConditioning", model=remade["model"], shots=remade["shots"], clip=clip)
+    negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE).only
+    g.column("MoC and sampling")
+    (applied,) = apply(g, [captions["model"]], remade, "recommended")
+    how = {"seed": 42, "steps": 30, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+    texts = {"positive": captions["conditioning"], "negative": negative}
+    sampled = g.add("KSampler", model=applied["model"], latent_image=remade["latent"], **texts, **how)
+    result(g, applied, sampled.only, vae, 16.0, "moc_remake", "bank")
+
+
 def wan_compare(g: Graph) -> None:
     g.note(
         """## Full attention and MoC side by side
 
 The same model, prompt and seed, once with full attention and once with MoC; both films next to each other, full
-attention on the left, and frame by frame under a slider in **Compare Images**. Change **MoC Routing** and run again: the
-left half is not sampled a second time.""",
+attention on the left, and frame by frame under a slider in **Compare Images**. Change **MoC Routing** and run
+again: the left half is not sampled a second time.""",
         (520, 300),
     )
     g.column("Models")
@@ -514,7 +555,7 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
     for template in (
         *(wan22_t2v, wan22_t2v_multishot, holocine_multishot, wan22_i2v, hunyuan15_t2v, ltx2_t2v),
         *(minimax_h3_keyframes, minimax_h3_turbo, wan_vace_references, wan_phantom_references, wan_v2v_detected),
-        *(wan22_long_windows, wan_compare, wan_train_lora),
+        *(wan22_long_windows, wan_remake_shot, wan_compare, wan_train_lora),
     )
 }
 
