@@ -53,8 +53,10 @@ def attend(
     out = torch.zeros_like(q)
     for part in parts(q, k, v, table, routing, scale):
         mine = None if lse is None else part.of(lse).clone()
-        seen = record.part(part.heads, part.table, len(q)) if hasattr(record, "part") else None
+        seen = record.part(part.heads, part.table) if hasattr(record, "part") else None
         got = one(*map(part.of, (q, k, v)), part.table, part.routing, record=seen, lse=mine)
+        if seen is not None:
+            record.take(seen, part.heads, len(q))
         out[part.sample, part.heads] = got[0]
         if lse is not None and mine is not None:
             lse[part.sample, part.heads] = mine[0]

@@ -1,4 +1,4 @@
-"""A routed result corrected by what full attention gives on a few rows: SparsePR (arXiv 2608.18484), as its code does."""
+"""A routed result corrected by what full attention gives on a few rows (SparsePR, arXiv 2608.18484)."""
 
 from __future__ import annotations
 

@@ -13,6 +13,6 @@ METHOD = Method(
     ),
     "with alike queries a fifth of the clusters of alike keys; the result is corrected as on 64 rows that see all",
     "SparsePR (arXiv 2608.18484)",
-    differs="clusters as in SVG 2 here, not of projected keys; half of the 22 % is read by weight and half by error, not "
-    "all by error; the 64 rows are spread evenly and weigh the same, not one of a cluster and by its size",
+    differs="clusters as in SVG 2 here, not of projected keys; half of the 22 % is read by weight and half by error, "
+    "not all by error; the 64 rows are spread evenly and weigh the same, not one of a cluster and by its size",
 )

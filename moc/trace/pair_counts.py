@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,12 +38,18 @@ class Geometry:
 
 @dataclass(frozen=True)
 class PartCounts:
-    """pairs [H, F, K]: where to count; shared [C, K]: tokens of the table's chunks in every column."""
+    """Of heads with chunks of their own. pairs [heads, F, K]; shared [C, K]: tokens of the table's chunks in every
+    column."""
 
     pairs: Tensor
-    heads: list[int]
     table: ChunkTable
     shared: Tensor
+
+    def of(self, heads: slice) -> PartCounts:
+        return replace(self, pairs=self.pairs[heads])
+
+    def forget(self) -> None:
+        self.pairs.zero_()
 
     def add(self, rows: slice, chosen: Tensor) -> None:
         """chosen [1, heads, R, C] for sorted rows."""
@@ -52,8 +58,7 @@ class PartCounts:
         of_frame = (self.table.tensors(chosen.device).row_frame[rows] == frames[:, None]).float()
         with without_autocast(chosen.device):
             counted = of_frame @ chosen[0].float() @ self.shared
-        for head, one in zip(self.heads, counted, strict=True):
-            self.pairs[head, frames] += one
+        self.pairs[:, frames] += counted
 
 
 class Counts:
@@ -86,15 +91,19 @@ class Counts:
         some._pairs = self._pairs[heads]
         return some
 
-    def part(self, heads: list[int], table: ChunkTable, batch: int) -> PartCounts:
-        """For heads with chunks of their own, of one of `batch` samples: what it hears is counted here."""
-        self._batch = batch
+    def part(self, heads: list[int], table: ChunkTable) -> PartCounts:
+        """What counts for heads with chunks of their own; `take` it afterwards."""
         shared = torch.zeros(len(table.chunks), len(self.geometry.tokens), device=self._pairs.device)
         mine, usual = (of.tensors(shared.device) for of in (table, self.geometry.table))
         chunk = usual.chunk_of[usual.inverse[mine.order]]
         column = chunk if self.geometry.column is None else self.geometry.column.long()[chunk]
         shared.index_put_((mine.chunk_of, column), shared.new_ones(()), accumulate=True)
-        return PartCounts(self._pairs, heads, table, shared)
+        return PartCounts(torch.zeros_like(self._pairs[heads]), table, shared)
+
+    def take(self, part: PartCounts, heads: list[int], batch: int) -> None:
+        """Of one of `batch` samples."""
+        self._batch = batch
+        self._pairs[heads] += part.pairs
 
     def frame_pairs(self, heads: int) -> tuple[Tensor, Tensor | None]:
         """For backends that count while they route: what to add pairs to [H, F, K], and the column of every chunk

@@ -7,6 +7,7 @@ import torch
 
 from moc import by_head
 from moc.attention import moc_attention
+from moc.backends import head_split
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
@@ -84,3 +85,14 @@ def test_alike_tokens_are_together_and_the_same_ones_every_time():
     assert torch.equal(label, clusters(x, 12)) and 3 <= len(label.unique()) <= 12
     assert all(len(kind[label == one].unique()) == 1 for one in label.unique())
     assert len(clusters(torch.ones(5, 2), 3).unique()) == 1  # as many as can be told apart
+
+
+def test_what_such_heads_counted_before_they_broke_off_is_forgotten():
+    table = build_chunks(LAYOUT, STARTS, ORDERS["alike"])
+    counts = Counts(table, 2, torch.device("cpu"))
+    part = counts.part([1, 0], table)
+    part.of(slice(1, 2)).add(slice(0, LAYOUT.length), torch.ones(1, 1, LAYOUT.length, len(table.chunks)).bool())
+    assert part.pairs[1].any() and not part.pairs[0].any()
+    head_split.forget(part, 2)
+    counts.take(part, [1, 0], 1)
+    assert not counts.result()[1]

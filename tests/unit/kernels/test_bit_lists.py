@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import csr_from_bits
 from moc.backends.triton.lists.csr import indices_of, listed
-from moc.backends.triton.select.by_torch import pack
+from moc.routing.bits import pack
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
