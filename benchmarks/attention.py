@@ -10,8 +10,9 @@ FlashAttention 3 in bf16 and in float8 where it is installed (PyPI: fa3-fwd). so
 and text as it always keeps conditioning, once in the order of the sequence and once `tiled` (`peers.py`): the same
 share is not the same error. --card runs the kernels of other cards; `flash` is then FlashAttention 2, the dense
 attention that these have, and the other peers are left out. --eight-bits measures `precision` "8 bits" beside 16 bits,
-and SageAttention and comfy-kitchen's INT8 attention where they are installed; where 8 bits are refused (on Hopper without
---card) the reason stands in their place, and `error_to_16_bits` is of the same choice. --tiny is a dry run on any device.
+and SageAttention and comfy-kitchen's INT8 attention where they are installed; `error_to_16_bits` is of the same choice.
+Where 8 bits are refused, as on Hopper without --card, the reason stands in their place. --tiny is a dry run on any
+device.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 python -m benchmarks.eight_bits [FOLDER] [--out benchmarks/results/eight_bits.json]
 
-FOLDER holds what `benchmarks/capture.py` kept of the demo model; without it, inputs of the same size are made like those
-captures (`cases.py`). Computed by plain torch in float32, so that nothing but 8 bits differs: what a GPU's kernels round
-beside comes on top. `error` is ||8 bits - 16 bits|| / ||16 bits|| of a call, `to_dense` what the routing loses in either.
-`plain` is the error without taking the mean off the keys, `e4m3` that of float8 numbers in place of whole ones.
+FOLDER holds what `benchmarks/capture.py` kept of the demo model; without it, inputs of the same size are made like
+those captures (`cases.py`). Computed by plain torch in float32, so that nothing but 8 bits differs: what a GPU's
+kernels round comes on top. `error` is ||8 bits - 16 bits|| / ||16 bits|| of a call, `to_dense` what the routing loses
+in 16 bits and in 8. `plain` is the error without taking the mean off the keys, `e4m3` that of float8 numbers in place
+of whole ones.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ STAGES = {  # kernel name -> stage; the first that fits. Ours are moc_<stage>_<k
     "moc_attend_tail": "tail",
     "moc_attend_gather": "routed",
     "moc_pool": "pooling",
+    "moc_quantise": "8 bits",
     "moc_select_exact": "routing (repair)",
     "moc_select": "routing",
     "moc_lists": "lists",

@@ -33,7 +33,8 @@ def advanced(widget: W) -> W:
 def decides(widget: W, only_when: Mapping[str, Any]) -> W:
     """Says which inputs of the node count only sometimes; the browser hides them else (`js/advanced.js`).
 
-    (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, one of a tuple, or NOTHING.
+    (name: case) or (name: cases), any of which is enough; a case is what other inputs hold: a value, one of a
+    tuple, or NOTHING.
     """
     cases = {name: case if isinstance(case, list) else [case] for name, case in only_when.items()}
     told = {

@@ -16,7 +16,8 @@ from triton.compiler import ASTSource
 
 _BY_TYPE = {
     "*bf16": "desc grad mean mean_k mean_v out own part q tail v x",
-    "*fp32": "k_scale offset q_scale x_scale delta dk dmean_k dmean_v dq dv exact lse own_lse tail_lse threshold total weight",
+    "*fp32": "delta dk dmean_k dmean_v dq dv exact k_scale lse offset own_lse q_scale tail_lse threshold total weight"
+    " x_scale",
     "*i32": "block border chunk column count end entry first found frame free high index indices item low number"
     " overflow_count overflow_rows pairs passes piece piece_chunk piece_len piece_of piece_start ranges retry_count"
     " retry_rows row rows sample sample_range sel shot_mask some span start stop taken tile tile_end tile_first"

@@ -41,7 +41,7 @@ LONG = (
 [shot 5 "lantern"] Close-up: her hands light a lantern.
 [shot 6 "home"] Wide shot: the lantern's light comes back into the harbour at night."""
 )
-H3_SHOTS = """Live action film in three shots, warm evening light. The same red-haired woman in a yellow raincoat in all shots.
+H3_SHOTS = """Live action film, three shots, evening light. The same red-haired woman in a yellow raincoat in all shots.
 CUT 1: wide shot, she walks along a harbour wall; waves on stone, gulls.
 CUT 2: close-up, wind in her hair, she looks out to sea; the wind is louder.
 CUT 3: she climbs into a small blue boat and takes the oars; wood creaks, water laps."""
@@ -325,7 +325,7 @@ def minimax_h3_keyframes(g: Graph) -> None:
     g.note(f"""## MiniMax H3 from a first to a last picture, with sound
 
 1. The **files** are those of ComfyUI's own MiniMax H3 templates.
-2. **Load Image**, twice: the first and the last frame. Both, text and sound are always seen; only the picture is routed.
+2. **Load Image**, twice: the first and the last frame. They, text and sound are always seen; only the video is routed.
 3. **MoC Apply** goes last before the guider.
 4. **Run.** 124 frames at 1344x768 are some 37,000 tokens.
 
@@ -336,7 +336,17 @@ def minimax_h3_keyframes(g: Graph) -> None:
     first, last = (
         g.add("LoadImage", title, tall=330, image="example.png")["IMAGE"] for title in ("First frame", "Last frame")
     )
-    h3(g, model, clip, vae, sound_vae, ONE_SHOT + " Wind and gulls, waves on stone.", 20, first_frame=first, last_frame=last)
+    h3(
+        g,
+        model,
+        clip,
+        vae,
+        sound_vae,
+        ONE_SHOT + " Wind and gulls, waves on stone.",
+        20,
+        first_frame=first,
+        last_frame=last,
+    )
 
 
 def minimax_h3_turbo(g: Graph) -> None:
@@ -396,8 +406,8 @@ def wan_train_lora(g: Graph) -> None:
     g.note(f"""## Train a LoRA with MoC on, and try it
 
 1. **Load Video-Text**: a folder in ComfyUI's `input` with short clips and a `.txt` beside each.
-2. **MoC Apply** before **Train LoRA**: the model learns to get along with what routing reads. The routing drops and adds
-   chunks at random, as the Mixture of Contexts paper trains (`drop_off`, `drop_in`, advanced inputs).
+2. **MoC Apply** before **Train LoRA**: the model learns to get along with what routing reads. The routing drops
+   and adds chunks at random, as the Mixture of Contexts paper trains (`drop_off`, `drop_in`, advanced inputs).
 3. The LoRA is a plain one: it is saved to `output/loras`, and works with full attention too.
 4. Below, a film with the LoRA and the same routing, without the randomness.
 
@@ -482,8 +492,8 @@ def wan_compare(g: Graph) -> None:
         """## Full attention and MoC side by side
 
 The same model, prompt and seed, once with full attention and once with MoC; both films next to each other, full
-attention on the left, and frame by frame under a slider in **Compare Images**. Change **MoC Routing** and run again: the
-left half is not sampled a second time.""",
+attention on the left, and frame by frame under a slider in **Compare Images**. Change **MoC Routing** and run
+again: the left half is not sampled a second time.""",
         (520, 300),
     )
     g.column("Models")

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import urllib.request
 from pathlib import Path
 
 import checker
@@ -15,7 +16,8 @@ from tests.tools import blueprints, templates
 
 WORKFLOWS = Path(__file__).resolve().parent.parent.parent / "workflows"
 FILES = sorted(WORKFLOWS.glob("*.json"))
-NEED_NEWER = {"ltx2_t2v", "minimax_h3_keyframes", "minimax_h3_turbo", "wan_compare", "wan_train_lora"}  # than the oldest ComfyUI
+# than the oldest ComfyUI
+NEED_NEWER = {"ltx2_t2v", "minimax_h3_keyframes", "minimax_h3_turbo", "wan_compare", "wan_train_lora"}
 RELEASED = sorted(Path(__file__).parent.glob("released/*/*.json"))  # as each version shipped them
 
 
@@ -98,7 +100,8 @@ def test_templates_make_videos_of_the_usual_sizes(server, object_info):
             continue
         inputs = [node["inputs"] for node in checker.to_prompt(read(WORKFLOWS / f"{name}.json"), object_info).values()]
         sizes = {(one["width"], one["height"]) for one in inputs if "width" in one}
-        assert sizes <= {(1344, 768), (1280, 720), (1280, 704), (832, 480)} and (sizes or name == "wan_v2v_detected"), name
+        assert sizes <= {(1344, 768), (1280, 720), (1280, 704), (832, 480)}, name
+        assert sizes or name == "wan_v2v_detected"
 
 
 def test_every_template_loads_files_that_comfyuis_own_templates_name(server):
@@ -190,6 +193,15 @@ def test_a_blueprint_is_what_its_description_says(name, server, object_info):
 
 def test_comfyui_lists_the_workflows_as_templates(server):
     assert set(server.get("/workflow_templates")["mixture-of-contexts"]) == {path.stem for path in FILES}
+
+
+def test_a_thumbnail_is_where_the_template_browser_looks_and_small(server):
+    """`python -m tests.tools.thumbnails` makes them."""
+    found = {path.stem: path for path in WORKFLOWS.glob("*.jpg")}
+    assert found and set(found) <= {path.stem for path in FILES}
+    for name, path in found.items():
+        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/mixture-of-contexts/{name}.jpg") as answer:
+            assert answer.read() == path.read_bytes() and path.stat().st_size < 60_000
 
 
 # The checker itself finds what is wrong.

@@ -23,9 +23,7 @@ def run(precision, backend="auto", **how):
     notes = []
     q, k, v = qkv(LAYOUT, dim=16, dtype=torch.float32)
     q, k, v = (x.requires_grad_(how.pop("grad", False)) for x in (q, k, v))
-    out = moc_attention(
-        q, k, v, TABLE, ROUTING.changed(precision=precision), backend=backend, note=notes.append, **how
-    )
+    out = moc_attention(q, k, v, TABLE, ROUTING.changed(precision=precision), backend=backend, note=notes.append, **how)
     return out, notes
 
 

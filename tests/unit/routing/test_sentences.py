@@ -10,7 +10,6 @@ import pytest
 from tests.tools import tables
 from tests.tools.tables import PAGES, REPO, config, sentences, written
 
-
 MEASURED = json.loads((REPO / "benchmarks/results/second_look_h200.json").read_text("utf-8"))
 
 

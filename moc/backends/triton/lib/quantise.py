@@ -72,13 +72,10 @@ def quantised(q: Tensor, k: Tensor, scale: float) -> Quantised:
     b, h, n, d = q.shape
     groups = triton.cdiv(n, KEYS)
     mean = smoothed(k.mean(-2, dtype=torch.float32)).contiguous()
-    new = dict(device=q.device, dtype=torch.float32)
-    out = Quantised(
-        *(torch.empty(b * h, n, d, device=q.device, dtype=torch.int8) for _ in "qk"),
-        torch.empty(b * h, n, **new),
-        torch.empty(b * h, groups, **new),
-        torch.empty(b * h, n, **new),
-    )
+    q8, k8 = (torch.empty(b * h, n, d, device=q.device, dtype=torch.int8) for _ in "qk")
+    sizes = (n, groups, n)
+    q_scale, k_scale, offset = (torch.empty(b * h, x, device=q.device, dtype=torch.float32) for x in sizes)
+    out = Quantised(q8, k8, q_scale, k_scale, offset)
     for x, x8, x_scale, key in ((q, out.q8, out.q_scale, False), (k, out.k8, out.k_scale, True)):
         moc_quantise[(groups, b * h)](
             x, mean, x8, x_scale, out.offset, *x.stride()[:3], h, n, scale,
