@@ -1,6 +1,6 @@
 """Time, memory and error of the GPU engine, of dense attention and of comfy-kitchen's sol_attn, all in one run.
 
-python -m benchmarks.attention [--cases paper,720p] [--card sm_86] [--eight-bits] [--out FILE] [--tiny]
+python -m benchmarks.attention [--cases paper,720p] [--reuse] [--card sm_86] [--eight-bits] [--out FILE] [--tiny]
 
 `ms` is a call that is waited for, `row_ms` one of many in a row with a single wait at the end, as inside a model, where
 launching costs nothing; stages are taken from calls in a row too. `error` is relative to dense attention in float32
@@ -11,8 +11,9 @@ and text as it always keeps conditioning, once in the order of the sequence and 
 share is not the same error. --card runs the kernels of other cards; `flash` is then FlashAttention 2, the dense
 attention that these have, and the other peers are left out. --eight-bits measures `precision` "8 bits" beside 16 bits,
 and SageAttention and comfy-kitchen's INT8 attention where they are installed; `error_to_16_bits` is of the same choice.
-Where 8 bits are refused, as on Hopper without --card, the reason stands in their place. --tiny is a dry run on any
-device.
+Where 8 bits are refused, as on Hopper without --card, the reason stands in their place. --reuse also times a step that
+takes the choice of the step before (`again`), beside one that chooses and keeps its choice (`keeping`). --tiny is a dry
+run on any device.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks.cases import CASES, Case, asked_for
 from benchmarks.peers import dense, fa3, flash, in_8_bits, sol
 from benchmarks.timing import Attention, cost, stages
 from moc.attention import moc_attention
+from moc.backends.kept import KeptChoice
 from moc.chunks.table import ChunkTable
 from moc.config import EIGHT_BITS
 from moc.trace.pair_counts import Counts
@@ -61,7 +63,9 @@ def union_factor(q: Tensor, k: Tensor, case: Case, table: ChunkTable) -> float:
     return float(tiles / chosen.sum(-1).float().mean())
 
 
-def run(case: Case, card: str | None = None, device: str = "cuda", eight_bits: bool = False) -> dict[str, Any]:
+def run(
+    case: Case, card: str | None = None, device: str = "cuda", eight_bits: bool = False, reuse: bool = False
+) -> dict[str, Any]:
     table = case.table()
     inputs = partial(case.inputs, device, torch.bfloat16 if device == "cuda" else torch.float32)
     q, k, v = inputs()
@@ -100,7 +104,6 @@ def run(case: Case, card: str | None = None, device: str = "cuda", eight_bits: b
                 raise
             result[name] = f"{type(failure).__name__}: {failure}"[:300]  # a peer that cannot run here is left out
             del calls[name]
-    result |= gains(result)
     result["stages_ms"] = stages(lambda: moc(q, k, v))
     result["stages_sum_ms"] = round(sum(result["stages_ms"].values()), 3)
     if "moc_8" in calls:
@@ -108,6 +111,9 @@ def run(case: Case, card: str | None = None, device: str = "cuda", eight_bits: b
         exact = moc(q, k, v).float()
         result["error_to_16_bits"] = round(float((calls["moc_8"](q, k, v) - exact).norm() / exact.norm()), 5)
         del exact
+    if reuse:
+        result |= used_again(moc, q, k, v, table, case)
+    result |= gains(result)
     if case.routing.lists == "token":
         result |= own_error(moc(q, k, v), q, k, v, table, case)
     if not case.coherent:
@@ -115,6 +121,24 @@ def run(case: Case, card: str | None = None, device: str = "cuda", eight_bits: b
         q, k, v = inputs(coherent="trained")
     result["error"] = errors(calls, q, k, v, table)
     return result
+
+
+def used_again(moc: Attention, q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, case: Case) -> dict[str, Any]:
+    """Of a step that takes a kept choice: time, stages, bytes of the choice, and whether its output has moc's bits."""
+    kept = KeptChoice()
+
+    def again(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return moc_attention(q, k, v, table, case.routing, backend=backend(q), kept=kept)
+
+    def keeping(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kept.clear()
+        return again(q, k, v)
+
+    result: dict[str, Any] = {f"keeping_{what}": value for what, value in cost(keeping, q, k, v).items()}
+    result |= {f"again_{what}": value for what, value in cost(again, q, k, v).items()}
+    result["again_stages_ms"] = stages(lambda: again(q, k, v))
+    result["again_same_bits"] = kept.taken and torch.equal(again(q, k, v), moc(q, k, v))
+    return result | {"kept_bytes": kept.bytes}
 
 
 def backend(q: Tensor) -> str:
@@ -128,7 +152,7 @@ def gains(result: dict[str, Any]) -> dict[str, float]:
         "ratio_to_fa3_e4m3": ("fa3_e4m3", "moc"), "sol_attn_ratio": ("dense", "sol_attn"),
         "sol_attn_tiled_ratio": ("dense", "sol_attn_tiled"), "moc_8_ratio": ("dense", "moc_8"),
         "moc_8_ratio_to_16_bits": ("moc", "moc_8"), "sage_ratio": ("dense", "sage"),
-        "kitchen_ratio": ("dense", "kitchen"),
+        "kitchen_ratio": ("dense", "kitchen"), "again_ratio": ("moc", "again"),
     }  # fmt: skip
     return {
         name if what == "ms" else f"{name}_in_a_row": round(result[f"{slow}_{what}"] / result[f"{fast}_{what}"], 2)
@@ -183,6 +207,7 @@ def arguments(about: str | None, eight_bits: bool = False) -> argparse.Namespace
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of case names, separated by commas")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--reuse", action="store_true", help="also a step that takes the choice of the step before")
     parser.add_argument("--tiny", action="store_true", help="very short films on any device: a dry run")
     if eight_bits:
         parser.add_argument("--eight-bits", action="store_true", help="8 bits beside 16, and peers that have them")
@@ -233,6 +258,11 @@ def lines(r: dict[str, Any]) -> list[str]:
     if "error_to_16_bits" in r:
         over_16 = f"{r['moc_8_ratio_to_16_bits']:.2f}x of 16 bits, in a row {r['moc_8_ratio_to_16_bits_in_a_row']:.2f}x"
         out.append(f"{'8 bits':>32s} {over_16}, error to the same choice in 16 bits {r['error_to_16_bits']:.4f}")
+    if "again_ms" in r:
+        keeps = f"keeping takes {r['keeping_row_ms'] - r['moc_row_ms']:+.2f} ms and {r['kept_bytes'] / 2**20:.1f} MiB"
+        same = "the same bits" if r["again_same_bits"] else "OTHER BITS"
+        gain = f"{r['again_ratio']:6.2f}x {r['again_ms']:8.2f} ms, in a row {r['again_ratio_in_a_row']:6.2f}x"
+        out.append(f"{'again, over moc':>32s} {gain} {r['again_row_ms']:8.2f} ms, {same}; {keeps}")
     over = [f"{name.removeprefix('ratio_to_')} {r[name]:.2f}x" for name in r if name.startswith("ratio_to_")]
     left_out = [f"{name}: {r[name]}" for name in PEERS if name in r]
     stage_sum = f"stages, in a row: {r['stages_sum_ms']:.2f} ms of {r['moc_row_ms']:.2f}"
@@ -244,7 +274,7 @@ def main() -> None:
     args = arguments(__doc__, eight_bits=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = [tiny(case) for case in CASES] if args.tiny else CASES
-    measure = partial(run, card=args.card, device=device, eight_bits=args.eight_bits)
+    measure = partial(run, card=args.card, device=device, eight_bits=args.eight_bits, reuse=args.reuse)
     for r in collect(args, "attention", measure, cases):
         if "failed" not in r:
             print(*lines(r), sep="\n")

@@ -132,7 +132,8 @@ def main() -> None:
     for name, mean in means.items():
         print(f"{name:>16s} " + ", ".join(f"{key} {value:.4f}" for key, value in mean.items()))
     if args.out:
-        facts = {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "command": host.command("eight_bits")}
+        typed = host.command("eight_bits").replace(str(args.folder), "FOLDER")
+        facts = {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "command": typed}
         args.out.write_text(json.dumps({**facts, "means": means, "results": rows}, indent=1) + "\n")
 
 

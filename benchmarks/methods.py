@@ -86,6 +86,7 @@ KNOBS = {
     "SpargeAttn": COUNT,
     "VMoBA": Knob(lambda x, _: {"top_p": x}, 0.001, 1.0),
     "STA": Knob(lambda x, _: {"box": BOXES[int(x)]}, 0, len(BOXES) - 1, whole=True),
+    "AdaSpa": COUNT,
     "Radial": Knob(lambda x, _: {"decay": x}, 0.001, 1.0),
     "SVG": Knob(lambda x, _: {"band": x}, 0.001, 1.0),
     "SVG 2": SHARE,

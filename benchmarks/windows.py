@@ -17,6 +17,7 @@ bank                MoC Windows along the shots with a bank of one frame of each
 bank, all shots     the same with a frame of every shot
 bank, all frames    the same with all frames of all shots
 bank, 4 bit         the same as bank, packed
+bank, the window's  the same as bank, whose frames together count for at least twice what a window holds
 bank, from a third  the same as bank, read in the last two thirds of the sampling
 bank, routed        the same as bank, behind MoC Apply's recommended preset
 drawn anew + bank   MoC Windows, drawn anew at every step, with the bank
@@ -50,7 +51,7 @@ STEPS, SHIFT = 10, 5.0
 PACK = "mixture_of_contexts"
 RULES = ("dense", "forgetful", "ComfyUI's defaults", "shots", "drawn anew", "drawn by chance")
 RULES += ("bank", "bank, all shots", "bank, all frames", "bank, 4 bit", "bank, from a third", "bank, routed")
-RULES += ("drawn anew + bank",)
+RULES += ("bank, the window's", "drawn anew + bank")
 COLUMNS = ("passes", "across", "inside", "within", "off", "colour", "flicker", "contrast")
 Model = Any
 Rows = list[dict[str, Any]]
@@ -110,6 +111,7 @@ def rules() -> dict[str, Callable[[Model, Film, int], Model]]:
         "bank, all shots": ours("shots", bank="on", bank_shots=""),
         "bank, all frames": ours("shots", bank="on", bank_shots="", bank_frames=0),
         "bank, 4 bit": ours("shots", bank="on", bank_storage="4 bit"),
+        "bank, the window's": ours("shots", bank="on", bank_weight="the window"),
         "bank, from a third": ours("shots", bank="on", bank_from=0.33),
         "bank, routed": routed(ours("shots", bank="on")),
         "drawn anew + bank": ours("shots, drawn anew", bank="on"),

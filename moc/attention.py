@@ -12,6 +12,7 @@ from torch import Tensor
 from . import by_head, repair
 from .autocast import as_one
 from .backends import head_split, permute
+from .backends.kept import KeptChoice
 from .backends.registry import Call, Selected, first_of, select, wants_gradients
 from .chunks.table import ChunkTable
 from .config import RoutingConfig
@@ -31,6 +32,7 @@ def moc_attention(
     record=None,
     note: Callable[[str], None] | None = None,
     lse: Tensor | None = None,
+    kept: KeptChoice | None = None,
 ) -> Tensor:
     """Mixture of Contexts self-attention (arXiv 2508.21058, eq. 1).
 
@@ -45,6 +47,7 @@ def moc_attention(
     note      called with a sentence when a GPU has to do without its kernels, or with little memory
     lse       float32 [B, H, N], filled with the natural log-sum-exp of all that a row saw, pooled tail included: to
               merge the output with attention over other keys. It has no gradient
+    kept      filled with the choice of this call or, where an equal call has filled it, taken in its place
     Returns [B, H, N, D] like q. Gradients flow to q, k and v through the selected keys; the choice itself has none.
     """
     if q.shape != k.shape or q.shape != v.shape or q.shape[-2] != table.length:
@@ -77,12 +80,16 @@ def moc_attention(
         call = replace(call, routing=routing)
     if selected.told is not None and note is not None:
         note(selected.told)
+    if kept is not None and (training or call.gradients):
+        raise MoCError("choices are used again without training and gradients only.")
+    heads = q.shape[1]
     free = backend == "auto" or isinstance(backend, Selected)
     apart = free and q.device.type == "cuda" and not call.gradients
     apart = apart and head_split.allowed(q, routing, training, record)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, record, lse: Tensor | None) -> Tensor:
-        how = dict(scale=scale, training=training, record=record)
+        # of some heads nothing is kept: memory is short
+        how = dict(scale=scale, training=training, record=record, kept=kept if q.shape[1] == heads else None)
         if table.identity:
             return selected.backend.attend(q, k, v, table, routing, **how, lse=lse)
         in_order = None if lse is None else torch.empty_like(lse)
@@ -96,7 +103,7 @@ def moc_attention(
             note(f"MoC ran on {selected.backend.title}, which is slower: {selected.reason}")
         try:
             if apart:
-                return head_split.by_heads(attend, q, k, v, record, lse, note, routing)
+                return head_split.by_heads(attend, q, k, v, record, lse, note, routing, kept)
             return attend(q, k, v, record, lse)
         except MoCError:  # what was asked for is wrong, not the machine
             raise
@@ -105,6 +112,8 @@ def moc_attention(
                 raise
             reason = selected.backend.failed(q.device, failure)
             short = isinstance(failure, torch.OutOfMemoryError)
+        if short and kept is not None:
+            kept.give_up()
         # not before the error is gone: it holds on to what had been made
         head_split.forget(record, q.shape[1])
         if not (short and apart):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from comfy_api.latest import io, ui
+from PIL import Image
 
 from ..moc.host.web import push
-from ..moc.trace.heatmap import VIEWS, flow, heatmap, links
+from ..moc.trace.heatmap import BANK, VIEWS, Heatmap, bank_links, flow, heatmap, links
 from ..moc.trace.trace import Trace
 from .render.flow import draw_flow
 from .render.heatmap import as_image, draw, draw_text
@@ -37,11 +38,12 @@ class MoCRoutingHeatmap(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "view",
-                    options=[*VIEWS, FLOW],
+                    options=[*VIEWS, FLOW, BANK],
                     default="frames",
                     optional=True,
                     tooltip="frames: which latent frame reads which. chunks: which latent frame reads which chunk, "
-                    "the finest view. shots: which shot reads which, with numbers. flow: the same as arcs.",
+                    "the finest view. shots: which shot reads which, with numbers. flow: the same as arcs. bank: how "
+                    "much of its attention a shot gives to shots and memories that windows keep.",
                 ),
                 io.Int.Input(
                     "block",
@@ -112,12 +114,7 @@ class MoCRoutingHeatmap(io.ComfyNode):
         if trace.fetch is not None:
             trace.fetch()
         report = "\n".join([trace.report(), *flow(trace)])
-        if not trace.records:
-            image = as_image(draw_text(trace.report()))
-        elif view == FLOW:
-            image = as_image(draw_flow(heatmap(trace, "shots", **selection), trace.report()))
-        else:
-            image = as_image(draw(heatmap(trace, view, **selection), trace.report()))
+        image = as_image(_picture(trace, view, selection))
         told = {**push.describe(trace), "running": False}
         if images is not None and trace.records:
             films = 1 if after_sample is None else _films(after_sample["samples"])
@@ -125,8 +122,23 @@ class MoCRoutingHeatmap(io.ComfyNode):
             told["thumbnails"] = {**places, **ui.PreviewImage(sheet, cls=cls).as_dict()["images"][0]}
         push.shown(str(cls.hidden.unique_id), told)
         shown = ui.PreviewImage(image, cls=cls).as_dict() | {"text": (report,), "moc": (told,)}
-        data = json.dumps({**trace.summary(), "who_reads_whom": _who_reads_whom(trace)}, indent=2)
+        read = {"who_reads_whom": _who_reads_whom(trace), "who_reads_the_bank": _who_reads_the_bank(trace)}
+        data = json.dumps({**trace.summary(), **read}, indent=2)
         return io.NodeOutput(image, report, after_sample, data, ui=shown)
+
+
+def _picture(trace: Trace, view: str, selection: dict[str, int]) -> Image.Image:
+    """Where only one of routing and bank was recorded, that one."""
+    if not trace.records and not trace.reads:
+        return draw_text(trace.report())
+    if view == FLOW:
+        heat: Heatmap | None = heatmap(trace, "shots", **selection) if trace.records else None
+        return draw_flow(heat, trace.report(), heatmap(trace, BANK, **selection) if trace.reads else None)
+    if not trace.records:
+        view = BANK
+    elif view == BANK and not trace.reads:
+        return draw_text("No bank was read: MoC Windows, MoC Recall and MoC Remake have one.")
+    return draw(heatmap(trace, view, **selection), trace.report())
 
 
 def _films(samples) -> int:
@@ -137,6 +149,14 @@ def _films(samples) -> int:
 def _who_reads_whom(trace: Trace) -> list[dict]:
     found = links(heatmap(trace, "shots")) if trace.records else []
     return [{"shot": reader + 1, "reads": read + 1, "share": share} for reader, read, share in found]
+
+
+def _who_reads_the_bank(trace: Trace) -> list[dict]:
+    found = bank_links(heatmap(trace, BANK)) if trace.reads else []
+    return [
+        {"shot": reader + 1, "reads": read + 1 if isinstance(read, int) else read, "attention": share}
+        for reader, read, share in found
+    ]
 
 
 NODES = [MoCRoutingHeatmap]

@@ -326,6 +326,7 @@ def _advanced_inputs() -> list[io.WidgetInput]:
         io.Combo.Input(
             "precision", options=list(PRECISIONS), default="auto", optional=True, tooltip=tell_choices("precision")
         ),
+        named("choosing"),
     ]
 
 

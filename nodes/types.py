@@ -60,36 +60,45 @@ def level_input(what: str) -> io.WidgetInput:
     )
 
 
-def bank_inputs(blocks: str) -> list[io.WidgetInput]:
-    """How and where keys and values are kept, and for which blocks: a sentence without its end."""
+def bank_inputs(
+    blocks: str,
+    *,
+    prefix: str = "",
+    storage: str = "8 bit takes half of the memory for what is kept, 4 bit a quarter.",
+    fewer: str = "",
+    kept: str = "what is kept",
+    rest: str = "The rest goes",
+) -> list[io.WidgetInput]:
+    """How keys and values are kept, in which blocks and where. blocks: a sentence without its end; the others: words
+    of the tooltips, where a node has its own."""
     return [
         advanced(
             io.Combo.Input(
-                "storage",
+                f"{prefix}storage",
                 optional=True,
                 options=list(STORAGE),
                 default=AS_MODEL,
-                tooltip="8 bit takes half of the memory for what is kept, 4 bit a quarter.",
+                tooltip=storage,
             )
         ),
         advanced(
             io.String.Input(
-                "blocks",
+                f"{prefix}blocks",
                 optional=True,
                 default="",
-                tooltip=f"{blocks}, like 0-9, 20. Empty: all.",
+                tooltip=f"{blocks}, like 0-9, 20. Empty: all.{fewer}",
             )
         ),
         advanced(
             io.Float.Input(
-                "budget",
+                f"{prefix}budget",
                 optional=True,
                 default=0.0,
                 min=0.0,
                 max=10_000.0,
                 step=0.1,
-                tooltip="GB of the graphics card's memory for what is kept. The rest goes into main memory, which is "
-                "slower. 0: half of what is free.",
+                tooltip=f"GB of the graphics card's memory for {kept}. {rest} into main memory, which is slower. 0: "
+                "half of what is free.",
             )
         ),
     ]

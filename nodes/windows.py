@@ -6,18 +6,26 @@ from comfy_api.latest import io
 
 from ..moc.errors import MoCError
 from ..moc.host.windows import apply_windows
-from ..moc.windows import AS_MODEL, BANK, FOLLOW, FUSE, OFF, STORAGE, BankSettings, WindowSettings
-from .types import MOST_FRAMES, MocShots, advanced, decides
+from ..moc.windows import AS_MODEL, BANK, FOLLOW, FUSE, OF_SHOT, OFF, WEIGHT, BankSettings, WindowSettings
+from .types import MOST_FRAMES, MocShots, advanced, bank_inputs, decides
 from .widgets.routing import read_blocks, read_numbers
 
 FIRST_SHOTS = "1-4"  # over 24 shots the likeness of all, at twice the contrast and a tenth of the error in place
-OF_BANK = ("bank_frames", "bank_storage", "bank_blocks", "bank_from", "bank_budget", "bank_shots")
+OF_BANK = ("bank_frames", "bank_storage", "bank_blocks", "bank_from", "bank_budget", "bank_shots", "bank_weight")
 ONLY_WHEN = {"draw_seed": {"windows": FOLLOW[0]}, **dict.fromkeys(OF_BANK, {"bank": "on"})}
 
 
 class MoCWindows(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        storage, blocks, budget = bank_inputs(
+            "Only these of the model's transformer blocks look at the other windows",
+            prefix="bank_",
+            storage="8 bit takes half of the memory, 4 bit a quarter. No difference was seen in either.",
+            fewer=" Fewer blocks take less memory and time.",
+            kept="the bank",
+            rest="The rest of it goes",
+        )
         return io.Schema(
             node_id="MoCWindows",
             display_name="MoC Windows",
@@ -105,24 +113,8 @@ class MoCWindows(io.ComfyNode):
                         "stands for the whole shot. 0: all. More frames cost memory, time and contrast.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "bank_storage",
-                        optional=True,
-                        options=list(STORAGE),
-                        default=AS_MODEL,
-                        tooltip="8 bit takes half of the memory, 4 bit a quarter. No difference was seen in either.",
-                    )
-                ),
-                advanced(
-                    io.String.Input(
-                        "bank_blocks",
-                        optional=True,
-                        default="",
-                        tooltip="Only these of the model's transformer blocks look at the other windows, like 0-9, 20. "
-                        "Empty: all. Fewer blocks take less memory and time.",
-                    )
-                ),
+                storage,
+                blocks,
                 advanced(
                     io.Float.Input(
                         "bank_from",
@@ -135,24 +127,30 @@ class MoCWindows(io.ComfyNode):
                         "settled late, so that a third of it can go without.",
                     )
                 ),
-                advanced(
-                    io.Float.Input(
-                        "bank_budget",
-                        optional=True,
-                        default=0.0,
-                        min=0.0,
-                        max=10_000.0,
-                        step=0.1,
-                        tooltip="GB of the graphics card's memory for the bank. The rest of it goes into main memory, "
-                        "which is slower. 0: half of what is free.",
-                    )
-                ),
+                budget,
                 io.String.Input(
                     "bank_shots",
                     optional=True,
                     default=FIRST_SHOTS,
                     tooltip="The shots that all windows look at, when bank is on, like 1-4 or 1, 3. Choose a few that "
                     "show everybody well: more of them cost contrast and let backgrounds leak. Empty: all.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "bank_weight",
+                        optional=True,
+                        options=list(WEIGHT),
+                        default=OF_SHOT,
+                        tooltip="What kept frames count for. its shot: each as much as the shot it stands for. the "
+                        "window: all of them together at least twice as much as a window holds, so that windows of "
+                        "many shots do not out-vote them.",
+                    )
+                ),
+                io.Mask.Input(
+                    "bank_mask",
+                    optional=True,
+                    tooltip="What of the kept frames other windows look at: one mask for the whole video, or one for "
+                    "every frame of it. Without it backgrounds leak.",
                 ),
             ],
             outputs=[
@@ -178,6 +176,8 @@ class MoCWindows(io.ComfyNode):
         bank_from=0.0,
         bank_budget=0.0,
         bank_shots=FIRST_SHOTS,
+        bank_weight=OF_SHOT,
+        bank_mask=None,
     ) -> io.NodeOutput:
         settings = WindowSettings(windows, length, overlap, draw_seed, fuse_method, keep_first)
         if bank not in BANK:
@@ -186,8 +186,9 @@ class MoCWindows(io.ComfyNode):
         if bank != OFF:
             shots_kept = tuple(number - 1 for number in read_numbers(bank_shots, 1, "shots"))
             blocks = read_blocks(bank_blocks)
-            kept = BankSettings(bank_frames, bank_storage, blocks, bank_from, bank_budget, shots_kept)
-        return io.NodeOutput(apply_windows(model, shots, settings, kept))
+            kept = BankSettings(bank_frames, bank_storage, blocks, bank_from, bank_budget, shots_kept, bank_weight)
+        mask = None if bank_mask is None else bank_mask.reshape(-1, *bank_mask.shape[-2:])
+        return io.NodeOutput(apply_windows(model, shots, settings, kept, mask))
 
 
 NODES = [MoCWindows]

@@ -1,7 +1,7 @@
 // @ts-check
 // Draws a routing map on a canvas: cells, axes, shot borders, colour bar, legend.
 
-import { CLOSED, colour, FAINT, HATCH, INK, kindName, PAPER, runs, SEEN, scaleTop, valuesOf } from "./data.js"
+import { CLOSED, colour, FAINT, HATCH, INK, kindName, ofBank, PAPER, runs, SEEN, scaleTop, valuesOf } from "./data.js"
 import { say } from "../lib/words.js"
 
 /** @typedef {import("./data.js").RoutingMap} RoutingMap */
@@ -12,11 +12,12 @@ const SPAN = 15 // width of what is not video
 
 /** Borders in pixels [n + 1] of rows or columns. */
 function edges(/** @type {Lines} */ lines, /** @type {number} */ size) {
-  const others = lines.kind.filter((kind) => kind !== "video").length
+  const wide = (/** @type {string} */ kind) => kind === "video" || kind === "memory"
+  const others = lines.kind.filter((kind) => !wide(kind)).length
   const videos = lines.kind.length - others
   const span = others ? Math.min(SPAN, size / 2 / others) : 0
   const borders = [0]
-  lines.kind.forEach((kind, i) => borders.push(borders[i] + (kind === "video" ? (size - span * others) / videos : span)))
+  lines.kind.forEach((kind, i) => borders.push(borders[i] + (wide(kind) ? (size - span * others) / videos : span)))
   return borders
 }
 
@@ -66,7 +67,7 @@ export function drawMap(pen, map, { width, height, show, cell = null, row = -1 }
   numbers(pen, map, values, drawn)
   marks(pen, drawn, cell, row)
   axes(pen, map, drawn)
-  bar(pen, drawn, show)
+  bar(pen, drawn, ofBank(map) ? "attention" : show)
   pen.restore()
   return drawn
 }
@@ -140,6 +141,7 @@ function marks(pen, { plot, x, y }, cell, row) {
 /** @param {CanvasRenderingContext2D} pen @param {RoutingMap} map @param {Drawn} drawn */
 function axes(pen, map, { plot, x, y }) {
   const label = (/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {number} */ room) => {
+    if (lines.name?.[i]) return shortened(pen, lines.name[i], room)
     if (lines.kind[i] !== "video") return lines.kind[i] === "reference" ? say("ref") : kindName(lines.kind[i])
     return room >= 44 ? say("shot {shot}", { shot: lines.shot[i] + 1 }) : String(lines.shot[i] + 1)
   }
@@ -170,7 +172,7 @@ function axes(pen, map, { plot, x, y }) {
   pen.fillText(say("is read →"), plot.width, -26)
   pen.textAlign = "left"
   pen.fillText(say("reads ↓"), -MARGIN.left + 6, -26)
-  if (map.view === "shots") return
+  if (map.view === "shots" || ofBank(map)) return
   free = -Infinity
   for (const { line, from } of runs(map.columns)) {
     if (map.columns.kind[line] !== "video" || x[from] < free) continue
@@ -180,6 +182,11 @@ function axes(pen, map, { plot, x, y }) {
   }
   pen.textAlign = "right"
   pen.fillText(say("frame"), -9, plot.height + 14)
+}
+
+export function shortened(/** @type {CanvasRenderingContext2D} */ pen, /** @type {string} */ name, /** @type {number} */ room) {
+  while (name.length > 1 && pen.measureText(name).width > room) name = `${name.replace(/…$/, "").slice(0, -1)}…`
+  return name
 }
 
 /** @param {CanvasRenderingContext2D} pen @param {Drawn} drawn @param {string} show */
@@ -214,6 +221,6 @@ export function legend(/** @type {RoutingMap} */ map) {
   const found = []
   if (has((r, c) => map.always[r][c] > 0)) found.push({ swatch: "hatched", text: say("always seen, not chosen") })
   if (has((r, c) => map.open[r][c] === 0 && map.always[r][c] === 0)) found.push({ swatch: "closed", text: say("later, not allowed") })
-  if (has((r, c) => map.open[r][c] < 0)) found.push({ swatch: "apart", text: say("never in one pass") })
+  if (has((r, c) => map.open[r][c] < 0)) found.push({ swatch: "apart", text: ofBank(map) ? say("not read in the bank") : say("never in one pass") })
   return found
 }

@@ -4,7 +4,7 @@
 import { say, sayReport } from "../lib/words.js"
 
 /**
- * @typedef {{kind: string[], shot: number[], frame: number[], last_shot?: number[]}} Lines rows or columns; shot and frame are -1 outside the video
+ * @typedef {{kind: string[], shot: number[], frame: number[], last_shot?: number[], name?: string[]}} Lines rows or columns; shot and frame are -1 outside the video; name: of a memory
  * @typedef {{view: string, rows: Lines, columns: Lines, share: number[][], always: number[][], open: number[][],
  *   mass: number[][] | null, density: number, steps: [number, number], blocks: number[], head: number,
  *   heads_together: boolean, parts: number}} RoutingMap numbers in 1 / parts; -1 where there is nothing
@@ -46,12 +46,16 @@ export const kindName = (/** @type {string} */ kind) =>
 
 export const capital = (/** @type {string} */ text) => text.slice(0, 1).toUpperCase() + text.slice(1)
 
+/** A map of what was read in the bank: share is part of a shot's attention. */
+export const ofBank = (/** @type {RoutingMap} */ map) => map.view === "bank"
+
 /** "shot 2, frame 5" */
 export function nameOf(/** @type {Lines} */ lines, /** @type {number} */ i, /** @type {string} */ view) {
+  if (lines.name?.[i]) return lines.name[i]
   if (lines.kind[i] !== "video") return kindName(lines.kind[i])
   const last = lines.last_shot?.[i] ?? -1 // where a film has more shots than the map has lines
   const told = { shot: lines.shot[i] + 1, last: last + 1, frame: lines.frame[i] }
-  if (view === "shots") return last < 0 ? say("shot {shot}", told) : say("shots {shot} to {last}", told)
+  if (view === "shots" || view === "bank") return last < 0 ? say("shot {shot}", told) : say("shots {shot} to {last}", told)
   return last < 0 ? say("shot {shot}, frame {frame}", told) : say("shots {shot} to {last}, frame {frame}", told)
 }
 
@@ -71,6 +75,10 @@ export function tell(/** @type {RoutingMap} */ map, /** @type {number} */ row, /
   const at = (/** @type {number[][]} */ part) => part[row][column] / map.parts
   const names = { reader: nameOf(map.rows, row, map.view), read: nameOf(map.columns, column, map.view) }
   const said = []
+  if (ofBank(map)) {
+    if (map.share[row][column] < 0) return capital(say("{reader} does not read {read} in the bank.", names))
+    return capital(say("{reader} gives {part} of its attention to {read}, through the bank.", { ...names, part: percent(at(map.share)) }))
+  }
   if (map.open[row][column] < 0) said.push(say("never in one pass"))
   else if (at(map.always) >= 0.9999) said.push(say("always seen"))
   else if (at(map.always) > 0) said.push(say("{part} always seen", { part: percent(at(map.always)) }))
@@ -86,21 +94,30 @@ export function selection(/** @type {RoutingMap} */ map) {
   const steps = first === last ? say("step {first}", { first }) : say("steps {first} to {last}", { first, last })
   const blocks = map.blocks.length === 1 ? say("block {block}", { block: map.blocks[0] }) : say("mean of {count} blocks", { count: map.blocks.length })
   const head = map.head < 0 || map.heads_together ? say("mean of heads") : say("head {head}", { head: map.head })
+  if (ofBank(map)) return say("{what}: {part} of attention in the bank", { what: [steps, blocks, head].join(", "), part: `${(100 * map.density).toFixed(1)} %` })
   return say("{what}: {kept} % of pairs kept", { what: [steps, blocks, head].join(", "), kept: (100 * map.density).toFixed(1) })
 }
 
-/** [{reader, read, share}], places among the shots, weakest first. */
-export function links(/** @type {RoutingMap} */ map) {
-  const shots = indices(map.rows)
-  const place = new Map(shots.map((row, i) => [map.rows.shot[row], i]))
+/**
+ * What reads what: names of memories in their order, then "" for every shot; links between places in this list, weakest
+ * first. bank: of shares of attention, through the bank.
+ * @param {RoutingMap | null} map by shots @param {RoutingMap | null} [bank] by shots and memories
+ */
+export function links(map, bank = null) {
+  const lines = [map?.rows, bank?.rows, bank?.columns].flatMap((some) => (some ? [some] : []))
+  const shots = [...new Set(lines.flatMap((some) => indices(some).map((i) => some.shot[i])))].sort((a, b) => a - b)
+  const names = [...new Set(lines.flatMap((some) => (some.name ?? []).filter(Boolean)))]
+  const placeOf = (/** @type {Lines} */ some, /** @type {number} */ i) => (some.name?.[i] ? names.indexOf(some.name[i]) : names.length + shots.indexOf(some.shot[i]))
   const found = []
-  for (const row of shots)
-    for (const column of indices(map.columns)) {
-      const [reader, read] = [place.get(map.rows.shot[row]), place.get(map.columns.shot[column])]
-      const share = map.share[row][column] / map.parts
-      if (reader !== undefined && read !== undefined && reader !== read && share > 0) found.push({ reader, read, share })
-    }
-  return { count: shots.length, found: found.sort((a, b) => a.share - b.share) }
+  for (const one of [map, bank])
+    for (const row of one ? indices(one.rows) : [])
+      for (const column of (/** @type {RoutingMap} */ (one).columns.kind.keys())) {
+        const { rows, columns, share, parts } = /** @type {RoutingMap} */ (one)
+        if (columns.kind[column] !== "video" && !columns.name?.[column]) continue
+        const [reader, read] = [placeOf(rows, row), placeOf(columns, column)]
+        if (reader !== read && share[row][column] > 0) found.push({ reader, read, share: share[row][column] / parts, bank: one === bank })
+      }
+  return { names: [...names, ...shots.map(() => "")], found: found.sort((a, b) => a.share - b.share) }
 }
 
 export function indices(/** @type {Lines} */ lines) {
@@ -137,16 +154,18 @@ export function reads(/** @type {RoutingMap} */ map, /** @type {number} */ row, 
   return [...frames.values()].map((one) => ({ ...one, value: one.open > 0 ? one.value / one.open / map.parts : -1 }))
 }
 
+const quoted = (/** @type {string} */ text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
+
 /** Every cell as a line of a table. Shares are parts of 1; empty where there is nothing. */
 export function csv(/** @type {RoutingMap} */ map) {
-  const head = ["reader", "reader_shot", "reader_frame", "read", "read_shot", "read_frame", "chosen", "always_seen", "open"]
-  const lines = [map.mass ? [...head, "attention"] : head]
+  const head = ["reader", "reader_shot", "reader_frame", "read", "read_shot", "read_frame"]
+  const lines = [[...head, ...(ofBank(map) ? ["attention"] : ["chosen", "always_seen", "open", ...(map.mass ? ["attention"] : [])])]]
   const part = (/** @type {number} */ value) => (value < 0 ? "" : String(value / map.parts))
   const name = (/** @type {Lines} */ of, /** @type {number} */ i) =>
-    of.kind[i] === "video" ? ["video", String(of.shot[i] + 1), String(of.frame[i])] : [of.kind[i], "", ""]
+    of.kind[i] === "video" ? ["video", String(of.shot[i] + 1), String(of.frame[i])] : [quoted(of.name?.[i] ?? of.kind[i]), "", ""]
   map.share.forEach((row, r) =>
     row.forEach((share, c) => {
-      const numbers = [share, map.always[r][c], map.open[r][c], ...(map.mass ? [map.mass[r][c]] : [])]
+      const numbers = ofBank(map) ? [share] : [share, map.always[r][c], map.open[r][c], ...(map.mass ? [map.mass[r][c]] : [])]
       lines.push([...name(map.rows, r), ...name(map.columns, c), ...numbers.map(part)])
     }),
   )

@@ -2,47 +2,51 @@
 // Who reads whom between shots, as arcs: earlier shots are read above the line, later ones below it.
 
 import { colour, FAINT, INK, links, PAPER, percent, scaleTop } from "./data.js"
+import { shortened } from "./canvas.js"
 import { say } from "../lib/words.js"
 
 const BLOCK = "#464c58"
+const MEMORY = "#603e58"
 const MOST_NUMBERS = 15
 
 /**
  * Arcs that meet at a shot stand side by side, outer ones outside, so that they do not cross.
- * @param {{reader: number, read: number, share: number}[]} found @param {number[]} centres @param {number} room
+ * @param {{reader: number, read: number, share: number, bank: boolean}[]} found @param {number[]} centres @param {number} room
  */
 export function arcs(found, centres, room) {
   /** @type {Map<string, number>} */
   const places = new Map()
   centres.forEach((centre, shot) => {
     for (const above of [true, false]) {
-      const others = new Set(
+      const there = new Map(
         found
           .filter(({ reader, read }) => (reader === shot || read === shot) && reader > read === above)
-          .map(({ reader, read }) => (reader === shot ? read : reader)),
+          .map(({ reader, read, bank }) => [`${reader + read - shot} ${bank}`, { other: reader + read - shot, bank }]),
       )
-      const down = [...others].sort((a, b) => b - a)
-      const ordered = [...down.filter((o) => o < shot), ...down.filter((o) => o > shot)]
-      ordered.forEach((o, i) => places.set(`${shot} ${o} ${above}`, centre + room * ((i + 0.5) / ordered.length - 0.5)))
+      const right = (/** @type {{other: number}} */ { other }) => Number(other > shot)
+      const ordered = [...there.values()].sort((a, b) => right(a) - right(b) || b.other - a.other || Number(a.bank === !!right(a)) - Number(b.bank === !!right(b)))
+      ordered.forEach(({ other, bank }, i) => places.set(`${shot} ${other} ${above} ${bank}`, centre + room * ((i + 0.5) / ordered.length - 0.5)))
     }
   })
-  const place = (/** @type {number} */ a, /** @type {number} */ b, /** @type {boolean} */ above) =>
-    places.get(`${a} ${b} ${above}`) ?? centres[a]
+  const place = (/** @type {number} */ a, /** @type {number} */ b, /** @type {boolean} */ above, /** @type {boolean} */ bank) =>
+    places.get(`${a} ${b} ${above} ${bank}`) ?? centres[a]
   return found.map((f) => ({
     ...f,
     above: f.reader > f.read,
-    begin: place(f.reader, f.read, f.reader > f.read),
-    end: place(f.read, f.reader, f.reader > f.read),
+    begin: place(f.reader, f.read, f.reader > f.read, f.bank),
+    end: place(f.read, f.reader, f.reader > f.read, f.bank),
   }))
 }
 
 /**
  * Draws into a box and returns what the pointer may find there.
- * @param {CanvasRenderingContext2D} pen @param {import("./data.js").RoutingMap} map a map by shots
- * @param {{width: number, height: number, focus?: number}} box focus: the shot whose arcs stand out
+ * @param {CanvasRenderingContext2D} pen
+ * @param {import("./data.js").RoutingMap | null} map by shots @param {import("./data.js").RoutingMap | null} bank by shots and memories
+ * @param {{width: number, height: number, focus?: number}} box focus: the place whose arcs stand out
  */
-export function drawFlow(pen, map, { width, height, focus = -1 }) {
-  const { count, found } = links(map)
+export function drawFlow(pen, map, bank, { width, height, focus = -1 }) {
+  const { names, found } = links(map, bank)
+  const [count, memories] = [names.length, names.filter(Boolean).length]
   pen.fillStyle = PAPER
   pen.fillRect(0, 0, width, height)
   const step = width / Math.max(count, 1)
@@ -62,10 +66,12 @@ export function drawFlow(pen, map, { width, height, focus = -1 }) {
     pen.lineWidth = stroke
     pen.beginPath()
     pen.ellipse(x, y, Math.abs(arc.end - arc.begin) / 2, rise, 0, arc.above ? Math.PI : 0, arc.above ? 0 : Math.PI)
+    pen.setLineDash(arc.bank ? [7, 5] : [])
     pen.stroke()
     spots.push({ ...arc, x, y: arc.above ? y - rise : y + rise, rise, base: y, stroke })
   }
   pen.globalAlpha = 1
+  pen.setLineDash([])
   pen.textAlign = "center"
   pen.textBaseline = "middle"
   pen.font = "600 12px system-ui, sans-serif"
@@ -78,23 +84,29 @@ export function drawFlow(pen, map, { width, height, focus = -1 }) {
     pen.fillText(percent(spot.share), spot.x, spot.y)
   }
   centres.forEach((centre, i) => {
-    pen.fillStyle = i === focus ? colour(0.5) : BLOCK
+    pen.fillStyle = i === focus ? colour(0.5) : i < memories ? MEMORY : BLOCK
     pen.beginPath()
     pen.roundRect(centre - step * 0.44, middle - bar / 2 + 3, step * 0.88, bar - 6, 5)
     pen.fill()
     pen.fillStyle = INK
-    pen.fillText(step >= 64 ? say("shot {shot}", { shot: i + 1 }) : String(i + 1), centre, middle)
+    const shot = i + 1 - memories
+    const plain = step >= 64 ? say("shot {shot}", { shot }) : String(shot)
+    pen.fillText(names[i] ? shortened(pen, names[i], step * 0.86) : plain, centre, middle)
   })
   pen.font = "12px system-ui, sans-serif"
   pen.textAlign = "left"
   pen.fillStyle = FAINT
   pen.fillText(say("reads an earlier shot"), 10, 14)
   pen.fillText(say("reads a later shot"), 10, height - 14)
+  if (bank) {
+    pen.textAlign = "right"
+    pen.fillText(say("dashed: of its attention, in the bank"), width - 10, height - 14)
+  }
   if (!found.length) {
     pen.textAlign = "center"
     pen.fillText(say("No shot reads another."), width / 2, middle / 2)
   }
-  return { top, count, step, middle, bar, spots }
+  return { top, names, count, step, middle, bar, spots }
 }
 
 /**
@@ -115,6 +127,11 @@ export function findInFlow(drawn, x, y) {
   return best ? { arc: best } : null
 }
 
-export function tellArc(/** @type {{reader: number, read: number, share: number}} */ arc) {
-  return say("Shot {reader} reads shot {read}: {part}.", { reader: arc.reader + 1, read: arc.read + 1, part: percent(arc.share) })
+/** @param {string[]} names see `links` @param {{reader: number, read: number, share: number, bank: boolean}} arc */
+export function tellArc(names, { reader, read, share, bank }) {
+  const memories = names.filter(Boolean).length
+  const told = { reader: reader + 1 - memories, read: read + 1 - memories, part: percent(share) }
+  if (!bank) return say("Shot {reader} reads shot {read}: {part}.", told)
+  const what = { ...told, read: names[read] || say("shot {shot}", { shot: told.read }) }
+  return say("Shot {reader} gives {part} of its attention to {read}, through the bank.", what)
 }

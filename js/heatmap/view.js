@@ -16,6 +16,7 @@ import { say } from "../lib/words.js"
 /** @typedef {{trace: string, status: string, running?: boolean, step?: number, steps: number, recorded_steps: number[],
  *   recorded_blocks: number[], heads: number, stopped?: boolean, maps: Record<string, RoutingMap>, thumbnails?: any}} Info */
 
+const isFlow = (/** @type {RoutingMap | null} */ map, /** @type {string} */ view) => view === "flow" && map?.view === "shots"
 const empty = () => say("Run the workflow to see which frames read which. The map fills while the sampler works.")
 
 /** @type {Record<string, [number, number]>} rows, columns */
@@ -32,6 +33,7 @@ export class HeatmapView {
     this.host = host
     this.info = /** @type {Info | null} */ (null)
     this.map = /** @type {RoutingMap | null} */ (null)
+    this.bank = /** @type {RoutingMap | null} */ (null) // beside it in the flow
     this.show = "chosen"
     this.row = -1
     /** @type {[number, number] | null} row, column */
@@ -42,7 +44,7 @@ export class HeatmapView {
     this.asking = this.stale = false
     this.failed = ""
     this.status = make("div", { className: "status", role: "status" })
-    this.views = choices(say("View"), { frames: say("Frames"), shots: say("Shots"), chunks: say("Chunks"), flow: say("Flow") }, (view) => this.choose({ view }))
+    this.views = choices(say("View"), { frames: say("Frames"), shots: say("Shots"), chunks: say("Chunks"), flow: say("Flow"), bank: say("Bank") }, (view) => this.choose({ view }))
     this.shows = choices(say("What is shown"), { chosen: say("Chosen"), attention: say("Attention") }, (show) => {
       this.show = show
       this.paint()
@@ -135,12 +137,14 @@ export class HeatmapView {
     if (!this.info) return
     const choice = this.host.choice()
     const whole = choice.block < 0 && choice.head < 0 && choice.first_step <= 0 && choice.last_step < 0
-    const view = choice.view === "flow" ? "shots" : choice.view
-    const known = whole ? this.info.maps?.[view] : undefined
+    const maps = this.info.maps ?? {}
+    const view = !maps.frames && maps.bank ? "bank" : choice.view === "flow" ? "shots" : choice.view
+    const known = whole ? maps[view] : undefined
     this.failed = ""
     this.stale = this.asking // what is being asked for is not what is wanted any more
-    if (known) this.map = known
-    else if (Object.keys(this.info.maps ?? {}).length) await this.fetch({ ...choice, view })
+    if (known) [this.map, this.bank] = [known, maps.bank ?? null]
+    else if (view === "bank" && !maps.bank) this.map = null
+    else if (Object.keys(maps).length) await this.fetch({ ...choice, view })
     else this.map = null
     this.paint()
   }
@@ -150,7 +154,10 @@ export class HeatmapView {
     if (this.asking) return
     this.asking = true
     try {
-      this.map = await this.host.ask(/** @type {Info} */ (this.info).trace, choice)
+      const { trace, maps } = /** @type {Info} */ (this.info)
+      const beside = choice.view === "shots" && maps.bank ? this.host.ask(trace, { ...choice, view: "bank" }) : null
+      this.map = await this.host.ask(trace, choice)
+      this.bank = await beside
       this.failed = ""
     } catch (error) {
       this.failed = error instanceof Error ? error.message : String(error)
@@ -172,6 +179,7 @@ export class HeatmapView {
     const locked = this.host.locked()
     this.status.replaceChildren(...(info?.running ? [make("span", { className: "dot" })] : []), this.progress())
     for (const [key, input] of Object.entries(this.views.inputs)) {
+      if (key === "bank" && input.parentElement) input.parentElement.hidden = !info?.maps?.bank && choice.view !== "bank"
       input.checked = key === choice.view
       input.disabled = locked.includes("view")
     }
@@ -183,7 +191,7 @@ export class HeatmapView {
     this.empty.hidden = Boolean(map)
     this.save.hidden = !map
     this.legend.replaceChildren(
-      ...(map && choice.view !== "flow" ? legend(map) : []).map(({ swatch, text }) => make("span", {}, make("i", { className: swatch }), text)),
+      ...(map && !isFlow(map, choice.view) ? legend(map) : []).map(({ swatch, text }) => make("span", {}, make("i", { className: swatch }), text)),
     )
     this.canvas.setAttribute("aria-label", this.label())
     this.describe()
@@ -200,7 +208,8 @@ export class HeatmapView {
 
   label() {
     if (!this.map) return empty()
-    const what = this.host.choice().view === "flow" ? say("Which shot reads which") : say("Which frames read which")
+    const flow = isFlow(this.map, this.host.choice().view)
+    const what = flow ? say("Which shot reads which") : this.map.view === "bank" ? say("What is read in the bank") : say("Which frames read which")
     return `${what}: ${selection(this.map)}. ${say("Arrow keys move, Enter chooses a reader, Escape lets go.")}`
   }
 
@@ -235,12 +244,12 @@ export class HeatmapView {
   /** @param {CanvasRenderingContext2D} pen @param {number} width @param {number} height */
   drawInto(pen, width, height) {
     const map = /** @type {RoutingMap} */ (this.map)
-    if (this.host.choice().view === "flow") return { flow: drawFlow(pen, map, { width, height, focus: this.shot }) }
+    if (isFlow(map, this.host.choice().view)) return { flow: drawFlow(pen, map, this.bank, { width, height, focus: this.shot }) }
     return { cells: drawMap(pen, map, { width, height, show: this.show, cell: this.cell, row: this.row }) }
   }
 
   drawStrip() {
-    const shown = this.map && this.row >= 0 && this.row < this.map.rows.kind.length && this.host.choice().view !== "flow"
+    const shown = this.map && this.row >= 0 && this.row < this.map.rows.kind.length && this.map.view !== "bank" && !isFlow(this.map, this.host.choice().view)
     if (this.strip.hidden === Boolean(shown)) {
       this.strip.hidden = !shown
       this.host.resized()
@@ -263,7 +272,7 @@ export class HeatmapView {
       if (this.drawn.flow) {
         const found = findInFlow(this.drawn.flow, x, y)
         this.hovered = found?.shot ?? -1
-        said = found?.arc ? tellArc(found.arc) : ""
+        said = found?.arc ? tellArc(this.drawn.flow.names, found.arc) : ""
       } else if (this.drawn.cells) this.cell = findCell(this.drawn.cells, x, y)
     }
     this.describe(said)
@@ -296,8 +305,9 @@ export class HeatmapView {
       const { count } = this.drawn.flow
       if (move) this.shot = (Math.max(this.shot, move[0] + move[1] < 0 ? 0 : -1) + move[0] + move[1] + count) % count
       this.draw()
-      const arcs = this.drawn.flow.spots.filter((spot) => spot.reader === this.shot)
-      return this.describe(arcs.reverse().map(tellArc).join(" "))
+      const { names, spots } = this.drawn.flow
+      const arcs = spots.filter((spot) => spot.reader === this.shot)
+      return this.describe(arcs.reverse().map((arc) => tellArc(names, arc)).join(" "))
     }
     const [row, column] = this.cell ?? [-1, -1]
     const inside = (/** @type {number} */ at, /** @type {Lines} */ lines) => Math.min(Math.max(at, 0), lines.kind.length - 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import RoutingConfig
+from .kept import KeptChoice
 
 _at_once: dict[tuple, int] = {}  # (device, shape and precision of q, routing) -> heads that fitted
 
@@ -39,7 +40,7 @@ def allowed(q: Tensor, routing: RoutingConfig, training: bool, record) -> bool:
 
 def by_heads(
     call: Callable[[Tensor, Tensor, Tensor, object, Tensor | None], Tensor], q: Tensor, k: Tensor, v: Tensor, record,
-    lse: Tensor | None, note: Callable[[str], None] | None, routing: RoutingConfig,
+    lse: Tensor | None, note: Callable[[str], None] | None, routing: RoutingConfig, kept: KeptChoice | None = None,
 ) -> Tensor:  # fmt: skip
     """call(q, k, v, record, lse) for all heads of q, k, v [B, H, N, D]; when memory runs out, for half as many at a
     time, and so on. What fitted is remembered until `start`. Raises torch.OutOfMemoryError where one head finds no
@@ -56,6 +57,8 @@ def by_heads(
             if note is not None and at_once < heads:
                 note(f"memory is short: MoC works on {at_once} of {heads} heads at a time, which costs little")
             return out
+        if kept is not None:
+            kept.give_up()
         # not before the error is gone: it holds on to what had been made
         _at_once[key] = -(-at_once // 2)
         forget(record, heads)

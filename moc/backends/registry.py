@@ -32,8 +32,9 @@ class Call:
 class Backend:
     """One way to compute the attention.
 
-    attend    (q, k, v, table, routing, *, scale, training, record, lse) on sorted [B, H, N, D] tensors ->
-              [B, H, N, D]; lse [B, H, N] or None is filled with the rows' natural log-sum-exp
+    attend    (q, k, v, table, routing, *, scale, training, record, lse, kept) on sorted [B, H, N, D] tensors ->
+              [B, H, N, D]; lse [B, H, N] or None is filled with the rows' natural log-sum-exp; kept: `KeptChoice` or
+              None
     allowed   settings, precisions and head dims that it computes; all others are refused
     supports  why it cannot take a call whose settings are allowed, or None
     devices   types of device where "auto" takes it, or ANY; before the backends that stand behind it in BACKENDS

@@ -6,12 +6,13 @@ from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
 from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
 from .routing import EIGHT_BITS, LISTS, PART_OF, PRECISIONS, TAILS, RoutingConfig
-from .schedule import BREAK_EVEN, CURVES, Schedule
+from .schedule import BREAK_EVEN, CHOOSING, CURVES, Schedule
 from .settings import NAMED, PRESETS, QUALITIES, MoCSettings, Preset
 
 __all__ = [
     "AUTO",
     "BREAK_EVEN",
+    "CHOOSING",
     "CURVES",
     "DESCRIPTORS",
     "EIGHT_BITS",

@@ -191,21 +191,29 @@ class Score:
                  Where chunks are clusters of alike keys: so many times as many alike queries as a chunk has keys
     guard        chunks whose tokens are no more alike than this (mean cosine) are read by all, and rows that are not
                  (of what `shared` joins) read all; 0: none. SpargeAttn (arXiv 2502.18137, section 3.3)
+    exact        chunks are judged by their true share of the rows' full attention instead, which costs as much as that:
+                 for choices that many steps take. AdaSpa (arXiv 2502.21079, eq. 13)
     """
 
     descriptor: str = "mean"
     shared: int = 0
     guard: float = 0.0
+    exact: bool = False
 
     def __post_init__(self) -> None:
         check_choice("descriptor", self.descriptor, DESCRIPTORS)
         check(self.shared >= 0, f"shared is {self.shared}; it counts chunks, so use 0 or more.")
         check(0.0 <= self.guard < 1.0, f"guard is {self.guard}; it is a cosine: use 0 or more, and less than 1.")
+        check(
+            not self.exact or (self.shared > 0 and not self.guard),
+            "exact is for rows that choose together: set shared.",
+        )
 
     @property
     def sentence(self) -> str:
         together = {0: "", 1: ", a choice for all tokens of a chunk"}
-        return self.descriptor + together.get(self.shared, f", a choice for the tokens of {self.shared} chunks")
+        by = "true attention" if self.exact else self.descriptor
+        return by + together.get(self.shared, f", a choice for the tokens of {self.shared} chunks")
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,8 @@ class Budget:
     head_density   with "top-k": a density for every head, in order, instead of both; empty: the same k for all
     top_p          with "top-p": this share of the softmax over chunks, in (0, 1]
     beta           with "threshold": scores above the row's mean by so many standard deviations
+    ladder         with exact scores: heads that read more than this share of their attention give half of their budget
+                   to as many that read least; 0: none. AdaSpa (arXiv 2502.21079, section 4.2)
     """
 
     rule: str = "top-k"
@@ -226,6 +236,7 @@ class Budget:
     head_density: tuple[float, ...] = ()
     top_p: float = 0.9
     beta: float = 1.0
+    ladder: float = 0.0
 
     def __post_init__(self) -> None:
         check(self.top_k >= 0, f"top_k is {self.top_k}; it counts chunks, so use 0 or more.")
@@ -240,6 +251,7 @@ class Budget:
         check(
             0.0 < self.top_p <= 1.0, f"top_p is {self.top_p}; it is a share: use more than 0 and at most 1 (1 is all)."
         )
+        check(0.0 <= self.ladder < 1.0, f"ladder is {self.ladder}; it is a share: use 0 or more, and less than 1.")
         check(isfinite(self.beta), f"beta is {self.beta}; it counts standard deviations, so use an ordinary number.")
         check_choice("rule", self.rule, RULES)
 

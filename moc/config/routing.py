@@ -59,6 +59,9 @@ class RoutingConfig:
             not (self.score.shared and RULES[self.budget.rule].whole),
             f"rule {self.budget.rule} weighs every token of a head: leave shared at 0.",
         )
+        by_count = self.budget.rule == "top-k" and not self.budget.head_density
+        check(not self.score.exact or by_count, "exact scores are for rule top-k, without head_density.")
+        check(not self.budget.ladder or self.score.exact, "ladder needs exact scores.")
         check_choice("tail", self.tail, TAILS)
         check_choice("lists", self.lists, LISTS)
         check_choice("precision", self.precision, PRECISIONS)
@@ -106,7 +109,8 @@ class RoutingConfig:
         own, what is linked and what it chose."""
         score, links = self.score, self.links
         plain = DESCRIPTORS[score.descriptor].several is None and not RULES[self.budget.rule].by_error
-        return plain and not (score.shared or score.guard) and links.near == "none" and links.own != "none"
+        plain = plain and not (score.shared or score.guard or score.exact)
+        return plain and links.near == "none" and links.own != "none"
 
     @property
     def same_k(self) -> bool:

@@ -38,6 +38,24 @@ CURVES = {
         ((0.95, 1.0), (0.85, 0.5), (0.0, 0.25)),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """When chunks are chosen. every: in each so-many-th step; 0: in the first, and where `at` says. at: parts of the
+    sampling at which all is chosen once more."""
+
+    sentence: str
+    every: int = 1
+    at: tuple[float, ...] = ()
+
+
+CHOOSING = {
+    "every step": Choosing("every step for itself"),
+    "every second step": Choosing("the steps between take the choices of the step before", 2),
+    "every fourth step": Choosing("three of four steps take the choices of an earlier one", 4),
+    "twice": Choosing("at the start and after 60% of the sampling, as AdaSpa does", 0, (0.6,)),
+}
 ROUNDING = 1e-5  # of noise levels in 32 bits: a step exactly at the start is inside, one at the end is not
 
 
@@ -53,6 +71,7 @@ class Schedule:
     break_even                   how that is known, a name of BREAK_EVEN
     dense_above                  noisier steps stay dense; noise is a share: 1 at the start, 0 at the end
     curve                        how what is chosen by top-k or density follows the noise, a name of CURVES
+    choosing                     which steps choose; the others take what was chosen last. A name of CHOOSING
     """
 
     start_percent: float = 0.0
@@ -64,6 +83,7 @@ class Schedule:
     break_even: str = "estimated"
     dense_above: float = 1.0
     curve: str = "constant"
+    choosing: str = "every step"
 
     def is_dense(self, block: int, blocks: int) -> bool:
         """Whether block number `block` of `blocks` stays dense."""
@@ -94,3 +114,4 @@ class Schedule:
         )
         check_choice("break_even", self.break_even, BREAK_EVEN)
         check_choice("curve", self.curve, CURVES)
+        check_choice("choosing", self.choosing, CHOOSING)

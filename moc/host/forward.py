@@ -44,6 +44,7 @@ def _forward(patch: Patch, diffusion_model: object, args: list, kwargs: dict, op
     sigma = float(options["sigmas"].detach().reshape(-1)[0])
     if run.forwards == 1 and video.frame_ids is not None:
         run.warn(video.layout(sequence.shortest))
+    run.reuse.begin(sigma, run.share(sigma))
     reason = None
     if sequence.grid[0] == 1:
         reason = Reason.ONE_FRAME

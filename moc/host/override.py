@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
 from ..attention import moc_attention
 from ..backends import registry
+from ..backends.kept import KeptChoice
 from ..backends.measured import DENSE, ROUTED
 from ..trace.pair_counts import Counts
-from ..trace.reasons import Reason
+from ..trace.reasons import Anew, Reason
 from ..trace.trace import AHEAD
 from .block_numbers import BLOCK
 from .break_even import choose, is_training
@@ -55,7 +58,7 @@ def _faster_of(forward: Forward, call: Call, host_call: HostCall) -> Tensor:
 
 def call_of(forward: Forward, call: HostCall) -> Call | Reason:
     """What there is to know before a call is routed, or why it has to run dense."""
-    run, (block, _) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
+    run, (block, place) = forward.run, call.options.get(BLOCK) or (call.options.get("block_index", 0), 0)
     schedule = run.patch.settings.schedule
     if forward.reason is not None:
         return forward.reason
@@ -75,20 +78,25 @@ def call_of(forward: Forward, call: HostCall) -> Call | Reason:
     table, routing = run.table(layout, block, run.share(forward.sigma))
     if routing is None:
         return Reason.NO_CHOICE
-    return Call(block, table, routing, unpadded, call.scale)
+    return Call(block, table, routing, unpadded, call.scale, place)
 
 
 def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected) -> Tensor | Reason:
     """`_route`, in the trace; or why this call has to run dense."""
-    run = forward.run
+    run, q = forward.run, host_call.q
+    anew = Anew.HEADS if call.routing.partition.by_head else None
+    if is_training(q) or registry.wants_gradients(q, host_call.k, host_call.v):
+        anew = Anew.TRAINING
+    kept = None if anew else run.reuse.of(_site(forward, call, host_call))
     try:
-        out, counts = _route(forward, call, host_call, backend, record=forward.recording)
+        out, counts = _route(forward, call, host_call, backend, record=forward.recording, kept=kept)
     except Exception as error:
         if torch.is_grad_enabled():  # autograd needs the same operations when it runs this call again
             raise
         forward.reason = run.failed(error)
         return forward.reason
     if forward.recording:
+        run.reuse.ended(kept, anew)
         run.patch.trace.ran_routed(forward.step, call.block, counts)
         forward.routed += 1
         if forward.routed == AHEAD:
@@ -96,8 +104,21 @@ def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | r
     return out
 
 
+def _site(forward: Forward, call: Call, host_call: HostCall) -> Hashable:
+    """What tells this call from all others at its noise level."""
+    module, options = (call.block, call.place), host_call.options
+    forward.calls[module] += 1
+    prompts = tuple(options.get("cond_or_uncond") or ()), tuple(options.get("uuids") or ())
+    return module, forward.calls[module], prompts, call.table.layout, host_call.q.device
+
+
 def _route(
-    forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected, record: bool = False
+    forward: Forward,
+    call: Call,
+    host_call: HostCall,
+    backend: str | registry.Selected,
+    record: bool = False,
+    kept: KeptChoice | None = None,
 ) -> tuple[Tensor, Counts | None]:
     """(what the host wants back, what was counted)."""
     trace, routing, reader = forward.run.patch.trace, call.routing, host_call.options.get(READER)
@@ -123,6 +144,7 @@ def _route(
         record=counts,
         note=trace.note,
         lse=lse,
+        kept=kept,
     )
     if reader is not None:
         out = reader.beside_routed(host_call, call.table.layout, q, out, lse)

@@ -6,13 +6,15 @@ import gc
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
+import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..backends import BACKENDS
 from ..backends.measured import STOPWATCH, Stopwatch
-from ..config import MoCSettings, RoutingConfig, Schedule
+from ..config import CHOOSING, MoCSettings, RoutingConfig, Schedule
 from ..config.schedule import ROUNDING
 from ..errors import MoCError
 from ..probe.log import ProbeLog
@@ -98,6 +100,7 @@ def _around_run(patch: Patch) -> Callable:
             raise
         finally:
             run.blocks.end()
+            run.reuse.end()
         run.hand_over()
         patch.finish()
         if not trace.routed and not trace.dense:
@@ -159,7 +162,14 @@ def _start_run(patch: Patch, model: ModelPatcher, sigmas: list[float], session: 
     noise = schedule.dense_above
     if noise < 1.0:
         high = min(high, (noise if flow else noise / (1 - noise)) * (1 + ROUNDING))
-    return Run(patch, sigmas[:-1], (low, high), starts, flow)
+    marks = tuple(float(percent_to_sigma(part)) for part in CHOOSING[schedule.choosing].at)
+    return Run(patch, sigmas[:-1], (low, high), starts, flow, marks, partial(_has_room, model, session.shape))
+
+
+def _has_room(model: ModelPatcher, shape: tuple[int, ...], size: int) -> bool:
+    """Whether so many bytes fit beside what the host itself sets aside for a pass with both prompts."""
+    free = comfy.model_management.get_free_memory(model.load_device)
+    return size < free - model.memory_required([2 * shape[0], *shape[1:]])
 
 
 def _check_heads(adapter: Adapter, diffusion_model: object, routings: Iterable[RoutingConfig]) -> None:

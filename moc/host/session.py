@@ -44,6 +44,11 @@ class Session:
     cut_texts: bool = False
     _starts: dict[Shots, Starts] = field(default_factory=dict)
 
+    def prompts(self, guider) -> int:
+        """How many the guider samples with; ComfyUI leaves the negative one out where it would count nothing."""
+        left_out = "negative" if getattr(guider, "cfg", None) == 1.0 else None
+        return sum(len(conds) for name, conds in self.conds.items() if name != left_out and conds is not None)
+
     @property
     def has_film(self) -> bool:
         return self.adapter is not None and len(self.shape) == 5

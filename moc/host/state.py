@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,12 +14,13 @@ from ..backends import head_split
 from ..backends.measured import STOPWATCH, BreakEven, Kind, Stopwatch
 from ..chunks.layout import TokenLayout
 from ..chunks.table import ChunkTable
-from ..config import MoCSettings, RoutingConfig
+from ..config import CHOOSING, MoCSettings, RoutingConfig
 from ..probe.log import ProbeLog
 from ..shots.cuts import Shots
 from ..trace.reasons import Reason
 from ..trace.trace import Trace
 from .block_numbers import BlockNumbers
+from .reuse import Reuse
 from .session import VideoPass
 from .tables import Tables
 from .text_padding import Unpadded
@@ -64,6 +66,8 @@ class Run:
     active  (lowest, highest) noise level that MoC is on for
     flow    a noise level is a share of noise, as models of flow matching have it; else a ratio of noise to signal
     starts  first latent frame of every shot
+    marks   noise levels at which all is chosen once more, where steps take the choices of earlier ones
+    room    whether so many bytes of choices may be kept
     live    tells a browser how it goes
     """
 
@@ -72,8 +76,11 @@ class Run:
     active: tuple[float, float]
     starts: tuple[int, ...]
     flow: bool = True
+    marks: tuple[float, ...] = ()
+    room: Callable[[int], bool] = lambda size: True
     live: Live = field(init=False)
     break_even: BreakEven = field(init=False)
+    reuse: Reuse = field(init=False)
     blocks: BlockNumbers = field(default_factory=BlockNumbers)
     forwards: int = 0
     _ended: int | None = None  # step of the pass whose counts are on their way
@@ -84,6 +91,8 @@ class Run:
     def __post_init__(self) -> None:
         self.live = Live(self.patch.trace)
         self.break_even = BreakEven(self.patch.stopwatch, self._told)
+        how = CHOOSING[self.patch.settings.schedule.choosing]
+        self.reuse = Reuse(how, self.sigmas, self.marks, self.patch.trace, self.room)
 
     def step(self, sigma: float) -> int:
         """Number of the step nearest to a noise level: some samplers also look between the steps."""
@@ -190,6 +199,7 @@ class Forward:
     previous   attention override that was there before ours
     reason     why this whole pass runs dense, if it does
     routed     calls so far
+    calls      of every block module
     recording  False where the trace has seen this pass already: autograd may run parts of it a second time
     """
 
@@ -201,6 +211,7 @@ class Forward:
     reason: Reason | None
     recording: bool
     routed: int = 0
+    calls: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def ran_dense(self, reason: Reason) -> None:
         if self.recording:
@@ -209,10 +220,12 @@ class Forward:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One self-attention call that can be routed; unpadded: what its mask leaves of the sequence, if it has one."""
+    """One self-attention call that can be routed. place: which module of that block; unpadded: what its mask leaves of
+    the sequence, if it has one."""
 
     block: int
     table: ChunkTable
     routing: RoutingConfig
     unpadded: Unpadded | None
     scale: float | None
+    place: int = 0

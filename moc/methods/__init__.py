@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    adaspa,
     holocine,
     jenga,
     lct,
@@ -39,4 +40,5 @@ METHODS: dict[str, Method] = {
     "SubBlock": subblock.METHOD,
     "Veda": veda.METHOD,
     "SparsePR": sparsepr.METHOD,
+    "AdaSpa": adaspa.METHOD,
 }

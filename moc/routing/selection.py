@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from ..chunks.table import ChunkTable
 from ..config import RoutingConfig
@@ -20,7 +20,7 @@ from .candidates import candidates, kept_shots, narrow
 from .clusters import clusters
 from .descriptors import wide
 from .rules import RULES, choose
-from .scores import Descriptors, chunk_means, describe, in_buckets, scores, summary_errors
+from .scores import Descriptors, chunk_means, describe, in_buckets, per_chunk, scores, summary_errors
 
 BLOCK_ELEMENTS = 2**26  # scores of groups held at a time
 
@@ -58,6 +58,9 @@ class Selection:
             if guard:
                 like_rows = likeness(groups.means(normalize(wide(q), dim=-1))) > guard
             self.place = groups.place
+            if routing.score.exact:
+                self.ready = self._by_mass(k, groups)
+                return
             several = self.described.several
             asked = groups.means(q) if several is None else groups.reduce(q, several.queries, -3)
             self.ready = self._choose(asked, groups.first, like_rows)
@@ -101,6 +104,30 @@ class Selection:
                 found.append(self._by_score(asked[:, head, some], open_to, head, like))
             parts.append(torch.cat(found, 2))
         return torch.cat(parts, 1)
+
+    def _by_mass(self, k: Tensor, groups: RowGroups) -> Tensor:
+        """By what falls on the chunks in full attention -> [B, H, G, C]."""
+        table, routing, first = self.table, self.routing, groups.first
+        mandatory, candidate = candidates(table, routing, first, k.device)
+        open_to = narrow(candidate, self.shots, table, first)
+        mass = chunk_mass(self.q, k, table, groups, self.scale)
+        chosen = choose(mass, open_to, table, routing, self.scale)
+        if not routing.budget.ladder:
+            return chosen
+        # AdaSpa (arXiv 2502.21079, section 4.2): the n heads that hold most read half as much, the n that hold least
+        # half as much again; n is the number of those above the ladder, and at most half of them
+        t = table.tensors(k.device)
+        rows = torch.bincount(groups.place, minlength=len(first)) * t.group_routed[t.row_group[first]]
+        held = (mass.where(chosen | mandatory, 0.0).sum(-1) * rows).sum(-1) / rows.sum()  # [B, H]
+        n = (held > routing.budget.ladder).sum(-1, keepdim=True).clamp(max=held.shape[1] // 2)
+        rank = held.argsort(dim=-1, descending=True, stable=True).argsort(-1)[..., None, None]
+        n, k0 = n[..., None, None], table.top_k(routing)
+        few = (k0 + 1) // 2
+        less, more = (
+            choose(mass, open_to, table, routing.changed(top_k=count, density=None), self.scale)
+            for count in (few, 2 * k0 - few)
+        )
+        return torch.where(rank < n, less, torch.where(rank >= held.shape[1] - n, more, chosen))
 
     def _by_score(self, asked: Tensor, open_to: Tensor, head: slice, like_rows: Tensor | None) -> Tensor:
         score, how = scores(asked, self.described.of(head), self.scale), (self.table, self.routing, self.scale)
@@ -169,6 +196,21 @@ def alike_rows(q: Tensor, table: ChunkTable, routing: RoutingConfig) -> RowGroup
         place[group.start : group.stop] = groups + np.unique(label, return_inverse=True)[1]
         groups = int(place[group.start : group.stop].max()) + 1
     return RowGroups.of(place, q.device)
+
+
+def chunk_mass(q: Tensor, k: Tensor, table: ChunkTable, groups: RowGroups, scale: float) -> Tensor:
+    """Share of full attention that falls on every chunk, the mean over the rows of a group: q, k [B, H, N, D] ->
+    [B, H, G, C]."""
+    size, n = torch.bincount(groups.place, minlength=len(groups.first)), q.shape[2]
+    out = wide(q).new_zeros(*q.shape[:2], len(groups.first), len(table.chunks))
+    step = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * n))
+    for low in range(0, n, step):
+        rows = slice(low, min(low + step, n))
+        share = (wide(q[:, :, rows]) @ wide(k).mT * scale).softmax(-1)
+        mass = per_chunk(share.mT, table, lambda block: block.sum(-2))  # [B, H, C, R]
+        member = one_hot(groups.place[rows], len(groups.first)).to(mass.dtype)  # [R, G]
+        out += (mass @ member).mT
+    return out / size[:, None]
 
 
 def likeness(means: Tensor) -> Tensor:

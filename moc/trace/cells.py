@@ -11,18 +11,20 @@ import numpy as np
 from .axes import Axes
 
 Cells = dict[str, np.ndarray]
+JOINED = ("video", "memory")  # kinds of lines
 BEFORE, VIDEO, AFTER = range(3)  # where a column's tokens stand in the sequence
 
 
 @dataclass(frozen=True)
 class Line:
     """A row or a column. shot and frame (the first absolute latent frame of it) are -1 outside the video; last_shot is
-    the last one where a film has more shots than a picture has room for, else -1."""
+    the last one where a film has more shots than a picture has room for, else -1. name: of a memory."""
 
     kind: str
     shot: int
     frame: int
     last_shot: int = -1
+    name: str = ""
 
 
 class Sums:
@@ -121,11 +123,11 @@ def line_group(rows: tuple[Line, ...], most: int, *, by_shot: bool) -> Callable[
 def join(
     lines: tuple[Line, ...], cells: Cells, axis: int, key: Callable[[Line], Hashable]
 ) -> tuple[tuple[Line, ...], Cells]:
-    """Add up neighbouring video lines of one key; every other line stays alone."""
+    """Add up neighbouring lines of one key, of the video or of memories; every other line stays alone."""
     firsts = [
         i
         for i, line in enumerate(lines)
-        if not i or line.kind != "video" or lines[i - 1].kind != "video" or key(line) != key(lines[i - 1])
+        if not i or line.kind not in JOINED or lines[i - 1].kind != line.kind or key(line) != key(lines[i - 1])
     ]
     joined = {name: np.add.reduceat(part, firsts, axis=axis) for name, part in cells.items()}
     if axis and "calls" in cells:

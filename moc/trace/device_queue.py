@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .bank_reads import BankAxes
 from .pair_counts import Geometry
 
 
@@ -14,13 +15,14 @@ from .pair_counts import Geometry
 class Counted:
     """One attention call.
 
-    values [1 or 2, H or 1, F, K], half: what was chosen and, where measured, the mass (`Counts.result`)
+    values [1 or 2, H or 1, F, K], half: what was chosen and, where measured, the mass (`Counts.result`); or, with the
+           axes of a bank, what was read of it [1, H or 1, F, K]
     routed [], float32: part of all pairs that routing chose
     """
 
     step: int
     block: int
-    geometry: Geometry
+    geometry: Geometry | BankAxes
     values: Tensor
     routed: Tensor
 

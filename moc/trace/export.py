@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from .bank_reads import BankAxes, BankRecord
 from .heatmap import Heatmap, Line
 from .trace import Trace
 
 PARTS = 10_000  # shares travel as whole numbers of this
-MOST_LINES = {"frames": 140, "shots": 100, "chunks": 140}  # of the film that a browser is sent at once; more are joined
+# of the film that a browser is sent at once; more are joined
+MOST_LINES = {"frames": 140, "shots": 100, "chunks": 140, "bank": 100}
 COLUMN = ("kind", "shot", "frame", "tokens")
 
 
@@ -38,7 +40,7 @@ def of_heatmap(heat: Heatmap) -> dict[str, Any]:
 
 def of_trace(trace: Trace) -> dict[str, Any]:
     """What a browser shows beside the map, and what its sliders may be set to."""
-    records = list(trace.records)
+    records, reads = list(trace.records), list(trace.reads)
     return {
         "trace": trace.id,
         "node": trace.node,
@@ -46,9 +48,9 @@ def of_trace(trace: Trace) -> dict[str, Any]:
         "status": trace.status(),
         "summary": trace.summary(),
         "steps": trace.steps,
-        "recorded_steps": sorted({r.step for r in records}),
-        "recorded_blocks": sorted({r.block for r in records}),
-        "heads": max((r.chosen.shape[0] for r in records), default=0),
+        "recorded_steps": sorted({r.step for r in records} | {r.step for r in reads}),
+        "recorded_blocks": sorted({r.block for r in records} | {r.block for r in reads}),
+        "heads": max((*(r.chosen.shape[0] for r in records), *(r.mass.shape[0] for r in reads)), default=0),
     }
 
 
@@ -58,6 +60,8 @@ def npz(trace: Trace) -> bytes:
     share_i, mass_i [calls, heads or 1, frames, columns]; step_i, block_i, density_i [calls]
     always_i, open_i [frames, columns]; frames_i, shots_i [frames]
     column_kind_i, column_shot_i, column_frame_i, column_tokens_i [columns]
+    Of what was read of a bank, the same with bank_ before it: bank_mass_i is NaN where a frame did not read another;
+    bank_frames_i and bank_shots_i read, bank_column_shot_i, bank_column_frame_i and bank_column_name_i are read.
     """
 
     def alike(record):
@@ -78,14 +82,32 @@ def npz(trace: Trace) -> bytes:
             },
         }
         arrays |= {f"{name}_{i}": np.array(part) for name, part in parts.items() if len(part)}
+    arrays |= _of_bank(trace)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none of them is called allow_pickle
     return file.getvalue()
 
 
+def _of_bank(trace: Trace) -> dict[str, np.ndarray]:
+    stacks: dict[tuple[BankAxes, int], list[BankRecord]] = {}
+    for record in trace.reads:
+        stacks.setdefault((record.axes, record.mass.shape[0]), []).append(record)
+    arrays: dict[str, np.ndarray] = {}
+    for i, ((axes, _), calls) in enumerate(stacks.items()):
+        parts = {
+            "mass": [r.mass.numpy() for r in calls],
+            **{name: [getattr(r, name) for r in calls] for name in ("step", "block")},
+            **{f"{name}s": [getattr(line, name) for line in axes.rows] for name in ("frame", "shot")},
+            **{f"column_{n}": [getattr(line, n) for line in axes.columns] for n in ("kind", "shot", "frame", "name")},
+        }
+        arrays |= {f"bank_{name}_{i}": np.array(part) for name, part in parts.items()}
+    return arrays
+
+
 def _lines(lines: Iterable[Line]) -> dict[str, list]:
     lines = list(lines)
-    return {name: [getattr(line, name) for line in lines] for name in ("kind", "shot", "frame", "last_shot")}
+    names = ("kind", "shot", "frame", "last_shot", *(["name"] if any(line.name for line in lines) else []))
+    return {name: [getattr(line, name) for line in lines] for name in names}
 
 
 def _whole(values: np.ndarray) -> list[list[int]]:

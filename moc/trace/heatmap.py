@@ -10,10 +10,14 @@ from torch import Tensor
 
 from ..errors import MoCError
 from .axes import MOST_COLUMNS
+from .bank_map import BankSums
+from .bank_reads import BankRecord
 from .cells import Line, Plan, Sums, join, line_group, with_other_rows
 from .trace import Record, Trace
 
-VIEWS = ("frames", "chunks", "shots")
+VIEWS = ("frames", "chunks", "shots")  # of the routing
+BANK = "bank"
+Records = Iterable[Record | BankRecord]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Heatmap:
     met             [R, C] False where both ends never stood in one pass (context windows)
     density         kept share of all pairs in the records that were used
     heads_together  one head was asked for, but memory was short and some records hold only the mean of all
+
+    Of the view "bank", rows are shots and columns the shots and memories in the bank. chosen_of_open is the part of a
+    row's attention that falls on the column, `met` where it was read, and density the mean part of a row's attention
+    that lies in the bank.
     """
 
     view: str
@@ -49,10 +57,10 @@ def heatmap(
     trace: Trace, view: str = "frames", *, first_step: int = 0, last_step: int = -1, block: int = -1, head: int = -1
 ) -> Heatmap:
     """Mean over the steps (last_step -1: to the end), the block and the head asked for (-1: all of them)."""
-    if view not in VIEWS:
-        raise MoCError(f"view is {view!r}; choose one of: {', '.join(VIEWS)}.")
+    if view not in (*VIEWS, BANK):
+        raise MoCError(f"view is {view!r}; choose one of: {', '.join((*VIEWS, BANK))}.")
     collected = Collected(head)
-    collected.add(pick(trace, first_step, last_step, block))
+    collected.add(pick(trace, first_step, last_step, block, view))
     return collected.heatmap(view)
 
 
@@ -65,9 +73,13 @@ class Collected:
         self._steps: set[int] = set()
         self._blocks: set[int] = set()
         self._density, self._calls = 0.0, 0
+        self.bank = BankSums(lambda values: _of_head(values, head))
 
-    def add(self, records: Iterable[Record]) -> None:
+    def add(self, records: Records) -> None:
         for r in records:
+            if isinstance(r, BankRecord):
+                self.bank.add([r])
+                continue
             mass = None if r.mass is None else _of_head(r.mass, self.head)
             self._sums.setdefault(id(r.axes), Sums(r.axes)).add(_of_head(r.chosen, self.head), mass)
             self._steps.add(r.step)
@@ -81,6 +93,8 @@ class Collected:
     def heatmap(self, view: str, most: int | None = None) -> Heatmap:
         """most: rows of the film, and columns of a view by frames or shots. Neighbouring frames of a shot are joined
         where it has more, neighbouring shots where there are more of these; of chunks, those of the same frames."""
+        if view == BANK:
+            return self._of_bank(most)
         plan = Plan(tuple(sums.axes for sums in self._sums.values()))
         rows, columns, cells = plan.rows, plan.columns, plan.add_up(self._sums.values())
         key = line_group(rows, most or len(rows), by_shot=view == "shots")
@@ -105,6 +119,25 @@ class Collected:
             self.heads_together,
         )
 
+    def _of_bank(self, most: int | None) -> Heatmap:
+        rows, columns, part = self.bank.by_shot(most)
+        met, nothing = ~np.isnan(part), np.zeros_like(part)
+        return Heatmap(
+            BANK,
+            rows,
+            columns,
+            part,
+            nothing,
+            met.astype(float),
+            None,
+            met,
+            float(np.nansum(part, axis=1).mean()),
+            (min(self.bank.steps), max(self.bank.steps)),
+            tuple(sorted(self.bank.blocks)),
+            self.head,
+            self.head >= 0 and self.bank.together,
+        )
+
 
 def links(heat: Heatmap) -> list[tuple[int, int, float]]:
     """(reading shot, read shot, share of its open pairs), strongest first; of a heatmap by shots."""
@@ -117,8 +150,35 @@ def links(heat: Heatmap) -> list[tuple[int, int, float]]:
     return sorted(found, key=lambda link: -link[2])
 
 
+def bank_links(heat: Heatmap) -> list[tuple[int, int | str, float]]:
+    """(reading shot, read shot or name of the memory, part of its attention), strongest first; of the view "bank"."""
+    found = [
+        (row.shot, column.name or column.shot, float(heat.chosen_of_open[r, c]))
+        for r, row in enumerate(heat.rows)
+        for c, column in enumerate(heat.columns)
+        if heat.met[r, c] and heat.chosen_of_open[r, c] > 0
+    ]
+    return sorted(found, key=lambda link: -link[2])
+
+
 def flow(trace: Trace, most: int = 3) -> list[str]:
-    """One sentence per shot that reads others: how much of which, over the whole run."""
+    """One sentence per shot that reads others, and one per shot that reads the bank: how much of which, over the whole
+    run."""
+    return [*_flow_of_routing(trace, most), *_flow_of_bank(trace, most)]
+
+
+def _flow_of_bank(trace: Trace, most: int) -> list[str]:
+    if not trace.reads:
+        return []
+    sentences, found = [], bank_links(heatmap(trace, BANK))
+    for shot in sorted({reader for reader, *_ in found}):
+        mine = [link for link in found if link[0] == shot][:most]
+        parts = [f"{share:.1%} to {read if isinstance(read, str) else f'shot {read + 1}'}" for _, read, share in mine]
+        sentences.append(f"Of its attention, shot {shot + 1} gives {', '.join(parts)}, through the bank.")
+    return sentences
+
+
+def _flow_of_routing(trace: Trace, most: int) -> list[str]:
     if not trace.records:
         return []
     heat, sentences = heatmap(trace, "shots"), []
@@ -130,20 +190,24 @@ def flow(trace: Trace, most: int = 3) -> list[str]:
     return sentences
 
 
-def pick(trace: Trace, first_step: int = 0, last_step: int = -1, block: int = -1) -> list[Record]:
-    """The records of these steps and this block; an error says what there is instead."""
-    records = list(trace.records)
+def pick(trace: Trace, first_step: int = 0, last_step: int = -1, block: int = -1, view: str = VIEWS[0]) -> Records:
+    """The records of these steps and this block, for a view; an error says what there is instead."""
+    records: list[Record | BankRecord] = [*(trace.reads if view == BANK else trace.records)]
+    what = "read nothing of a bank" if view == BANK else "routed nothing"
+    if not records and view == BANK:
+        raise MoCError("no bank was read: MoC Windows, MoC Recall and MoC Remake have one.")
     if not records:
         raise MoCError("no routing was recorded: sample with the MODEL from MoC Apply first.")
     blocks = sorted({r.block for r in records})
     if block >= 0 and block not in blocks:
-        raise MoCError(f"block {block} routed nothing: choose one of {ranges(blocks)}, or -1 for the mean of all.")
+        raise MoCError(f"block {block} {what}: choose one of {ranges(blocks)}, or -1 for the mean of all.")
     steps = sorted({r.step for r in records})
     last = steps[-1] if last_step < 0 else last_step
     chosen = [r for r in records if first_step <= r.step <= last and (block < 0 or r.block == block)]
     if not chosen:
         end = last_step if last_step >= 0 else "the end"
-        raise MoCError(f"nothing was routed in steps {first_step} to {end}: choose from steps {ranges(steps)}.")
+        done = "read of a bank" if view == BANK else "routed"
+        raise MoCError(f"nothing was {done} in steps {first_step} to {end}: choose from steps {ranges(steps)}.")
     return chosen
 
 

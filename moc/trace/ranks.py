@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .reasons import Reason
+from .reasons import Anew, Reason
 from .trace import Record, Trace
 
 
@@ -32,12 +32,15 @@ class Part:
     blocks: int
     first: int
     routed_blocks: set[int]
+    again: int = 0
+    anew: Counter[Anew] = field(default_factory=Counter)
+    kept: int = 0
 
 
 def part_of(trace: Trace, group: int, rank: int, ranks: int) -> Part:
     return Part(
         group, rank, ranks, list(trace.records), Counter(trace.dense), trace.routed, list(trace.notes), trace.steps,
-        trace.blocks, trace.first, set(trace.routed_blocks),
+        trace.blocks, trace.first, set(trace.routed_blocks), trace.again, Counter(trace.anew), trace.kept,
     )  # fmt: skip
 
 
@@ -50,6 +53,9 @@ def put_together(parts: Sequence[Part], trace: Trace) -> None:
         first = some[0]
         trace.routed += first.routed
         trace.dense += first.dense
+        trace.again += first.again
+        trace.anew += first.anew
+        trace.kept = max(trace.kept, *(part.kept for part in some))  # of one GPU
         trace.blocks, trace.first = max(trace.blocks, first.blocks), first.first
         trace.routed_blocks |= first.routed_blocks
         for note in dict.fromkeys(note for part in some for note in part.notes):

@@ -24,6 +24,16 @@ class Reason(Enum):
     FAILED = "the routed attention failed"
 
 
+class Anew(Enum):
+    """Why a call chose, in a step that takes what was chosen before."""
+
+    SAMPLER = "this sampler calls the model more than once a step, between its steps or going back"
+    CHANGED = "tokens, batch or prompts were not those of the step before"
+    MEMORY = "too little memory to keep choices in"
+    TRAINING = "in training every step chooses"
+    HEADS = "every head cuts the video for itself here, in every step"
+
+
 SHORTLY = {
     Reason.SCHEDULE: "start/end percent",
     Reason.BLOCK: "dense first/last blocks",

@@ -1,6 +1,6 @@
 """Films longer than a model can hold: which shots share a window, step by step. Pure: no ComfyUI, no tensors."""
 
-from .bank import AS_MODEL, BANK, OFF, STORAGE, BankSettings
+from .bank import AS_MODEL, BANK, OF_SHOT, OFF, STORAGE, WEIGHT, BankSettings
 from .drawn import Drawing
 from .memory import ALL, CHARACTER, CLIP, KINDS, PICTURE, READ, Memory
 from .remake import AGAIN, CONTINUE, DO, INSERT, KEPT, SEES, WHOLE, Making
@@ -23,11 +23,13 @@ __all__ = [
     "KEPT",
     "KINDS",
     "OFF",
+    "OF_SHOT",
     "PICTURE",
     "READ",
     "SEES",
     "SHOTS",
     "STORAGE",
+    "WEIGHT",
     "WHOLE",
     "BankSettings",
     "Drawing",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backends import health, library
 from ..backends.eager.softmax import merge, softmax_part
+from ..trace.bank_reads import Watch
 
 Pair = tuple[Tensor, Tensor]
 Part = tuple[float, Callable[[slice], Pair]]  # weight, heads -> keys and values [1, heads, J, D]
@@ -30,24 +31,31 @@ def routed(out: Tensor, lse: Tensor) -> OwnOf:
     return lambda i, rows: lambda heads: (out[i : i + 1, heads, rows].float(), lse[i : i + 1, heads, rows])
 
 
-def attend(q: Tensor, own: Own, bank: Sequence[Part], scale: float) -> tuple[Tensor, Tensor]:
-    """q [1, H, N, D], no gradients -> ([1, H, N, D], how much of what it reads lies in the bank: a share, one number).
+def attend(
+    q: Tensor, own: Own, bank: Sequence[Part], scale: float, watch: Watch | None = None
+) -> tuple[Tensor, Tensor]:
+    """q [1, H, N, D], no gradients -> (out [1, H, N, D], how much of what every row reads lies in the bank [1, H, N]).
 
     Every key of the bank counts `weight` times: log(weight) is added to its score, which for keys of one weight is the
-    same as adding it to their log-sum-exp.
+    same as adding it to their log-sum-exp. watch: wants to know which of them were read.
     """
-    out, share = torch.empty_like(q), torch.zeros((), device=q.device)
+    out, share = torch.empty_like(q), torch.empty(q.shape[:-1], device=q.device)
     heads = max(AT_ONCE // (q.shape[-2] * q.shape[-1]), 1)
     for low in range(0, q.shape[1], heads):
         some = slice(low, min(low + heads, q.shape[1]))
         whole, own_lse = own(some)
         lse = own_lse
-        for weight, keys in bank:
-            part, part_lse = _part(q[:, some], *keys(some), scale)
+        for number, (weight, keys) in enumerate(bank):
+            k, v = keys(some)
+            part, part_lse = _part(q[:, some], k, v, scale)
             whole, lse = merge(whole, lse, part, part_lse + math.log(weight))
+            if watch is not None:
+                watch.see(some, q[:, some], number, k, weight, scale)
         out[:, some] = whole
-        share += (1 - (own_lse - lse).exp()).sum(dtype=torch.float32)
-    return out, share / q[..., 0].numel()
+        share[:, some] = 1 - (own_lse - lse).exp()
+    if watch is not None:
+        watch.done(share)
+    return out, share
 
 
 def _part(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Pair:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,13 @@ class Memory:
         sizes = [latent.shape[2] for latent in self.latents]
         of_frames = iter(self.mask[i * len(self.mask) // sum(sizes)] for i in range(sum(sizes)))
         return [[next(of_frames) for _ in range(size)] for size in sizes]
+
+
+def masks_of(frames: Iterable[int], mask: Tensor, first: int, stop: int) -> dict[int, Tensor]:
+    """Latent frames -> [h, w] of those of the frames in which a mask [n, h, w] shows something. The mask is one for the
+    whole film, latent frames [first, stop), or several in its order."""
+    found = {frame: mask[(frame - first) * len(mask) // (stop - first)] for frame in frames}
+    return {frame: part for frame, part in found.items() if part.any()}
 
 
 def kept_tokens(mask: Tensor, grid: Sequence[int]) -> Tensor:

@@ -39,6 +39,11 @@ class Packed:
             return found
 
 
+def packed_bytes(tokens: int, heads: int, width: int, bits: int, plain: int) -> int:
+    """Of keys or values of so many tokens; plain: bytes of a channel that is not packed."""
+    return tokens * heads * (width * bits // 8 + 2 if bits in LARGEST else width * plain)
+
+
 def pack(x: Tensor, bits: int) -> Packed:
     """x [H, N, D], D even. Every channel comes back within half a step, a step being the token's largest channel over
     127 or 7."""

@@ -28,6 +28,10 @@ class Store:
     def frames(self, place: Place) -> set[int]:
         return set(self._frames.get(place, ()))
 
+    def tokens(self, place: Place, frames: Sequence[int]) -> dict[int, int]:
+        """Of every frame, in their order."""
+        return {frame: self._frames[place][frame][0].codes.shape[1] for frame in frames}
+
     def put(self, place: Place, frame: int, k: Tensor, v: Tensor) -> None:
         """k, v [H, N, D], the keys turned to where they are read."""
         there = self._frames.setdefault(place, {})
@@ -48,7 +52,7 @@ class Store:
         `like` [B, H, N, D]."""
         there = self._frames[place]
         count = len(range(like.shape[1])[heads])
-        stops = [0, *accumulate(there[frame][0].codes.shape[1] for frame in frames)]
+        stops = [0, *accumulate(self.tokens(place, frames).values())]
         outs = [like.new_empty(1, count, stops[-1], like.shape[-1]) for _ in range(2)]
         for first, stop, frame in zip(stops, stops[1:], frames):
             for out, packed in zip(outs, there[frame], strict=True):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...moc.trace.heatmap import Heatmap, Line, ranges
+from ...moc.trace.cells import JOINED
+from ...moc.trace.heatmap import BANK, Heatmap, Line, ranges
 
 # Lightness rises evenly from violet to yellow, so that the order also shows without full colour vision.
 RAMP = (
@@ -32,7 +33,7 @@ def draw(heat: Heatmap, text: str) -> Image.Image:
     pen = ImageDraw.Draw(image)
     _axes(image, pen, heat, x, y)
     _numbers(pen, heat, x, y, top)
-    _colour_bar(image, pen, top)
+    _colour_bar(image, pen, top, "attention" if heat.view == BANK else "chosen")
     _legend(image, pen, heat)
     for i, line in enumerate(lines):
         pen.text((30, TOP + PLOT_H + 104 + 38 * i), line, INK, font(28))
@@ -72,8 +73,8 @@ def scale_top(share: np.ndarray) -> float:
 
 
 def _edges(lines: tuple[Line, ...], size: int) -> np.ndarray:
-    """Pixel borders [n + 1] of rows or columns; what is not video gets a fixed width."""
-    video = np.array([line.kind == "video" for line in lines])
+    """Pixel borders [n + 1] of rows or columns; what is neither video nor memory gets a fixed width."""
+    video = np.array([line.kind in JOINED for line in lines])
     free = max(size - SPAN_WIDTH * int((~video).sum()), size // 2)
     widths = np.where(video, free / max(video.sum(), 1), (size - free) / max((~video).sum(), 1))
     return np.concatenate([[0], np.cumsum(widths)]).round().astype(int)
@@ -118,7 +119,8 @@ def _plot(heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> np.ndarray
 
 def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray) -> None:
     small, large = font(24), font(30)
-    pen.text((30, 22), f"Who reads whom, by {heat.view[:-1]}", INK, font(40))
+    title = "What is read in the bank" if heat.view == BANK else f"Who reads whom, by {heat.view[:-1]}"
+    pen.text((30, 22), title, INK, font(40))
     pen.text((LEFT + PLOT_W, 66), "what is read", FAINT, font(28), anchor="rs")
     side = Image.new("RGB", (PLOT_H, 40), PAPER)
     ImageDraw.Draw(side).text((PLOT_H, 4), "who reads", FAINT, font(28), anchor="ra")
@@ -141,10 +143,18 @@ def _axes(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.nda
 
 
 def _label(line: Line, room: int, letters) -> str:
+    if line.name:
+        return shortened(line.name, room - 6, letters)
     if line.kind != "video":
         return SHORT.get(line.kind, line.kind)
     words = f"shot {line.shot + 1}"
     return words if letters.getlength(words) <= room - 6 else str(line.shot + 1)
+
+
+def shortened(name: str, room: float, letters) -> str:
+    while letters.getlength(name) > room and len(name) > 1:
+        name = f"{name.rstrip('…')[:-1]}…"
+    return name
 
 
 def _numbers(pen: ImageDraw.ImageDraw, heat: Heatmap, x: np.ndarray, y: np.ndarray, top: float) -> None:
@@ -160,23 +170,24 @@ def percent(share: float) -> str:
     return f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}"
 
 
-def _colour_bar(image: Image.Image, pen: ImageDraw.ImageDraw, top: float) -> None:
+def _colour_bar(image: Image.Image, pen: ImageDraw.ImageDraw, top: float, words: str) -> None:
     left, ramp = LEFT + PLOT_W + 36, colours(np.linspace(1, 0, PLOT_H))
     image.paste(Image.fromarray(np.repeat(ramp[:, None], 36, 1)), (left, TOP))
     for part in (0.0, 0.5, 1.0):
         y = TOP + round((1 - part) * (PLOT_H - 1))
         pen.line((left + 36, y, left + 44, y), INK, 2)
         pen.text((left + 52, y), f"{part * top * 100:g} %", INK, font(26), "lm")
-    pen.text((left, TOP - 28), "chosen", INK, font(28), anchor="ls")
+    pen.text((left, TOP - 28), words, INK, font(28), anchor="ls")
 
 
 def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, heat: Heatmap) -> None:
     y, left = TOP + PLOT_H + 50, LEFT
     stripes = np.add.outer(np.arange(28), np.arange(44)) % 12 < 4
     closed, apart = plain_cells(heat)
-    swatches = [(np.where(stripes[..., None], HATCH, SEEN), "always seen, not chosen")]
+    of_bank = heat.view == BANK
+    swatches = [(np.where(stripes[..., None], HATCH, SEEN), "always seen, not chosen")] * (not of_bank)
     swatches += [(np.full((28, 44, 3), SEEN), "later shot, not allowed")] * closed
-    swatches += [(np.full((28, 44, 3), PAPER), "never in one pass")] * apart
+    swatches += [(np.full((28, 44, 3), PAPER), "not read in the bank" if of_bank else "never in one pass")] * apart
     for swatch, text in swatches:
         image.paste(Image.fromarray(swatch.astype(np.uint8)), (left, y))
         pen.rectangle((left, y, left + 43, y + 27), outline=FAINT)
@@ -195,7 +206,7 @@ def caption(heat: Heatmap, text: str) -> list[str]:
     head = "mean of heads" if heat.head < 0 or heat.heads_together else f"head {heat.head}"
     steps = ranges(list(range(heat.steps[0], heat.steps[1] + 1)))
     shown = f"Shown: steps {steps}, {blocks}, {head}"
-    kept = f"{heat.density:.1%} of pairs kept"
+    kept = f"{heat.density:.1%} of attention in the bank" if heat.view == BANK else f"{heat.density:.1%} of pairs kept"
     shown += "." if kept in text else f"; {kept}."
     if heat.heads_together:
         shown += " Heads were recorded together to save memory."

@@ -116,6 +116,7 @@ def read_routing(
     dense_above: float = 1.0,
     method: str = PRESET,
     precision: str = "auto",
+    choosing: str = PRESET,
 ) -> MoCSettings:
     """The preset, or the method in its place, with everything replaced that is not left at "preset" or empty."""
     for name, value, known in (("preset", preset, PRESETS), ("method", method, (PRESET, *METHODS))):
@@ -149,12 +150,17 @@ def read_routing(
     settings = base.with_routing(**changes)
     if schedule != PRESET:
         settings = replace(settings, schedule=Schedule(start_percent, end_percent, dense_first, dense_last, min_tokens))
+    choosing = base.schedule.choosing if choosing == PRESET else choosing
     own_tiles = read_block_tiles(block_tiles)
     blocks = tuple(
         (b, settings.routing.changed(tile=t, chunk_tokens=None, order="tiles")) for b, t in own_tiles.items()
     )
     return replace(settings, blocks=blocks).with_schedule(
-        dense_blocks=read_blocks(dense_blocks), break_even=break_even, curve=curve, dense_above=dense_above
+        dense_blocks=read_blocks(dense_blocks),
+        break_even=break_even,
+        curve=curve,
+        dense_above=dense_above,
+        choosing=choosing,
     )
 
 
@@ -196,6 +202,8 @@ def tell_routing(settings: MoCSettings) -> str:
         parts.append(f"blocks in turn with {' and '.join(r.partition.sentence for r in settings.turns)} as well")
     if s.break_even == "measured":
         parts.append("where that is measured to be faster")
+    if s.choosing != "every step":
+        parts.append(f"chosen {'in ' * (s.choosing != 'twice')}{s.choosing}")
     if settings.blocks:
         parts.append(f"with settings of their own in {tell_numbers('block', [b for b, _ in settings.blocks])}")
     return ", ".join(parts) + "."

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moc.backends import library, reference
+from moc.backends.kept import KeptChoice
 from moc.backends.triton import autograd, forward, rule_of
 from moc.backends.triton.dataflow import Wants, library_fits
 from moc.backends.triton.device_table import device_table_of
@@ -196,6 +197,8 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         torch.cuda.set_sync_debug_mode("error")
     poison(q)
     out = forward.run(q, k, v, table, routing, scale, counted, wants=Wants(kind=which), training=noisy)
+    kept, usual = KeptChoice(), Wants(kind=which)
+    taken = [forward.run(q, k, v, table, routing, scale, wants=usual, kept=kept) for _ in "ab" if not noisy]
     poison(q)
     workspace = head_ranges.WORKSPACE
     # head by head; but FlashAttention 2 cuts keys by how many heads there are, so there the same call once more
@@ -224,7 +227,9 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "rows_other_choice": float((~agree).float().mean()), "shared": routing.lists == "union",
         "any_size": not routing.same_k,
         "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
-        "same_bits": bool(torch.equal(out, again)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
+        "same_bits": bool(torch.equal(out, again)),
+        "same_bits_of_kept": noisy or (kept.taken and all(torch.equal(out, one) for one in taken)),
+        "same_counts": torch.equal(counted.result()[0], added.result()[0]),
     } | slope  # fmt: skip
 
 
@@ -256,4 +261,4 @@ def good(r: dict[str, Any]) -> bool:
     fits = r["error"] <= r["allowed"] and r["rows_other_choice"] <= moved
     fits = fits and all(a <= b for a, b in zip(r.get("gradient_error", []), r.get("gradient_allowed", []), strict=True))
     sizes = r["same_size"] or r["shared"] or r["any_size"]
-    return bool(fits and not r["nan"] and r["same_bits"] and sizes and r["same_counts"])
+    return bool(fits and not r["nan"] and r["same_bits"] and r["same_bits_of_kept"] and sizes and r["same_counts"])

@@ -14,9 +14,12 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.windows import bank as room
-from mixture_of_contexts.moc.host.windows.bank import BANK, Reader
+from mixture_of_contexts.moc.host import apply_moc
+from mixture_of_contexts.moc.host.windows import reader as room
+from mixture_of_contexts.moc.host.windows.bank import BANK
 from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.heatmap import flow, heatmap
+from mixture_of_contexts.moc.trace.trace import Trace
 from mixture_of_contexts.moc.windows import DRAWN, SHOTS
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.windows import MoCWindows
@@ -112,6 +115,55 @@ def test_the_first_frame_of_a_shot_counts_for_all_of_it(monkeypatch):
     tiny.sample(windows(model), shape=TEN)
     assert banks[0].weights == {0: 2, 2: 2, 4: 2, 6: 2, 8: 2}
     assert all(frames == {0, 2, 4, 6, 8} for frames in banks[0].held.values()) and len(banks[0].held) == BLOCKS
+
+
+def test_kept_frames_count_for_the_window_where_it_is_long(monkeypatch):
+    model, banks = tiny.load(), watch(monkeypatch)
+    long = tiny.sample(windows(model, bank_shots="1", bank_weight="the window"), shape=TEN)
+    assert banks[0].weights == {0: 8.0}, "twice the 4 latent frames of a window"
+    tiny.sample(windows(model, bank_weight="the window"), shape=TEN)
+    assert banks[1].weights == {0: 2, 2: 2, 4: 2, 6: 2, 8: 2}
+    assert not torch.equal(long, tiny.sample(windows(model, bank_shots="1"), shape=TEN))
+
+
+def test_a_mask_says_what_is_kept(monkeypatch):
+    """64 pixels are 4 tokens a side; the left half is kept, and nothing of frames where the mask shows nothing."""
+    model, banks = tiny.load(), watch(monkeypatch)
+    half = torch.zeros(1, 64, 64)
+    half[..., :32] = 1
+    kept = []
+    end = room.Bank.end
+    monkeypatch.setattr(room.Bank, "end", lambda bank: kept.append(tokens(bank)) or end(bank))
+
+    def tokens(bank):
+        return {f: kv[0].codes.shape[1] for f, kv in next(iter(bank.store._frames.values())).items()}
+
+    got = tiny.sample(windows(model, bank_mask=half), shape=TEN)
+    assert kept[0] == dict.fromkeys((0, 2, 4, 6, 8), 8) and not banks[0].unread
+    later = torch.cat([torch.zeros(5, 64, 64), half.expand(5, -1, -1)])
+    tiny.sample(windows(model, bank_mask=later), shape=TEN)
+    assert kept[1] == {6: 8, 8: 8}
+    whole = tiny.sample(windows(model, bank_mask=torch.ones(1, 64, 64)), shape=TEN)
+    plain = tiny.sample(windows(model), shape=TEN)
+    assert torch.equal(whole, plain) and not torch.equal(got, plain)
+
+
+@pytest.mark.parametrize("storage", ["as the model", "4 bit"])
+def test_what_the_bank_will_take_is_known_before_anything_is_kept(storage, monkeypatch):
+    banks, foreseen, half = watch(monkeypatch), [], torch.zeros(1, 64, 64)
+    half[..., :32] = 1
+    monkeypatch.setattr(room.Bank, "foresee", lambda bank, size, device: foreseen.append(size))
+    tiny.sample(windows(tiny.load(), bank_storage=storage, bank_mask=half), shape=TEN, cfg=3.0)
+    assert foreseen == [banks[0].bytes]
+
+
+def test_the_log_says_what_the_bank_will_take_and_no_room_is_refused(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    tiny.sample(windows(tiny.load()), shape=TEN)
+    assert "the bank will hold 5 frames, 0.00 GB on the GPU and 0.00 GB in main memory" in caplog.text
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 1000.0)
+    with pytest.raises(MoCError, match="needs 0.0 GB of main memory .* keep fewer frames or shots"):
+        tiny.sample(windows(tiny.load()), shape=TEN)
 
 
 @pytest.mark.parametrize("follow", [SHOTS, DRAWN])
@@ -219,7 +271,7 @@ def test_a_call_of_unknown_tokens_sees_its_own_window_and_the_log_says_so(with_a
 def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
     """With few chunks chosen: the choice of a window's own chunks does not hang on the bank."""
     merged = []
-    beside = Reader.beside_routed
+    beside = room.Reader.beside_routed
 
     def spy(reader, call, layout, q, out, lse):
         frames = reader.frames(call.options)
@@ -236,10 +288,57 @@ def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
             merged.append(apart(got, want))
         return got
 
-    monkeypatch.setattr(Reader, "beside_routed", spy)
+    monkeypatch.setattr(room.Reader, "beside_routed", spy)
     patched, _ = routed(windows(tiny.load()), little(), FIVE)
     tiny.sample(patched, shape=TEN, steps=1)
     assert len(merged) == 2 * BLOCKS and max(merged) < 1e-5
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "routed"])
+def test_the_trace_tells_which_shot_read_which(dense, monkeypatch):
+    """Live, pass by pass, and exactly: 16 tokens a frame are few enough to look at all of them."""
+    told, merged, beside = [], {}, room.attend
+    monkeypatch.setattr("mixture_of_contexts.moc.trace.bank_reads.ROWS", 16)
+
+    def spy(q, own, parts, scale, watch):
+        out, share = beside(q, own, parts, scale, watch)
+        merged[len(merged)] = share
+        return out, share
+
+    monkeypatch.setattr(room, "attend", spy)
+    model, trace = routed(tiny.load(), little(min_tokens=10_000 if dense else 1), FIVE)
+    live = trace.arrived
+    monkeypatch.setattr(trace, "arrived", lambda: told.append(live()) or told[-1])
+    tiny.sample(windows(model, bank_frames=0), shape=TEN)
+    assert bool(trace.records) != dense and len(trace.reads) == (3 * 2 - 1) * BLOCKS
+    assert sum(map(len, told)) == len(trace.records) + len(trace.reads) and len(told) > 3
+    for record, share in zip(trace.reads, merged.values(), strict=True):
+        of_frame = share.unflatten(-1, (-1, 16)).mean(-1)[0]
+        assert apart(record.mass.float().nan_to_num(0).sum(-1), of_frame) < 1e-3
+    heat = heatmap(trace, "bank")
+    assert [line.shot for line in heat.rows] == [line.shot for line in heat.columns] == [0, 1, 2, 3, 4]
+    together = [{0, 1}, {2, 3}, {4}]
+    for shot, others in ((shot, some) for some in together for shot in some):
+        assert {c for c in range(5) if not heat.met[shot, c]} == others, "its own window is not the bank"
+    assert len(flow(trace)) >= 5 and all("through the bank" in line for line in flow(trace)[-5:])
+
+
+def test_no_trace_costs_nothing(monkeypatch):
+    monkeypatch.setattr(room, "BankCounts", None)
+    tiny.sample(windows(tiny.load()), shape=TEN)
+    trace = Trace(keep="off")
+    tiny.sample(windows(apply_moc(tiny.load(), FIVE, little(), trace)), shape=TEN)
+    assert trace.routed and not trace.reads
+
+
+@NEW
+def test_the_frame_in_front_of_a_window_is_not_told(monkeypatch):
+    model, trace = routed(tiny.load(), little(), FIVE)
+    model = MoCWindows.execute(model, FIVE, SHOTS, 13, 0, bank="on", bank_shots="1").args[0]
+    tiny.sample(model, shape=TEN, steps=1)
+    second = trace.reads[0]
+    assert [line.frame for line in second.axes.rows] == [3, 4, 5, 6, 7]
+    assert torch.isnan(second.mass[:, 0]).all() and not torch.isnan(second.mass[:, 1:]).any()
 
 
 def test_other_packs_overrides_are_asked_as_long_as_there_is_nothing_to_read():
@@ -391,6 +490,8 @@ REFUSED = {
     "a block that is not there": ({"bank_blocks": "0, 7"}, "is told of block 7"),
     "no blocks": ({"bank_blocks": "first"}, "names no blocks"),
     "another storage": ({"bank_storage": "2 bit"}, "bank_storage"),
+    "another weight": ({"bank_weight": "heavy"}, "bank_weight is 'heavy'"),
+    "a mask of nothing": ({"bank_mask": torch.zeros(1, 64, 64)}, "bank_mask shows nothing"),
     "another bank": ({"bank": "perhaps"}, "bank is 'perhaps'"),
 }
 

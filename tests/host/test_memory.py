@@ -8,10 +8,11 @@ import pytest
 import tiny
 import torch
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.windows import bank as room
 from mixture_of_contexts.moc.host.windows import memory as looks
+from mixture_of_contexts.moc.host.windows import reader as room
 from mixture_of_contexts.moc.host.windows.bank import BANK
 from mixture_of_contexts.moc.shots.cuts import Shots
+from mixture_of_contexts.moc.trace.heatmap import flow, heatmap
 from mixture_of_contexts.moc.windows import ALL, CHARACTER, CLIP, PICTURE
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.memory import MoCMemory, MoCRecall
@@ -105,9 +106,9 @@ def test_what_is_kept_are_the_keys_that_the_film_itself_would_have_made(monkeypa
         own.append((k, v))
         return dense(q, k, v, scale)
 
-    def note_kept(q, own, parts, scale):
+    def note_kept(q, own, parts, scale, watch):
         kept.append(parts[0][1](slice(None)))
-        return attend(q, own, parts, scale)
+        return attend(q, own, parts, scale, watch)
 
     monkeypatch.setattr(room, "dense", note_own)
     monkeypatch.setattr(room, "attend", note_kept)
@@ -217,6 +218,20 @@ def test_moc_apply_before_or_after(order):
         patched, trace = routed(recall(tiny.load(), blocks="1"), everything(), SHOTS)
     assert apart(tiny.sample(patched, shape=SHAPE), wanted) < 1e-5 and trace.routed
     assert all(record.axes.frames == (0, 1, 2, 3) for record in trace.records), "the look is not the film's"
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "routed"])
+def test_the_trace_names_what_every_shot_reads(dense):
+    shots = Shots(cuts=(3,), unit="latent", texts=("[use: anna]", "[use: anna] [use: castle]"))
+    model, trace = routed(tiny.load(), everything(min_tokens=10_000 if dense else 1), shots)
+    both = memory("castle", memories=memory())
+    tiny.sample(recall(model, both, shots), shape=SHAPE)
+    heat = heatmap(trace, "bank")
+    assert [line.name for line in heat.columns] == ["anna", "castle"] and [line.shot for line in heat.rows] == [0, 1]
+    assert heat.met.tolist() == [[True, False], [True, True]] and (heat.chosen_of_open[heat.met] > 0.001).all()
+    first, second = flow(trace)[-2:]
+    assert first.startswith("Of its attention, shot 1 gives ") and "castle" not in first and " to anna" in first
+    assert " to anna" in second and " to castle" in second
 
 
 def test_a_clip_brings_what_it_was_made_with():

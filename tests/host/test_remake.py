@@ -11,7 +11,7 @@ import tiny
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host.windows import bank as room
+from mixture_of_contexts.moc.host.windows import reader as room
 from mixture_of_contexts.moc.host.windows import remake
 from mixture_of_contexts.moc.host.windows.bank import BANK
 from mixture_of_contexts.moc.shots.cuts import Shots

@@ -80,6 +80,9 @@ def attend(q, k, v, layout, starts, routing, scale, tiles=(), counts=None, lse=N
                 {n: _score(x, k[b, h][members[n]], routing, scale) for n in names if n not in unlike}
                 for x, names in zip(asked, open_to, strict=True)
             ]
+            if routing.score.exact:
+                share = [_mass(q[b, h], k[b, h], tokens, members, scale) for tokens in groups]
+                value = [{n: mine[n] for n in names} for mine, names in zip(share, open_to, strict=True)]
             budget = routing.budget
             if budget.rule == "best of head":
                 chosen = _best_of_head(value, budget.top_p)
@@ -136,6 +139,13 @@ def _score(queries, block, routing, scale):
     mean = query @ block.mean(0)
     bound = sum(max(x, 0) * block[:, i].max() + min(x, 0) * block[:, i].min() for i, x in enumerate(query))
     return {"mean": mean, "minmax": bound, "mean+max+min": (mean + bound) / 2}[routing.score.descriptor]
+
+
+def _mass(q, k, tokens, members, scale):
+    """Of every chunk the share of full attention, the mean over some tokens."""
+    share = np.exp(q[tokens] @ k.T * scale)
+    share = (share / share.sum(1, keepdims=True)).mean(0)
+    return {name: share[block].sum() for name, block in members.items()}
 
 
 def _parts(x):

@@ -487,6 +487,37 @@ def wan22_long_windows(g: Graph) -> None:
     result(g, applied[1], sampled.only, vae, 16.0, "moc_long", "shots")
 
 
+def wan_remake_shot(g: Graph) -> None:
+    g.note("""## One shot of a finished film, made again
+
+1. **Load Video**: a finished film of this model, of any length.
+2. **MoC Detect Shots** finds its cuts; the contact sheet on the node numbers the shots.
+3. **MoC Remake**: the number of the shot and what happens in it. *do* can also put a new shot in, or one at the end.
+4. **Run.** The shot sees a frame of every other one and looks like them. The others come back as the latents they were,
+   in little more time than one shot takes. For the next shot, save the latent and load it in place of the video.
+
+The heatmap shows which shot the new one looked at.""")
+    g.column("Models")
+    (model,), clip, vae = wan_files(g, f"{WAN21}diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors", shift=8.0)
+    g.column("The finished film", 440)
+    video = g.add("LoadVideo", tall=340, file="example.mp4").only
+    frames = g.add("GetVideoComponents", video=video)
+    shots = g.add("MoCDetectShots", tall=480, video=video, family="Wan")
+    film = g.add("VAEEncode", pixels=frames["images"], vae=vae).only
+    g.column("The shot", 480)
+    remade = g.add(
+        "MoCRemake", tall=520, model=model, film=film, shots=shots["shots"], shot=2, prompt=SHOTS.splitlines()[2][16:]
+    )
+    captions = g.add("MoCShotConditioning", model=remade["model"], shots=remade["shots"], clip=clip)
+    negative = g.add("CLIPTextEncode", "Negative prompt", tall=130, clip=clip, text=NEGATIVE).only
+    g.column("MoC and sampling")
+    (applied,) = apply(g, [captions["model"]], remade, "recommended")
+    how = {"seed": 42, "steps": 30, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+    texts = {"positive": captions["conditioning"], "negative": negative}
+    sampled = g.add("KSampler", model=applied["model"], latent_image=remade["latent"], **texts, **how)
+    result(g, applied, sampled.only, vae, 16.0, "moc_remake", "bank")
+
+
 def wan_compare(g: Graph) -> None:
     g.note(
         """## Full attention and MoC side by side
@@ -524,7 +555,7 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
     for template in (
         *(wan22_t2v, wan22_t2v_multishot, holocine_multishot, wan22_i2v, hunyuan15_t2v, ltx2_t2v),
         *(minimax_h3_keyframes, minimax_h3_turbo, wan_vace_references, wan_phantom_references, wan_v2v_detected),
-        *(wan22_long_windows, wan_compare, wan_train_lora),
+        *(wan22_long_windows, wan_remake_shot, wan_compare, wan_train_lora),
     )
 }
 

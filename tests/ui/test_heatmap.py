@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from moc.trace.axes import Axes, Column
+from moc.trace.bank_reads import BankAxes, BankRecord
+from moc.trace.cells import Line
 from moc.trace.export import of_heatmap, of_trace
 from moc.trace.heatmap import heatmap
 from moc.trace.trace import Record, Trace
@@ -364,6 +366,43 @@ def test_text_references_and_causality_are_told_apart(comfy):
     shown.point(3, 1)
     assert shown.view("view.show") == "attention"
     comfy.picture("heatmap attention", shown.element)
+
+
+def test_what_was_read_in_the_bank_is_a_map_and_dashed_arcs(comfy):
+    trace = joint_trace()
+    rows = tuple(Line("video", shot, shot) for shot in range(3))
+    kept = (Line("video", 0, 0), Line("memory", -1, 20, name="anna"))
+    mass = torch.tensor([[[float("nan"), 0.1], [0.2, 0.05], [0.1, 0.31]]])
+    trace.reads = [BankRecord(0, 0, BankAxes(rows, kept), mass)]
+    maps = {view: of_heatmap(heatmap(trace, view)) for view in ("frames", "shots", "bank")}
+
+    node = comfy.add("MoCRoutingHeatmap", view="shots")
+
+    def tell(maps):
+        told = json.loads(json.dumps({**of_trace(trace), "maps": maps}))
+        comfy.page.evaluate("([id, told]) => app.graph.getNodeById(id).mocMap.tell(told)", [node, told])
+
+    tell(maps)
+    shown = Map(comfy, node)
+    shown.show("Bank")
+    for cell, sentence in {
+        (2, 1): "Shot 3 gives 31 % of its attention to anna, through the bank.",
+        (1, 0): "Shot 2 gives 20 % of its attention to shot 1, through the bank.",
+        (0, 0): "Shot 1 does not read shot 1 in the bank.",
+    }.items():
+        shown.point(*cell)
+        assert shown.said() == sentence
+    comfy.picture("heatmap bank", shown.element)
+    shown.show("Flow")
+    shown.element.locator("canvas").press("ArrowRight")
+    for _ in range(3):
+        shown.element.locator("canvas").press("ArrowRight")
+    assert "Shot 3 gives 31 % of its attention to anna, through the bank." in shown.said()
+    assert "Shot 3 reads shot 1: 30 %." in shown.said()
+    comfy.picture("heatmap bank flow", shown.element)
+    tell({"bank": maps["bank"]})
+    shown.point(2, 1)
+    assert "to anna" in shown.said(), "where everything ran dense, the bank is what there is to see"
 
 
 def test_every_word_stands_out_from_the_node(comfy):

@@ -106,7 +106,7 @@ def test_a_page_loaded_anew_is_told_what_each_node_showed(server, told):
     [
         ("/moc/heatmap/no-such-trace", 404, "run the workflow again"),
         ("/moc/npz/..%2F..%2Fetc", 404, "run the workflow again"),
-        ("/moc/heatmap/{trace}?view=film", 400, "view is one of frames, chunks, shots"),
+        ("/moc/heatmap/{trace}?view=film", 400, "view is one of frames, chunks, shots, bank"),
         ("/moc/heatmap/{trace}?block=one", 400, "block is a whole number"),
         ("/moc/heatmap/{trace}?head=1000000", 400, "head is a whole number"),
         ("/moc/heatmap/{trace}?head=7", 400, "this model has heads 0 to 1"),
@@ -118,6 +118,25 @@ def test_questions_without_an_answer_say_so(server, told, path, status, sentence
     with pytest.raises(urllib.error.HTTPError) as refusal:
         fetch(server, path.format(trace=told[1]["heatmap"]))
     assert refusal.value.code == status and sentence in refusal.value.read().decode()
+
+
+def test_what_windows_read_in_the_bank_is_told_while_they_are_sampled(server):
+    prompt = film(seed=21, view="bank")
+    keeps = {"windows": "shots", "length": 9, "overlap": 0, "bank": "on", "bank_shots": ""}
+    prompt["windows"] = {
+        "class_type": "MoCWindows",
+        "inputs": {"model": ["model", 0], "shots": ["shots", 0], **keeps},
+    }
+    prompt["apply"]["inputs"]["model"] = ["windows", 0]
+    messages = listen(server, prompt, "e")
+    assert len(messages) > 1 and "bank" in messages[-1]["maps"]
+    told = messages[-1]
+    part = ask(server, f"/moc/heatmap/{told['trace']}?view=bank")
+    assert part["share"] == told["maps"]["bank"]["share"] and part["view"] == "bank"
+    # the frame of shot 2 runs along in front of the window of shot 3
+    assert part["rows"]["shot"] == [0, 1, 2] and part["columns"]["shot"] == [0, 2]
+    kept = np.load(io.BytesIO(fetch(server, f"/moc/npz/{told['trace']}")))
+    assert np.nansum(kept["bank_mass_0"]) > 0
 
 
 # Below, other graphs run: the host then lets go of the films above.

@@ -47,7 +47,7 @@ FIRST_MET = {
     "MoCShotConditioning": ["model", "shots", "clip", "captions"],
     "MoCRouting": ["preset", "budget", "top_k", "density"],
     "MoCApply": ["model", "shots", "routing", "quality"],
-    "MoCWindows": ["model", "shots", "windows", "length", "overlap", "draw_seed", "bank", "bank_shots"],
+    "MoCWindows": ["model", "shots", "windows", "length", "overlap", "draw_seed", "bank", "bank_shots", "bank_mask"],
     "MoCRemake": ["model", "film", "shots", "do", "shot", "length", "prompt", "sees"],
     "MoCMemory": ["name", "kind", "latent", "image", "vae", "mask", "made_with", "memories", "frames", "strength"],
     "MoCRecall": ["model", "memories", "shots", "read"],

@@ -8,6 +8,7 @@ union of the small chunks that their rows chose (`tile_major`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...autocast import without_autocast
 from ...chunks.table import ChunkTable, QueryGroup
 from ...config import EIGHT_BITS, RoutingConfig
-from ...routing.candidates import union
+from ...routing.bits import pack, unpack
+from ...routing.candidates import candidates, union
 from ...routing.noise import disturb
 from ...routing.scores import chunk_means
 from ...routing.selection import Selection
 from ..allowed import ANYWHERE, Allowed
 from ..eight_bits import in_eight_bits
+from ..kept import KeptChoice, nothing_kept
 from ..registry import ANY, Backend, wants_gradients
 from .autograd import Attend, Block
 from .softmax import softmax_part
@@ -33,20 +36,24 @@ BLOCK_ELEMENTS = 2**24  # scores held at a time
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
-    lse: Tensor | None = None,
+    lse: Tensor | None = None, kept: KeptChoice | None = None,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     # torch's kernels behind `softmax_part` take the channels of a token to lie side by side and read whatever does
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     with without_autocast(q.device):  # scores and sums keep the digits that `wide` gives them
-        return _attend(q, k, v, table, routing, scale, training, record, lse)
+        kept = nothing_kept() if kept is None else kept
+        kept.begin("eager", q, table, routing)
+        out = _attend(q, k, v, table, routing, scale, training, record, lse, kept)
+        kept.end()
+        return out
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
-    lse: Tensor | None,
+    lse: Tensor | None, kept: KeptChoice,
 ) -> Tensor:  # fmt: skip
-    blocks: Iterable[Block] = _route(q, k, v, table, routing, scale, training, record)
+    blocks: Iterable[Block] = _route(q, k, v, table, routing, scale, training, record, kept)
     # else one block after the other: their masks take up much
     if wants_gradients(q, k, v) or torch.compiler.is_compiling():
         with torch.no_grad():
@@ -69,21 +76,28 @@ def _attend(
 
 
 def _route(
-    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record
-) -> Iterator[Block]:
-    selection = Selection(q, k, table, routing, scale, v=v)
-    order = table.tensors(q.device).order
+    q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, training: bool, record,
+    kept: KeptChoice,
+) -> Iterator[Block]:  # fmt: skip
+    selection = None if kept.taken else Selection(q, k, table, routing, scale, v=v)
+    order, heads = table.tensors(q.device).order, q.shape[:2]
     limit = max(64, BLOCK_ELEMENTS // (q.shape[0] * q.shape[1] * len(table.chunks)))
     for rows, groups in _row_blocks(table, limit, routing.lists == "union"):
-        choice = selection.of(rows)
-        chosen = choice.chosen
-        if training:
-            chosen = disturb(chosen, choice.open_to, routing, order[rows])
-        if routing.lists == "union":
-            chosen = union(chosen, choice.open_to, table, rows)
+        if selection is None:
+            candidate = candidates(table, routing, rows, q.device)[1]
+            chosen = unpack(kept.next(), len(table.chunks), slice(None)).unflatten(0, heads)
+        else:
+            choice = selection.of(rows)
+            chosen, candidate = choice.chosen, choice.candidate
+            if training:
+                chosen = disturb(chosen, choice.open_to, routing, order[rows])
+            if routing.lists == "union":
+                chosen = union(chosen, choice.open_to, table, rows)
+            words = -(-len(table.chunks) // 32)
+            kept.add(4 * words * chosen[..., 0].numel(), partial(pack, chosen.flatten(0, 1)))
         if record is not None:
             record.add(rows, chosen)
-        yield Block(rows, groups, chosen, choice.candidate & ~chosen if routing.tail == "pooled" else None)
+        yield Block(rows, groups, chosen, candidate & ~chosen if routing.tail == "pooled" else None)
 
 
 def _row_blocks(table: ChunkTable, limit: int, tiles: bool) -> Iterator[tuple[slice, tuple[QueryGroup, ...]]]:

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 import re
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
 from .. import head_split, health
 from ..allowed import Allowed
+from ..kept import KeptChoice
 from ..registry import Backend, Call, wants_gradients
 
 ALLOWED = Allowed(
@@ -105,7 +106,7 @@ def failed(device: torch.device, failure: Exception) -> str:
 
 def attention(  # not `attend`, which is a room
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, *, scale: float, training: bool, record,
-    lse: Tensor | None = None,
+    lse: Tensor | None = None, kept: KeptChoice | None = None,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D]; fills lse [B, H, N]."""
     from . import custom_op
@@ -113,7 +114,7 @@ def attention(  # not `attend`, which is a room
 
     if record is None and lse is None and torch.compiler.is_compiling() and not training:
         return custom_op.compiled(q, k, v, table, routing, scale)
-    call = Attend.apply if wants_gradients(q, k, v) else custom_op.plain
+    call = Attend.apply if wants_gradients(q, k, v) else partial(custom_op.plain, kept=kept)
     while True:  # once more after every variant that fails
         try:
             return call(q, k, v, table, routing, scale, record, training, lse)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import RoutingConfig
+from ..kept import KeptChoice
 from .forward import SavedForBackward, empty_output, run
 
 # The pack can be imported under two names at once: each import has an operator of its own
@@ -47,10 +48,10 @@ def compiled(q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: Routin
 @torch.compiler.disable
 def plain(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record, training: bool,
-    lse: Tensor | None,
+    lse: Tensor | None, kept: KeptChoice | None = None,
 ) -> Tensor:  # fmt: skip
     keep = None if lse is None else SavedForBackward.of(q, choices=False)
-    out = run(q, k, v, table, routing, scale, record, keep=keep, training=training)
+    out = run(q, k, v, table, routing, scale, record, keep=keep, training=training, kept=kept)
     if keep is not None:
         keep.hand_over(lse)
     return out

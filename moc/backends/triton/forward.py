@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ...chunks.table import ChunkTable
 from ...config import DESCRIPTORS, EIGHT_BITS, RoutingConfig
+from ...routing.bits import unpack
+from ..kept import KeptChoice, nothing_kept
 from . import chunk_major, query_major, rule_of
 from .arch import arch_of
 from .attend.block import LOG2E
@@ -29,8 +32,9 @@ from .lib.quantise import quantised
 from .lists.csr import SelectionIndices, histogram, new_indices
 from .lists.csr_from_bits import SelectionMask
 from .lists.hot_chunks import HotChunks, count_hot_chunks, hot_chunks_of
+from .lists.kept import KeptBits, KeptIndices, bytes_of_bits, bytes_of_indices, indices_from
 from .select import choose, first_plan, queries
-from .select.by_torch import chosen, disturbed, unpack
+from .select.by_torch import chosen, disturbed
 from .select.topk_stream import stream
 from .select.union_mask import union_masks
 
@@ -63,11 +67,12 @@ class SavedForBackward:
 def run(
     q: Tensor, k: Tensor, v: Tensor, table: ChunkTable, routing: RoutingConfig, scale: float, record=None,
     *, wants: Wants = USUAL, dataflow: Dataflow | None = None, keep: SavedForBackward | None = None,
-    training: bool = False,
+    training: bool = False, kept: KeptChoice | None = None,
 ) -> Tensor:  # fmt: skip
     """q, k, v [B, H, N, D] in sorted order -> [B, H, N, D].
 
-    training: with drop-off and drop-in. wants: a kind or a selection other than the usual one; dataflow: all of it.
+    training: with drop-off and drop-in. kept: chosen by an earlier call, or for later ones. wants: a kind or a
+    selection other than the usual one; dataflow: all of it.
     """
     out = empty_output(q)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -78,10 +83,13 @@ def run(
     wants = wants._replace(gradients=keep is not None, noise=noise, rows=seen.row_by_row)
     flow = dataflow or choose_dataflow(plan.geometry, routing, arch, wants)
 
-    rule = rule_of(routing)
-    means = pool(k, plan, desc=None if rule is None else routing.score.descriptor)
-    summary = (means["mean"], pool(v, plan)["mean"]) if routing.tail == "pooled" else None
-    shots = _kept_shots(q, k, plan, routing)
+    rule, pooled = rule_of(routing), routing.tail == "pooled"
+    kept = nothing_kept() if kept is None else kept
+    kept.begin("triton", q, table, routing)
+    desc = None if kept.taken or rule is None else routing.score.descriptor
+    means = pool(k, plan, desc=desc) if pooled or desc else {}
+    summary = (means["mean"], pool(v, plan)["mean"]) if pooled else None
+    shots = None if kept.taken else _kept_shots(q, k, plan, routing)
     precision, union = precision_of(q), routing.lists == "union"
     eight = quantised(q, k, scale * LOG2E) if routing.precision == EIGHT_BITS else None
     job = Job(
@@ -97,8 +105,12 @@ def run(
     whole = noise or rule != "top-k"  # what heads choose is asked of all of them at once
     for heads in [every] if whole else split_heads(every, chunk_major.bytes_of_choice(plan, flow.direct)):
         if flow.direct:
-            choice = new_indices(len(heads), plan)
-            stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
+            if kept.taken:
+                choice = indices_from(kept.next(), heads, plan)
+            else:
+                choice = new_indices(len(heads), plan)
+                stream(queries(q, heads), means["desc"], shots, choice, plan, heads, by=flow.selection, **how)
+                kept.add(bytes_of_indices(heads, plan), partial(KeptIndices.of, choice.indices, choice.number))
             hot = hot_chunks_of(choice, plan) if flow.hot else None
             if hot is None:
                 histogram(choice)
@@ -107,25 +119,30 @@ def run(
                 keep.add(heads, choice)
             chunk_major.attend(job, None, chunk_major.lists_of(job, choice), heads, hot)
             continue
-        sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
-        if rule is not None:
-            by: dict[str, Any] = dict(by=flow.selection, arch=arch)
-            plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
+        if kept.taken:
+            sel, plan = kept.next().bits(plan)
         else:
-            plan = chosen(q, k, v, shots, sel, plan, routing, scale=scale)
-        if noise:
-            plan = disturbed(sel, shots, plan, routing, q.shape[:2])
+            sel = torch.empty(len(heads), plan.words, plan.length, dtype=torch.int32, device=q.device)
+            if rule is not None:
+                by: dict[str, Any] = dict(by=flow.selection, arch=arch)
+                plan = choose(q, means["desc"], shots, sel, plan, routing, heads, **by, scale=scale, **how)
+            else:
+                plan = chosen(q, k, v, shots, sel, plan, routing, scale=scale)
+            if noise:
+                plan = disturbed(sel, shots, plan, routing, q.shape[:2])
+            if union:
+                union_masks(sel, shots, plan, heads, causal=routing.candidates.causal)
+            kept.add(bytes_of_bits(heads, plan, union), partial(KeptBits.of, sel, plan, union))
         job.plan = seen.plan = plan
         uneven = rule != "top-k" or not routing.same_k
         if uneven and flow.kind == CHUNK_MAJOR and chunk_major.bytes_a_head(q, plan) > WORKSPACE:
             # partials of one head, some of whose rows choose very many, find no room
             job.flow = flow = as_query_major(flow)
-        if union:
-            union_masks(sel, shots, plan, heads, causal=routing.candidates.causal)
         seen.bits(sel, heads)
         if keep is not None and plan.top_k:
             keep.add(heads, SelectionMask.of_plan(sel, plan))
         (query_major.attend if flow.kind == QUERY_MAJOR else chunk_major.attend_bits)(job, sel, heads)
+    kept.end()
     seen.done()
     return out
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ...errors import MoCError
 from ...trace.export import MOST_LINES, npz, of_heatmap
-from ...trace.heatmap import VIEWS, Collected, pick
+from ...trace.heatmap import BANK, VIEWS, Collected, pick
 from ...trace.trace import Trace
 from . import push
 
@@ -60,15 +60,15 @@ def _choice(query: Mapping[str, str]) -> tuple[str, dict[str, int]]:
         if not NUMBER.fullmatch(number):
             raise web.HTTPBadRequest(text=f"{name} is a whole number.")
         choice[name] = int(number)
-    if view not in VIEWS:
-        raise web.HTTPBadRequest(text=f"view is one of {', '.join(VIEWS)}.")
+    if view not in (*VIEWS, BANK):
+        raise web.HTTPBadRequest(text=f"view is one of {', '.join((*VIEWS, BANK))}.")
     return view, choice
 
 
 def _map(trace: Trace, view: str, choice: dict[str, int]) -> dict:
     head = choice.pop("head")
     collected = Collected(head)
-    collected.add(pick(trace, **choice))
+    collected.add(pick(trace, **choice, view=view))
     return of_heatmap(collected.heatmap(view, MOST_LINES[view]))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ...trace.export import MOST_LINES, of_heatmap, of_trace
-from ...trace.heatmap import Collected
-from ...trace.trace import Record, Trace
+from ...trace.heatmap import BANK, Collected, Records
+from ...trace.trace import Trace
 
 EVENT = "moc.trace"
 PAUSE = 0.2  # seconds between two messages at least
@@ -38,7 +38,7 @@ class Live:
             traces[trace.id] = trace
             self._prompt, self._workflow = _running(server)
 
-    def update(self, records: list[Record], step: int) -> None:
+    def update(self, records: Records, step: int) -> None:
         """After every forward pass, with what is new."""
         if self._server is None:
             return
@@ -79,10 +79,9 @@ def describe(trace: Trace, collected: Collected | None = None) -> dict[str, Any]
     """What a node shows before anything is asked for: the mean of all, by frame and by shot."""
     if collected is None:
         collected = Collected()
-        collected.add(list(trace.records))
-    maps = {}
-    if collected:
-        maps = {view: of_heatmap(collected.heatmap(view, MOST_LINES[view])) for view in ("frames", "shots")}
+        collected.add([*trace.records, *trace.reads])
+    views = [*(("frames", "shots") if collected else ()), *((BANK,) if collected.bank else ())]
+    maps = {view: of_heatmap(collected.heatmap(view, MOST_LINES[view])) for view in views}
     return {**of_trace(trace), "maps": maps}
 
 

@@ -142,6 +142,7 @@ def _around_run(recall: Recall, executor, noise, latent_image, sampler, sigmas, 
     options = guider.model_options.setdefault("transformer_options", {})
     around: Bank | None = options.get(BANK)  # of another node, whose settings count
     bank = around or Bank(recall.bank, {}, 0, float("inf"), "MoC Recall")
+    bank.prompts = max(bank.prompts, session.prompts(guider))
     options[LOOKS] = _plan(recall, bank, session, {name: [*conds] for name, conds in guider.conds.items()})
     try:
         with nullcontext() if around else bank.held(options):
@@ -162,8 +163,10 @@ def _plan(recall: Recall, bank: Bank, session: Session, prompts: dict[str, list[
                 bank.masks |= {frame + i: masks[number][i] for i in weights}
             frame += latent.shape[TIME]
         frames_of.append(frozenset(range(begin, frame)))
+        bank.names |= dict.fromkeys(range(begin, frame), memory.name)
     chosen = choose(recall.memories, recall.shots, recall.read)
     starts = session.starts(recall.shots)[0] if recall.shots is not None else (0,)
+    bank.starts = starts if len(starts) > 1 else bank.starts
     for film_frame in range(session.first, session.stop):
         read = chosen[shot_of(film_frame, starts)]
         unread = [frames for number, frames in enumerate(frames_of) if number not in read]

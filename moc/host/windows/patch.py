@@ -9,19 +9,22 @@ from functools import partial
 from comfy.context_windows import IndexListContextHandler, create_prepare_sampling_wrapper
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ...errors import MoCError
 from ...shots.cuts import Shots
 from ...windows import DRAWN, SHOTS, BankSettings, Drawing, WindowSettings
-from ...windows.bank import kept
+from ...windows.bank import OF_WINDOW, fitted, kept
+from ...windows.memory import masks_of
 from ...windows.shots import spans
 from ..adapters import adapter_for, class_of
 from ..adapters.base import conditioning
 from ..patch import ROUNDING
 from ..session import session_of
 from . import rope
-from .bank import Bank, around_apply, around_forward
+from .bank import Bank
 from .handler import CUTS_GUIDES, FILM, Film, make_handler
+from .reader import around_apply, around_forward
 
 KEY = "moc_windows"  # of our wrapper
 KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.SAMPLER_SAMPLE)
@@ -31,11 +34,15 @@ log = logging.getLogger("mixture_of_contexts")
 
 
 def apply_windows(
-    model: ModelPatcher, shots: Shots | None, settings: WindowSettings, bank: BankSettings | None = None
+    model: ModelPatcher,
+    shots: Shots | None,
+    settings: WindowSettings,
+    bank: BankSettings | None = None,
+    mask: Tensor | None = None,
 ) -> ModelPatcher:
     """A copy of the model that samples long films in windows. Put on twice, the second one counts.
 
-    bank: windows read what this keeps of the others.
+    bank: windows read what this keeps of the others; mask [n, h, w]: and of that only what it shows.
     """
     adapter = adapter_for(model.model.diffusion_model)
     if adapter is None:
@@ -50,7 +57,7 @@ def apply_windows(
     length, overlap = settings.latents(adapter.time_rule)
     model = model.clone()
     put_handler(model, make_handler(settings, length, overlap))
-    put_wrappers(model, KEY, partial(_around_run, shots, settings, bank, length, overlap), bank is not None)
+    put_wrappers(model, KEY, partial(_around_run, shots, settings, bank, mask, length, overlap), bank is not None)
     return model
 
 
@@ -73,7 +80,7 @@ def put_wrappers(model: ModelPatcher, key: str, around: Callable, reads: bool, s
 
 
 def _around_run(
-    shots, settings, wanted, length, overlap, executor, noise, latent_image, sampler, sigmas, *args, **kwargs
+    shots, settings, wanted, mask, length, overlap, executor, noise, latent_image, sampler, sigmas, *args, **kwargs
 ):
     guider = executor.class_obj
     shapes = kwargs.get("latent_shapes") or [noise.shape]
@@ -83,14 +90,30 @@ def _around_run(
     if film is None or wanted is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     start = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(wanted.start)
-    session_of(guider, noise, kwargs)  # in which the passes find the length of the film
+    session = session_of(guider, noise, kwargs)  # in which the passes find the length of the film
     weights = kept(film.shots, wanted.frames, length, wanted.shots)
     if not weights:
         raise MoCError(
             f"bank_shots begins with {min(wanted.shots) + 1}, but the video has {len(film.shots)} shots: name some of "
             "them, like 1-4."
         )
-    with Bank(wanted, weights, length, float(start) * (1 + ROUNDING)).held(options):
+    masks = {} if mask is None else masks_of(weights, mask, session.first, session.stop)
+    if mask is not None:
+        weights = {frame: weight for frame, weight in weights.items() if frame in masks}
+        if not weights:
+            raise MoCError("bank_mask shows nothing in the frames that the bank keeps: paint what is to be remembered.")
+    if wanted.weight == OF_WINDOW:
+        weights = fitted(weights, length)
+    starts = (0, *(first for first, _ in film.shots[1:]))
+    with Bank(
+        wanted,
+        weights,
+        length,
+        float(start) * (1 + ROUNDING),
+        masks=masks,
+        prompts=session.prompts(guider),
+        starts=starts,
+    ).held(options):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 

@@ -187,7 +187,16 @@ def _around_run(remake: Remake, executor, noise, latent_image, sampler, sigmas, 
         denoise_mask = mask
     held: AbstractContextManager = nullcontext()
     if remake.bank is not None:
-        bank = Bank(remake.bank, remake.weights, remake.length, float("inf"), "MoC Remake")
+        starts = tuple(first for first, _ in remake.making.shots)
+        bank = Bank(
+            remake.bank,
+            remake.weights,
+            remake.length,
+            float("inf"),
+            "MoC Remake",
+            prompts=session.prompts(guider),
+            starts=starts,
+        )
         held, options[RUN] = bank.held(options), _begin(remake, bank, latent_image, noise, sigmas)
     try:
         with held:

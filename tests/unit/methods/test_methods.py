@@ -17,7 +17,7 @@ from moc.attention import moc_attention
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.chunks.orders import ORDERS
-from moc.config import MoCSettings, RoutingConfig
+from moc.config import CHOOSING, MoCSettings, RoutingConfig
 from moc.errors import MoCError
 from moc.methods import METHODS
 from moc.routing.candidates import candidates
@@ -385,3 +385,31 @@ def test_sol_attn_reads_what_stands_out_and_pools_the_rest():
         mine = score[head, row][other[row]]
         want = mine > mine.mean() + mine.std(correction=0)
         assert torch.equal(got[head, row][other[row]], want)
+
+
+@pytest.mark.parametrize("sharp", [1, 4])
+def test_adaspa_keeps_the_blocks_of_most_attention_and_moves_budget_between_heads(sharp):
+    """Sparsity .75 of 16 blocks: heads read 4 of them or, on the ladder, 2 and 6."""
+    routing = METHODS["AdaSpa"].settings.routing.changed(chunk_tokens=16, density=None, top_k=4)
+    q, k, _ = qkv(ONE_SHOT, batch=1, heads=6, dim=16)
+    q, k = (x.unflatten(2, (16, 16)) for x in (q, k))
+    q, k = ((x + n * x.mean(3, keepdim=True)).flatten(2, 3) for x, n in ((q, 4), (k, 8)))  # blocks that differ
+    q = q * torch.linspace(0.2, sharp, 6, dtype=q.dtype)[:, None, None]  # and heads that care, more and more
+    got, _ = read(routing, q, k)
+    weights = (q[0] @ k[0].mT / 4.0).softmax(-1)
+    w_sum = weights.view(6, 16, 16, 16, 16).sum((2, 4))  # eq. 13
+    recall = (w_sum.topk(4, -1).values.sum((1, 2)) / w_sum.sum((1, 2))).tolist()
+    n = min(sum(r > 0.8 for r in recall), 3)
+    order = sorted(range(6), key=lambda h: recall[h], reverse=True)
+    sparsity = dict.fromkeys(range(6), 0.75) | dict.fromkeys(order[:n], (1 + 0.75) / 2)
+    sparsity |= dict.fromkeys(order[6 - n :], (3 * 0.75 - 1) / 2)
+    assert n == {1: 1, 4: 3}[sharp]
+    for head in range(6):
+        best = w_sum[head].topk(round((1 - sparsity[head]) * 16), -1).indices
+        want = torch.zeros(16, 16, dtype=torch.bool).scatter(-1, best, True)
+        assert torch.equal(got[head], want), head
+
+
+def test_adaspa_looks_for_blocks_at_two_steps():
+    schedule = METHODS["AdaSpa"].settings.schedule
+    assert schedule.choosing == "twice" and CHOOSING["twice"].at == (0.6,) and schedule.start_percent == 0.2

@@ -55,6 +55,8 @@ CASES = {
     ),
     "repaired": dict(TILES, top_k=1, repair_rows=20, repair_rank=3),
     "alike, repaired": dict(order="alike", chunk_tokens=7, own="none", top_k=2, repair_rows=30, tail="pooled"),
+    "true attention": dict(RUNS, own="none", shared=1, exact=True, top_k=2),
+    "true attention, pooled": dict(TILES, shared=2, exact=True, top_k=3, tail="pooled", causal=True),
     "shared and union": dict(TILES, shared=1, top_k=1, lists="union"),
 }
 

@@ -38,7 +38,7 @@ def test_lines_under_one_label_are_those_of_the_table(row):
 
 @pytest.mark.parametrize("row", TABLE["arcs"])
 def test_arcs_lie_as_in_the_table(row):
-    found = flow.arcs([tuple(link) for link in row["links"]], row["centres"], row["room"])
+    found = flow.arcs([(*link, False)[:4] for link in row["links"]], row["centres"], row["room"])
     assert [[a.reader, a.read, a.share, a.begin, a.end] for a in found] == [pytest.approx(arc) for arc in row["arcs"]]
 
 
@@ -48,3 +48,24 @@ def test_the_legend_tells_the_greys_of_the_table(row):
     chosen = np.where(open_ > 0, 0.5, np.nan)
     map_ = SimpleNamespace(chosen_of_open=chosen, always=always, met=open_ >= 0)
     assert heatmap.plain_cells(map_) == (row["closed"], row["apart"])
+
+
+@pytest.mark.parametrize("row", TABLE["flows"])
+def test_what_reads_what_is_that_of_the_table(row):
+    """In the table a share of -1 is none, as it travels to the browser."""
+
+    def told(lines):
+        return tuple(map(Line, lines["kind"], lines["shot"], lines["frame"], lines["last_shot"], lines["name"]))
+
+    def map_of(data):
+        if data is None:
+            return None
+        share = np.array(data["share"], float)
+        share[share < 0] = np.nan
+        return SimpleNamespace(
+            rows=told(data["rows"]), columns=told(data["columns"]), chosen_of_open=share, met=~np.isnan(share)
+        )
+
+    names, found = flow.film(map_of(row["shots"]), map_of(row["bank"]))
+    assert names == row["names"]
+    assert sorted(found, key=lambda link: link[2]) == [tuple(link) for link in row["found"]]

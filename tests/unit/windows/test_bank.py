@@ -9,8 +9,9 @@ from moc.backends import health, library
 from moc.errors import MoCError
 from moc.windows import BankSettings
 from moc.windows.attend import attend, dense
-from moc.windows.bank import alike, kept
-from moc.windows.packing import LARGEST, pack, unpack
+from moc.windows.bank import alike, fitted, kept
+from moc.windows.memory import masks_of
+from moc.windows.packing import LARGEST, pack, packed_bytes, unpack
 from moc.windows.store import Store
 from moc.windows.turn import Rotation, turn
 
@@ -102,7 +103,7 @@ def test_a_weight_is_as_if_the_key_stood_there_so_many_times():
     values = torch.cat([v, *(y for w, _, y in banks for _ in range(w))], -2)
     assert torch.allclose(got, softmax(q, keys, values), atol=1e-6)
     whole = ((q @ keys.mT) * 16**-0.5).softmax(-1)
-    assert torch.allclose(share, whole[..., k.shape[-2] :].sum(-1).mean(), atol=1e-6)
+    assert torch.allclose(share, whole[..., k.shape[-2] :].sum(-1), atol=1e-6)
 
 
 def test_heads_worked_on_apart_come_out_the_same(monkeypatch):
@@ -141,3 +142,22 @@ def test_a_store_gives_frames_in_order_and_the_newest_of_each(bits):
     assert store.elsewhere == size == 2 * 2 * (2 * 6 * 32 * (4 if bits == 16 else bits / 8) + (bits < 16) * 2 * 2 * 6)
     store.clear()
     assert store.frames(place) == set() and not store.elsewhere
+
+
+def test_in_long_windows_kept_frames_count_for_twice_of_them_and_never_for_less_than_their_shots():
+    weights = {0: 3.0, 3: 3.0, 6: 3.0, 9: 3.0}
+    assert fitted(weights, 6) == weights == fitted(weights, 3)
+    assert fitted(weights, 18) == dict.fromkeys(weights, 9.0)
+    assert fitted({0: 6.0, 6: 2.0}, 8) == {0: 12.0, 6: 4.0} and fitted({}, 8) == {}
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_how_much_packed_keys_will_take_is_known_before(bits):
+    assert packed_bytes(5, 3, 16, bits, 4) == pack(random(3, 5, 16, seed=0), bits).bytes
+
+
+def test_a_mask_of_every_frame_lies_over_the_film_and_an_empty_one_leaves_its_frame_out():
+    mask = torch.stack([torch.full((2, 2), float(i)) for i in range(4)])
+    found = masks_of([2, 3, 6, 9], mask, 2, 10)
+    assert {frame: float(part[0, 0]) for frame, part in found.items()} == {6: 2.0, 9: 3.0}
+    assert masks_of([2, 9], mask[1:2], 2, 10).keys() == {2, 9}

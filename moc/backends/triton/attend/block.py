@@ -55,7 +55,7 @@ def moc_attend_block(
         else:
             o_8 = i_bh.to(tl.int64) * N + o_n
             b_q = tl.load(q8 + o_8[:, None] * D + o_d[None, :], mask=m_q, other=0)
-            scale *= tl.load(q_scale + o_8, mask=m_n, other=1.0)  # [BM]
+            scale *= tl.load(q_scale + o_8, mask=m_n, other=0.0)  # [BM]
             p_k = k8 + i_bh.to(tl.int64) * N * D + o_d[None, :]
             k_scale += i_bh * tl.cdiv(N, 64)
             sk_n = D

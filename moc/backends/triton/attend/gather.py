@@ -101,7 +101,7 @@ def moc_attend_gather(
     b_whole = b_len // BN * BN
     b_scale = scale
     if q8 is not None:
-        b_scale *= tl.load(q_scale + o_bh + b_row, mask=m_e, other=1.0)  # [BM]
+        b_scale *= tl.load(q_scale + o_bh + b_row, mask=m_e, other=0.0)  # [BM]
     for i in tl.range(0, b_whole, BN, num_stages=STAGES):
         if D == DP:
             b_k, b_v = tl.load(p_k), tl.load(p_v)
@@ -182,7 +182,7 @@ def moc_attend_gather_short(
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_bias[None, :]
         else:
             b_q8 = tl.load(q8 + (o_bh + b_row)[:, None] * D + o_d[None, :], mask=m_e[:, None] & m_d, other=0)
-            b_scale = scale * tl.load(q_scale + o_bh + b_row, mask=m_e, other=1.0)
+            b_scale = scale * tl.load(q_scale + o_bh + b_row, mask=m_e, other=0.0)
             b_more = tl.load(offset + o_bh + b_row, mask=m_e, other=0.0)
             b_s = scores_of_8_bits(b_q8, b_k, k_scale, b_start + o_j, N) * b_scale[:, None]
             b_s += b_bias[None, :] + b_more[:, None]

@@ -55,7 +55,7 @@ def moc_quantise(
     b_most = tl.max(tl.abs(b_x), 1)  # [BR]
     if KEY:
         b_most = tl.zeros([BR], tl.float32) + tl.max(b_most, 0)
-    b_most = tl.where(b_most > 0.0, b_most, 1.0)  # no scale is 0: masked scores, -inf, are multiplied with it
+    b_most = tl.where(b_most > 0.0, b_most, 1.0)  # no scale is 0: masked scores, -inf, meet it
     b_127 = tl.full([BR], 127.0, tl.float32)
     if KEY:
         p_scale = x_scale + i_bh * tl.num_programs(0) + tl.program_id(0) + o_n * 0

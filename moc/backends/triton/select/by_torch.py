@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ....config import RoutingConfig
+from ....routing.bits import pack, unpack
 from ....routing.candidates import candidates, narrow
 from ....routing.noise import disturb
 from ....routing.selection import Selection
@@ -16,20 +16,6 @@ from ..device_table import DeviceTable
 from . import longest
 
 BLOCK_ELEMENTS = 2**24  # choices looked at at a time
-
-
-def unpack(sel: Tensor, chunks: int, rows: slice) -> Tensor:
-    """sel [heads, W, N] -> what the rows chose, [heads, R, C] bool."""
-    bit = torch.arange(32, device=sel.device, dtype=torch.int32)
-    words = sel[:, :, rows].mT  # [heads, R, W]
-    return ((words[..., None] >> bit) & 1).bool().flatten(-2)[..., :chunks]
-
-
-def pack(chosen: Tensor) -> Tensor:
-    """chosen [heads, R, C] -> [heads, W, R]."""
-    bit = torch.arange(32, device=chosen.device)
-    words = pad(chosen, (0, -chosen.shape[-1] % 32)).unflatten(-1, (-1, 32)).long() << bit
-    return words.sum(-1).to(torch.int32).mT
 
 
 def disturbed(
