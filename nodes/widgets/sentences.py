@@ -42,8 +42,8 @@ MORE = {
     "break_even": "Counts where min_tokens is 0. The report tells the times.",
     "curve": "Counts for budgets of top-k and density, not for top_p and beta.",
     "precision": "What is chosen stays the same. Training runs in 16 bits. The report tells which ran, and why not 8.",
-    "choosing": "The first two steps always choose; so does every step of a sampler that calls the model more than once "
-    "a step, and where memory is short.",
+    "choosing": "The first two steps always choose; so does every step of a sampler that calls the model more than "
+    "once a step, and where memory is short.",
     "rule": "With all but top-k choosing takes longer; MoC Probe can say whether they pay.",
 }
 

@@ -11,6 +11,7 @@ from mixture_of_contexts.moc.backends import eager
 from mixture_of_contexts.moc.backends.kept import KeptChoice
 from mixture_of_contexts.moc.config import MoCSettings, RoutingConfig, Schedule
 from mixture_of_contexts.moc.host import override, patch, state
+from mixture_of_contexts.moc.methods import METHODS
 from mixture_of_contexts.moc.trace.reasons import Anew
 from spies import apart, routed
 
@@ -178,6 +179,12 @@ def test_in_training_every_step_chooses(monkeypatch):
     monkeypatch.setattr(override, "is_training", lambda q: True)
     sampled, trace = film(SECOND)
     assert torch.equal(sampled, want) and not trace.again and trace.anew == {Anew.TRAINING: 6 * BLOCKS}
+
+
+def test_heads_that_cut_the_video_for_themselves_choose_in_every_step():
+    settings = MoCSettings(METHODS["SVG"].settings.routing.changed(chunk_tokens=16), SECOND.schedule)
+    _, trace = film(settings)
+    assert trace.routed == 6 * BLOCKS and not trace.again and trace.anew == {Anew.HEADS: 6 * BLOCKS}
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

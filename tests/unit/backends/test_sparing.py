@@ -27,10 +27,10 @@ def tried(monkeypatch):
 
     tried = Tried()
 
-    def attend(q, k, v, table, routing, *, scale, training, record, lse):
+    def attend(q, k, v, table, routing, *, scale, training, record, lse, kept):
         tried.append(q.shape[1])
         q, k, v = (x.as_subclass(torch.Tensor) for x in (q, k, v))
-        how = dict(scale=scale, training=training, record=record, lse=lse)
+        how = dict(scale=scale, training=training, record=record, lse=lse, kept=kept)
         out = reference.attend(q, k, v, table, routing, **how)
         if q.shape[1] > tried.fit:  # after it has counted
             raise torch.OutOfMemoryError("2 GiB")
