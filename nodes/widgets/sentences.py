@@ -33,8 +33,8 @@ ABOUT = {
     "break_even": "How a GPU knows whether routing is faster than full attention.",
     "curve": "How much of the budget is spent as the noise falls from 1 to 0. Late steps lose least.",
     "precision": "In how many bits tokens are compared with those that they read.",
-    "choosing": "Which steps choose. The others take what was chosen last, which is faster and takes memory; the report "
-    "tells how much.",
+    "choosing": "Which steps choose. The others take what was chosen last, which is faster and takes memory; the "
+    "report tells how much.",
 }
 MORE = {
     "own": "With frame, window adds neighbouring frames.",
@@ -42,8 +42,8 @@ MORE = {
     "break_even": "Counts where min_tokens is 0. The report tells the times.",
     "curve": "Counts for budgets of top-k and density, not for top_p and beta.",
     "precision": "What is chosen stays the same. Training runs in 16 bits. The report tells which ran, and why not 8.",
-    "choosing": "The first two steps always choose; so does every step of a sampler that calls the model more than once a "
-    "step, and where memory is short.",
+    "choosing": "The first two steps always choose; so does every step of a sampler that calls the model more than once "
+    "a step, and where memory is short.",
     "rule": "With all but top-k choosing takes longer; MoC Probe can say whether they pay.",
 }
 

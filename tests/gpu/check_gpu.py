@@ -228,7 +228,8 @@ def check(name: str, dtype: torch.dtype, seed: int, which: str | None = None, de
         "any_size": not routing.same_k,
         "same_size": bool((mine.sum(-1) == want.sum(-1)).all()),
         "same_bits": bool(torch.equal(out, again)),
-        "same_bits_of_kept": noisy or (kept.taken and all(torch.equal(out, one) for one in taken)), "same_counts": torch.equal(counted.result()[0], added.result()[0]),
+        "same_bits_of_kept": noisy or (kept.taken and all(torch.equal(out, one) for one in taken)),
+        "same_counts": torch.equal(counted.result()[0], added.result()[0]),
     } | slope  # fmt: skip
 
 

@@ -10,10 +10,10 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install trito
 from moc.backends.triton.device_table import device_table_of
 from moc.backends.triton.lists import csr_from_bits
 from moc.backends.triton.lists.csr import indices_of, listed
-from moc.routing.bits import pack
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.config import RoutingConfig
+from moc.routing.bits import pack
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = ("a third", "neighbours alike", "all", "none", "some rows all, some none")

@@ -14,8 +14,8 @@ from moc.backends.triton import BACKEND, autograd, dataflow
 from moc.backends.triton.attend import own
 from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.permute import Move
-from moc.routing.bits import pack, unpack
 from moc.chunks.build import build_chunks
+from moc.routing.bits import pack, unpack
 from tests.unit.kernels.test_triton import CASES, DEVICE, HALF, LIBRARY, PLAIN, WITH_TEXT, R, plain_attention
 
 

@@ -25,11 +25,11 @@ from moc.backends.triton.lib import head_ranges
 from moc.backends.triton.lib.pair_counts import count_frames
 from moc.backends.triton.lib.permute import Move
 from moc.backends.triton.select import first_plan, topk_stream
-from moc.routing.bits import unpack
 from moc.chunks.build import build_chunks
 from moc.chunks.layout import Span, TokenLayout
 from moc.config import RoutingConfig
 from moc.errors import MoCError
+from moc.routing.bits import unpack
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = [torch.float16] + [torch.bfloat16] * torch.cuda.is_available()  # the interpreter computes no bfloat16
