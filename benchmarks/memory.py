@@ -41,8 +41,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import host
-from benchmarks.windows import SHIFT, STEPS, Model, Rows, counted, load, pack, prepared, rules
+from benchmarks.windows import SHIFT, STEPS, Rows, counted, load, prepared
 from benchmarks.windows_film import Film, chain, looks_of, measure, sb
+from benchmarks.windows_rules import Model, pack, rules
 
 REMAKES: dict[str, dict[str, Any]] = {
     "remake": {},

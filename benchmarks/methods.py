@@ -37,7 +37,7 @@ from moc.chunks.build import build_chunks
 from moc.chunks.layout import TokenLayout
 from moc.chunks.table import ChunkTable
 from moc.config import PRESETS, MoCSettings, RoutingConfig
-from moc.config.parts import ALL
+from moc.config.partition import ALL
 from moc.methods import METHODS
 from moc.probe.sampled_error import SampledError
 from moc.routing.candidates import candidates

@@ -3,7 +3,7 @@
 python -m benchmarks.tiles [--out benchmarks/results/tiles_cpu.json]
 
 It is why the tiles of *recommended* and *fast* follow the picture, and how many more are chosen then
-(`moc/config/parts.py`). Exact on ROWS query tokens, all keys.
+(`moc/config/partition.py`). Exact on ROWS query tokens, all keys.
 """
 
 from __future__ import annotations

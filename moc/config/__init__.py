@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Partition, Score
+from .partition import AUTO, Partition
+from .parts import OWN, REFERENCES, STATIC, Budget, Candidates, Links, Noise, Score
 from .routing import EIGHT_BITS, LISTS, PART_OF, PRECISIONS, TAILS, RoutingConfig
 from .schedule import BREAK_EVEN, CHOOSING, CURVES, Schedule
 from .settings import NAMED, PRESETS, QUALITIES, MoCSettings, Preset

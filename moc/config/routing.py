@@ -7,7 +7,8 @@ from typing import Any
 
 from ..routing.descriptors import DESCRIPTORS
 from ..routing.rules import RULES
-from .parts import AUTO, SIZES, Budget, Candidates, Links, Noise, Partition, Repair, Score, check, check_choice
+from .partition import AUTO, SIZES, Partition, check, check_choice
+from .parts import Budget, Candidates, Links, Noise, Repair, Score
 
 # As those in `parts.py`; parts that have but one setting are that setting.
 TAILS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .parts import check, check_choice
+from .partition import check, check_choice
 
 BREAK_EVEN = {
     "estimated": "by what the work should take on this GPU beside 16-bit attention; the same film is always routed or "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .parts import AUTO, Budget, Candidates, Links, Partition, Score
+from .partition import AUTO, Partition
+from .parts import Budget, Candidates, Links, Score
 from .routing import RoutingConfig
 from .schedule import Schedule
 

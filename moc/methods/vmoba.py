@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import MoCSettings, RoutingConfig, Schedule
-from ..config.parts import ALL
+from ..config.partition import ALL
 from .method import Method
 
 SLABS = RoutingConfig.of(tile=(3, ALL, ALL), own="chunk", descriptor="mean", rule="best of head", top_p=0.25)
