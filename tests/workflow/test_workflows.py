@@ -147,7 +147,11 @@ def small(prompt: dict, variant: str) -> dict:
         elif kind == "LoadImage":
             kind, inputs = "EmptyImage", picture
         elif kind == "LoadVideo":
-            made[f"{number}-frames"] = {"class_type": "EmptyImage", "inputs": picture | {"batch_size": 33}}
+            for shot, count, colour in (("a", 17, 0x808080), ("b", 16, 0x2040F0)):  # a cut that is found
+                of_shot = picture | {"batch_size": count, "color": colour}
+                made[f"{number}-{shot}"] = {"class_type": "EmptyImage", "inputs": of_shot}
+            both = {"image1": [f"{number}-a", 0], "image2": [f"{number}-b", 0]}
+            made[f"{number}-frames"] = {"class_type": "ImageBatch", "inputs": both}
             kind, inputs = "CreateVideo", {"images": [f"{number}-frames", 0], "fps": 16.0}
         made[number] = {"class_type": kind, "inputs": inputs}
     return without(made)
@@ -179,6 +183,8 @@ def test_a_template_runs_to_its_film_on_a_tiny_model(name, server, object_info):
     of = {kind: number for number, kind in ((n, node["class_type"]) for n, node in prompt.items())}
     report = run.texts[of["PreviewAny"]]
     dense = [line for line in report.splitlines() if " dense: " in line]
+    if name == "wan_remake_shot":  # which looks at single frames
+        assert "6 dense: a single latent frame" in dense.pop() and "through the bank" in report
     asked = any(node["inputs"].get("dense_above", 1.0) < 1.0 for node in prompt.values())
     assert report.startswith("MoC on: ") and len(dense) == asked
     assert not dense or "dense_above" in dense[0]
