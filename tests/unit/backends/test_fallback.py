@@ -136,7 +136,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     def kernel(q):
         raise RuntimeError("ptxas failed\non line 3")
 
-    def engine(q, k, v, table, routing, scale, record, training, lse):
+    def engine(q, k, v, table, routing, scale, record, training, lse, kept=None):
         tries.append(1)
         record.frame_pairs(2)[0].add_(1)
         return q if health.reason(q.device, variant) else kernel(q)
@@ -150,7 +150,7 @@ def test_a_variant_that_fails_gives_way_to_the_others(monkeypatch, variant, capl
     assert health.left_out(torch.device("cuda", 1)) == frozenset()
     assert health.reason(q.device, variant) == "RuntimeError: ptxas failed"
     assert f"{variant} does not run" in caplog.text
-    monkeypatch.setattr(custom_op, "plain", lambda q, *_: kernel(q))
+    monkeypatch.setattr(custom_op, "plain", lambda q, *_, kept=None: kernel(q))
     with pytest.raises(RuntimeError, match="ptxas"):  # leaving it out is no remedy: not for ever
         triton.BACKEND.attend(q, k, v, table, routing, **rest)
 
@@ -211,7 +211,7 @@ def test_several_variants_may_fail_in_one_call(monkeypatch):
     q, k, v = qkv(layout, dtype=torch.float32)
     order = [*HOPPER, health.LIBRARY]
 
-    def engine(q, *args):
+    def engine(q, *args, kept=None):
         tries.append(1)
         for variant in order:
             if health.reason(q.device, variant) is None:
