@@ -35,6 +35,7 @@ CORES = min(os.cpu_count() or 1, 8)
 # a worker a core; a file's tests stay together where they share what is slow to make
 BY_FILE = ("-n", str(CORES), "--dist", "loadfile")
 BY_TEST = ("-n", str(CORES), "--dist", "loadgroup")
+AS_NAMED = ("--no-loadscope-reorder",)  # few tests of a file may be the longest ones: not last
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TOOLING = ("demo/host.py", "demo/server.py", "demo/hosting", "tests/run.py")
 WITHOUT_KERNELS = ("--ignore", "tests/unit/kernels")
@@ -79,7 +80,7 @@ class Parts:
                 "MOC_COMFYUI_VERSION": version,
                 **ONE_THREAD,
             }
-            self.pytest(f"host (ComfyUI {version})", host, settings, "", *BY_FILE)
+            self.pytest(f"host (ComfyUI {version})", host, settings, "", *BY_FILE, *AS_NAMED)
 
     def workflow(self) -> None:
         """Real servers, started by the tests; in both versions unless a test chooses one."""

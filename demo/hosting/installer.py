@@ -27,7 +27,7 @@ from demo.hosting.sandbox import torch_parts
 FREE_GIB = 4.0  # with a CPU torch 2.4 GiB stay on the disk, and pip unpacks some of it twice
 TOOLS = (
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.8",
     "yunchang==0.6.4",  # an engine for several GPUs, asked by the tests
     "cloudpickle>=3",  # how Ray sends what its workers do
     "hypothesis>=6",
