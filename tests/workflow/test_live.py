@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_server import film
 
+from demo.host import NEWEST
 from demo.hosting.websocket import WebSocket
 
 
@@ -133,8 +134,9 @@ def test_what_windows_read_in_the_bank_is_told_while_they_are_sampled(server):
     told = messages[-1]
     part = ask(server, f"/moc/heatmap/{told['trace']}?view=bank")
     assert part["share"] == told["maps"]["bank"]["share"] and part["view"] == "bank"
-    # the frame of shot 2 runs along in front of the window of shot 3
-    assert part["rows"]["shot"] == [0, 1, 2] and part["columns"]["shot"] == [0, 2]
+    # where the host can do it, the frame of shot 2 runs along in front of the window of shot 3
+    read = [0, 2] if server.host.version == NEWEST else [0, 1, 2]
+    assert part["rows"]["shot"] == [0, 1, 2] and part["columns"]["shot"] == read
     kept = np.load(io.BytesIO(fetch(server, f"/moc/npz/{told['trace']}")))
     assert np.nansum(kept["bank_mass_0"]) > 0
 
