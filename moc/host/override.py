@@ -83,11 +83,12 @@ def call_of(forward: Forward, call: HostCall) -> Call | Reason:
 
 def _counted(forward: Forward, call: Call, host_call: HostCall, backend: str | registry.Selected) -> Tensor | Reason:
     """`_route`, in the trace; or why this call has to run dense."""
-    run, q = forward.run, host_call.q
-    anew = Anew.HEADS if call.routing.partition.by_head else None
-    if is_training(q) or registry.wants_gradients(q, host_call.k, host_call.v):
-        anew = Anew.TRAINING
-    kept = None if anew else run.reuse.of(_site(forward, call, host_call))
+    run, anew, kept = forward.run, None, None
+    if run.reuse.on:
+        anew = Anew.HEADS if call.routing.partition.by_head else None
+        if is_training(host_call.q) or registry.wants_gradients(host_call.q, host_call.k, host_call.v):
+            anew = Anew.TRAINING
+        kept = None if anew else run.reuse.of(_site(forward, call, host_call))
     try:
         out, counts = _route(forward, call, host_call, backend, record=forward.recording, kept=kept)
     except Exception as error:
