@@ -7,88 +7,21 @@ import weakref
 
 import comfy.model_management
 import comfy.samplers
-import comfyui_version
 import pytest
 import tiny
 import torch
+from banks import BLOCKS, FIVE, HOST, NEW, TEN, filled, keys_of, watch, windows
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from mixture_of_contexts.moc.errors import MoCError
-from mixture_of_contexts.moc.host import apply_moc
 from mixture_of_contexts.moc.host.windows import reader as room
 from mixture_of_contexts.moc.host.windows.bank import BANK
 from mixture_of_contexts.moc.shots.cuts import Shots
-from mixture_of_contexts.moc.trace.heatmap import flow, heatmap
-from mixture_of_contexts.moc.trace.trace import Trace
 from mixture_of_contexts.moc.windows import DRAWN, SHOTS
 from mixture_of_contexts.moc.windows.store import Store
 from mixture_of_contexts.nodes.windows import MoCWindows
 from packaging.version import Version
 from spies import OVERRIDE, apart, everything, little, routed
-
-HOST = Version(comfyui_version.__version__)
-NEW = pytest.mark.skipif(HOST < Version("0.30.0"), reason="this ComfyUI cuts the latent alone")
-FIVE = Shots(cuts=(2, 4, 6, 8), unit="latent")
-TEN = (1, 16, 10, 8, 8)
-BLOCKS = 3
-
-
-def windows(model, follow=SHOTS, shots=FIVE, length=13, overlap=0, bank="on", bank_shots="", **more):
-    """Windows of 4 latent frames of Wan, without the frame in front of them; all shots are kept."""
-    model = MoCWindows.execute(model, shots, follow, length, overlap, bank=bank, bank_shots=bank_shots, **more).args[0]
-    model.model_options["context_handler"].causal_window_fix = False
-    return model
-
-
-def watch(monkeypatch) -> list[room.Bank]:
-    """Every bank that is made from now on."""
-    banks = []
-    end = room.Bank.end
-
-    def ended(bank):
-        bank.held = {place: bank.store.frames(place) for place in bank.store._frames} if bank.store else {}
-        bank.bytes = (bank.store.on_device + bank.store.elsewhere) if bank.store else 0
-        banks.append(bank)
-        end(bank)
-
-    monkeypatch.setattr(room.Bank, "end", ended)
-    return banks
-
-
-def filled(model, kept: dict, weights: dict | None = None):
-    """The bank that a run begins with holds `kept`: {block: (keys, values) [H, tokens of the film, D] at true places};
-    nothing else gets in."""
-    model = model.clone()
-
-    def see(executor, *args, **kwargs):
-        options = next(x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "sigmas" in x)
-        bank, reader = options[BANK], options["moc_windows_reader"]
-        bank.weights = weights or bank.weights
-        first = options["context_window"].index_list[0]
-        bank.store = store = Store(16, 0)
-        for block, (k, v) in kept.items():
-            for frame in range(10):
-                some = slice(frame * 16, (frame + 1) * 16)
-                near = room.turn(k[None, :, some], room.rope.rotation(executor.class_obj, list(args), kwargs, first))[0]
-                store.put((reader.model, (block, 0), reader.prompts[0]), frame, near, v[:, some])
-        reader.keep = lambda *_: None
-        return executor(*args, **kwargs)
-
-    model.add_wrapper_with_key("diffusion_model", "test", see)
-    return model
-
-
-def keys_of(model, **options) -> tuple[torch.Tensor, dict]:
-    """(what it samples, {block: (keys, values)} of its only step, the whole film at once)."""
-    model, seen = model.clone(), {}
-
-    def note(func, q, k, v, heads, *args, **kwargs):
-        if q.shape == k.shape:
-            seen[len(seen)] = tuple(x[0].unflatten(-1, (heads, -1)).transpose(0, 1).clone() for x in (k, v))
-        return func(q, k, v, heads, *args, **kwargs)
-
-    model.model_options["transformer_options"][OVERRIDE] = note
-    return tiny.sample(model, shape=TEN, steps=1, **options), seen
 
 
 def test_a_window_and_a_bank_of_exact_keys_are_the_whole_film():
@@ -292,53 +225,6 @@ def test_a_routed_window_reads_its_bank_as_the_reference_says(monkeypatch):
     patched, _ = routed(windows(tiny.load()), little(), FIVE)
     tiny.sample(patched, shape=TEN, steps=1)
     assert len(merged) == 2 * BLOCKS and max(merged) < 1e-5
-
-
-@pytest.mark.parametrize("dense", [True, False], ids=["dense", "routed"])
-def test_the_trace_tells_which_shot_read_which(dense, monkeypatch):
-    """Live, pass by pass, and exactly: 16 tokens a frame are few enough to look at all of them."""
-    told, merged, beside = [], {}, room.attend
-    monkeypatch.setattr("mixture_of_contexts.moc.trace.bank_reads.ROWS", 16)
-
-    def spy(q, own, parts, scale, watch):
-        out, share = beside(q, own, parts, scale, watch)
-        merged[len(merged)] = share
-        return out, share
-
-    monkeypatch.setattr(room, "attend", spy)
-    model, trace = routed(tiny.load(), little(min_tokens=10_000 if dense else 1), FIVE)
-    live = trace.arrived
-    monkeypatch.setattr(trace, "arrived", lambda: told.append(live()) or told[-1])
-    tiny.sample(windows(model, bank_frames=0), shape=TEN)
-    assert bool(trace.records) != dense and len(trace.reads) == (3 * 2 - 1) * BLOCKS
-    assert sum(map(len, told)) == len(trace.records) + len(trace.reads) and len(told) > 3
-    for record, share in zip(trace.reads, merged.values(), strict=True):
-        of_frame = share.unflatten(-1, (-1, 16)).mean(-1)[0]
-        assert apart(record.mass.float().nan_to_num(0).sum(-1), of_frame) < 1e-3
-    heat = heatmap(trace, "bank")
-    assert [line.shot for line in heat.rows] == [line.shot for line in heat.columns] == [0, 1, 2, 3, 4]
-    together = [{0, 1}, {2, 3}, {4}]
-    for shot, others in ((shot, some) for some in together for shot in some):
-        assert {c for c in range(5) if not heat.met[shot, c]} == others, "its own window is not the bank"
-    assert len(flow(trace)) >= 5 and all("through the bank" in line for line in flow(trace)[-5:])
-
-
-def test_no_trace_costs_nothing(monkeypatch):
-    monkeypatch.setattr(room, "BankCounts", None)
-    tiny.sample(windows(tiny.load()), shape=TEN)
-    trace = Trace(keep="off")
-    tiny.sample(windows(apply_moc(tiny.load(), FIVE, little(), trace)), shape=TEN)
-    assert trace.routed and not trace.reads
-
-
-@NEW
-def test_the_frame_in_front_of_a_window_is_not_told(monkeypatch):
-    model, trace = routed(tiny.load(), little(), FIVE)
-    model = MoCWindows.execute(model, FIVE, SHOTS, 13, 0, bank="on", bank_shots="1").args[0]
-    tiny.sample(model, shape=TEN, steps=1)
-    second = trace.reads[0]
-    assert [line.frame for line in second.axes.rows] == [3, 4, 5, 6, 7]
-    assert torch.isnan(second.mass[:, 0]).all() and not torch.isnan(second.mass[:, 1:]).any()
 
 
 def test_other_packs_overrides_are_asked_as_long_as_there_is_nothing_to_read():
